@@ -1,0 +1,86 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Reasons of refused requests, as clients see them in google.rpc.ErrorInfo; daemon.proto lists their status codes.
+const (
+	codeInvalidArgument    = "INVALID_ARGUMENT"
+	codeUnknownCommand     = "UNKNOWN_COMMAND"
+	codeNotFound           = "NOT_FOUND"
+	codeAlreadyExists      = "ALREADY_EXISTS"
+	codeFailedPrecondition = "FAILED_PRECONDITION"
+	codeLoginRefused       = "LOGIN_REFUSED"
+	codeAPIUnreachable     = "API_UNREACHABLE"
+	codeShuttingDown       = "SHUTTING_DOWN"
+	codePermissionDenied   = "PERMISSION_DENIED"
+	codeQueueFull          = "QUEUE_FULL"
+	codeStorageFull        = "STORAGE_FULL"
+	codeStorageFailed      = "STORAGE_FAILED"
+	codeInternal           = "INTERNAL" // also a job's
+)
+
+// Codes of failed attempts, as jobs.error_code and JobStatus.error_code show them.
+const (
+	codeAuthRequired    = "AUTH_REQUIRED" // not logged in
+	codeAuthExpired     = "AUTH_EXPIRED"  // the refresh token has expired or was refused
+	codeAuthInvalid     = "AUTH_INVALID"  // refused even with a fresh token
+	codeAuthNetwork     = "AUTH_NETWORK_ERROR"
+	codeNetwork         = "NETWORK_ERROR"
+	codeTimeout         = "TIMEOUT"
+	codeRateLimited     = "RATE_LIMITED"
+	codeServer          = "SERVER_ERROR"
+	codeAPI             = "API_ERROR"
+	codeBadResponse     = "BAD_RESPONSE"
+	codeResultTooLarge  = "RESULT_TOO_LARGE"
+	codeOutcomeUnknown  = "OUTCOME_UNKNOWN"
+	codeInterrupted     = "INTERRUPTED"
+	codePartial         = "PARTIAL" // beside a result: the job completed
+	maxErrorTextInBytes = 1024      // of a message that travels or is stored
+)
+
+// Error is the one error type that crosses files: a code for programs, a sentence for people, and what the queue
+// needs to know of a failed attempt. rpc.go maps Code to a gRPC status, cli.go to an exit code; nothing else does.
+type Error struct {
+	Code    string
+	Message string // lower case, no full stop; never holds a token or password
+	Hint    string // what to do next, as a sentence or command; may be empty
+
+	Retry  bool          // an attempt that failed like this may go better later
+	Hold   time.Duration // > 0: the API asks the whole environment to wait this long; costs no attempt
+	Unsent bool          // the API surely did not carry the operation out: a mutation may be sent again
+	// Refused: the API answered with a plain no, so that a mutation's outcome is known and the code stands.
+	Refused bool
+
+	Cause error // for the log and errors.Is; not shown to clients
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+func (e *Error) Unwrap() error { return e.Cause }
+
+// errorf makes an Error; a %w operand becomes its Cause.
+func errorf(code, format string, args ...any) *Error {
+	wrapped := fmt.Errorf(format, args...)
+	return &Error{Code: code, Message: wrapped.Error(), Cause: errors.Unwrap(wrapped)}
+}
+
+// hint adds what to do next.
+func (e *Error) hint(format string, args ...any) *Error {
+	e.Hint = fmt.Sprintf(format, args...)
+	return e
+}
+
+// codeOf returns err's code, INTERNAL for an error that carries none, and "" for nil.
+func codeOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Code
+	}
+	return codeInternal
+}
