@@ -32,7 +32,8 @@ CREATE TABLE jobs (
 
 CREATE INDEX jobs_by_status ON jobs (status);
 CREATE INDEX jobs_by_command ON jobs (command);
-CREATE INDEX jobs_by_schedule ON jobs (schedule, status) WHERE schedule IS NOT NULL;
+CREATE INDEX jobs_by_schedule ON jobs (schedule) WHERE schedule IS NOT NULL;
+CREATE INDEX jobs_open_by_schedule ON jobs (schedule) WHERE schedule IS NOT NULL AND status IN ('pending', 'running');
 CREATE UNIQUE INDEX jobs_by_idempotency_key ON jobs (idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX jobs_by_auth_failure ON jobs (environment, completed_at)
     WHERE error_code IN ('AUTH_REQUIRED', 'AUTH_EXPIRED', 'AUTH_INVALID', 'AUTH_NETWORK_ERROR');

@@ -1,0 +1,181 @@
+package main
+
+// How the database file comes to be, is recognised, opened, upgraded and named in errors. Nothing here touches a file
+// that is not ours: the header is read before SQLite opens it, and a new database is built beside its final name and
+// renamed, so that a file under that name is always a whole database.
+
+import (
+	"context"
+	"database/sql"
+	_ "embed"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"modernc.org/sqlite"
+)
+
+//go:embed schema.sql
+var schemaV1 string
+
+const (
+	applicationID = 0x686e6477 // "hndw" in the header: this file is ours
+	schemaVersion = 1          // in PRAGMA user_version
+
+	sqliteFull    = 13
+	sqliteIOErr   = 10
+	sqliteCorrupt = 11
+	sqliteNotADB  = 26
+	sqliteBusy    = 5
+)
+
+// upgrades[n] brings a database from version n+1 to n+2. To change the format: append here, raise schemaVersion, and
+// keep a database of the old version in testdata.
+func upgrades() []string { return []string{} }
+
+// dsn names the file to the driver. Settings go here, and not into PRAGMA statements, because only so does every
+// pooled connection have them.
+func dsn(path string, settings ...string) string {
+	query := url.Values{
+		"_busy_timeout": {"5000"}, "_foreign_keys": {"1"}, "_dqs": {"0"}, "_error_rc": {"1"},
+	}
+	for i := 0; i+1 < len(settings); i += 2 {
+		query.Set(settings[i], settings[i+1])
+	}
+	name := filepath.ToSlash(path)
+	if name[0] != '/' {
+		name = "/" + name // C:/... on Windows
+	}
+	return (&url.URL{Scheme: "file", Path: name, RawQuery: query.Encode()}).String()
+}
+
+// inspectDatabase reads the header of an existing file, before SQLite gets to see it: opening a foreign file in WAL
+// mode would already change it.
+func inspectDatabase(path string) error {
+	header := make([]byte, 100)
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return err
+	} else if !info.Mode().IsRegular() {
+		return errors.New("not a regular file")
+	}
+	if n, _ := f.ReadAt(header, 0); n < len(header) {
+		return fmt.Errorf("damaged: it has %d bytes, a database has at least 100", n)
+	}
+	if string(header[:16]) != "SQLite format 3\x00" || binary.BigEndian.Uint32(header[68:]) != applicationID {
+		return errors.New("not a honeydew database")
+	}
+	if v := binary.BigEndian.Uint32(header[60:]); v > schemaVersion {
+		return fmt.Errorf("made by a newer honeydew: its version is %d, this program knows %d", v, schemaVersion)
+	}
+	return nil
+}
+
+// createDatabase builds an empty database under a temporary name and renames it into place. It holds one environment,
+// production, active.
+func createDatabase(path, productionURL string) (err error) {
+	building := path + ".new"
+	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+		if err := os.Remove(building + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	// SQLite would create it by the umask; an existing empty file keeps its mode, and the side files take it over.
+	f, err := os.OpenFile(building, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	db, err := sql.Open("sqlite", dsn(building, "_auto_vacuum", "INCREMENTAL", "_journal_mode", "OFF", "_synchronous", "OFF"))
+	if err != nil {
+		return err
+	}
+	now := timeText(timeNow())
+	_, err = db.Exec(fmt.Sprintf("BEGIN; PRAGMA application_id = %d; PRAGMA user_version = %d;\n%s;"+
+		"INSERT INTO api_environments (id, name, base_url, is_active, created_at, updated_at) VALUES (?1, 'production', ?2, 1, ?3, ?3);"+
+		"COMMIT", applicationID, 1, schemaV1), newID(), productionURL, now)
+	if err = errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(building, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes a rename or a new name in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrInvalid) {
+		return err
+	}
+	return nil
+}
+
+// upgrade brings an older database to this program's version, each step in one transaction with its version number.
+func upgrade(ctx context.Context, conn *sql.Conn) error {
+	var version int
+	var mode string
+	if err := conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return err
+	}
+	if err := conn.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&mode); err != nil {
+		return err
+	}
+	if mode != "wal" {
+		return fmt.Errorf("journal mode is %q instead of wal: the file system must support shared memory (not NFS or SMB)", mode)
+	}
+	if version > schemaVersion {
+		return fmt.Errorf("made by a newer honeydew: its version is %d, this program knows %d", version, schemaVersion)
+	}
+	for ; version < schemaVersion; version++ {
+		step := fmt.Sprintf("BEGIN IMMEDIATE; %s; PRAGMA user_version = %d; COMMIT", upgrades()[version-1], version+1)
+		if _, err := conn.ExecContext(ctx, step); err != nil {
+			_, _ = conn.ExecContext(ctx, "ROLLBACK")
+			return fmt.Errorf("upgrade to version %d: %w", version+1, err)
+		}
+	}
+	return nil
+}
+
+// primaryCode returns SQLite's primary result code of err, 0 if it is none of SQLite's.
+func primaryCode(err error) int {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		return e.Code() & 0xff
+	}
+	return 0
+}
+
+// storageError turns an error of the database into one for clients; an *Error passes through.
+func storageError(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*Error](err); ok {
+		return err
+	}
+	switch primaryCode(err) {
+	case sqliteFull:
+		return errorf(codeStorageFull, "the disk is full: %w", err).hint("free some space; the daemon goes on by itself")
+	case sqliteCorrupt, sqliteNotADB:
+		return errorf(codeStorageFailed, "the database is damaged: %w", err).hint("stop the daemon and restore a backup")
+	case sqliteBusy:
+		return errorf(codeStorageFailed, "another process holds the database: %w", err).hint("close the program that writes to daemon.db")
+	}
+	return errorf(codeStorageFailed, "the database failed: %w", err)
+}

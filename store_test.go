@@ -1,0 +1,431 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// openTestStore opens a store on a real file in a directory of its own.
+func openTestStore(t testing.TB) *Store {
+	t.Helper()
+	s, err := openStore(filepath.Join(t.TempDir(), "daemon.db"), "full", "https://api.example.test/graphql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func newTestJob(command string) *Job {
+	now := timeNow()
+	return &Job{Command: command, Payload: []byte(`{"organization":"acme"}`), Status: statusPending, CreatedAt: now, UpdatedAt: now,
+		MaxRetries: 3, Timeout: 30 * time.Second, Environment: "production"}
+}
+
+func submitTestJob(t testing.TB, s *Store, j *Job) *Job {
+	t.Helper()
+	if err := s.Submit([]*Job{j}); err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+// finishNow ends a job through the writer and waits for the commit.
+func finishNow(s *Store, j *Job, status string, result string) error {
+	done := *j
+	done.Status, done.Result, done.CompletedAt, done.UpdatedAt = status, []byte(result), timeNow(), timeNow()
+	ack := make(chan error, 1)
+	s.Finish(&done, func(err error) { ack <- err })
+	return <-ack
+}
+
+func TestJobReadsBackAsItWasStored(t *testing.T) {
+	s := openTestStore(t)
+	for _, n := range []int{1, 15, 16, 17, 40} { // around the bulk statement's 16 rows
+		jobs := make([]*Job, n)
+		for i := range jobs {
+			jobs[i] = newTestJob("github.commits")
+			jobs[i].Priority, jobs[i].Payload = int32(i), fmt.Appendf(nil, `{"organization":"%d-%d"}`, n, i)
+		}
+		if err := s.Submit(jobs); err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range jobs {
+			got, err := s.Job(want.ID, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Seq != want.Seq || string(got.Payload) != string(want.Payload) || got.Priority != int32(i) || got.Status != statusPending ||
+				!got.CreatedAt.Equal(want.CreatedAt) || got.Timeout != want.Timeout || got.MaxRetries != 3 || got.Environment != "production" {
+				t.Fatalf("job %d of %d: got %+v, want %+v", i, n, got, want)
+			}
+		}
+	}
+}
+
+func TestResultKeepsEveryByte(t *testing.T) {
+	s := openTestStore(t)
+	j := submitTestJob(t, s, newTestJob("github.commits"))
+	result := `{"a":"` + strings.Repeat("é\\u0000 ", 100_000) + `","n":9007199254740993}`
+	if err := finishNow(s, j, statusCompleted, result); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Job(j.ID, 1<<30)
+	if err != nil || string(got.Result) != result || got.ResultBytes != int64(len(result)) {
+		t.Fatalf("result of %d bytes came back with %d (%v)", len(result), len(got.Result), err)
+	}
+	small, err := s.Job(j.ID, 100)
+	if err != nil || small.Result != nil || small.ResultBytes != int64(len(result)) {
+		t.Fatalf("a result over the limit was read: %d bytes (%v)", len(small.Result), err)
+	}
+}
+
+func TestFinishAfterTheEndChangesNothing(t *testing.T) {
+	s := openTestStore(t)
+	j := submitTestJob(t, s, newTestJob("github.commits"))
+	if status, err := s.Cancel(j.Seq); err != nil || status != statusCancelled {
+		t.Fatal(status, err)
+	}
+	if err := finishNow(s, j, statusCompleted, `1`); !errors.Is(err, errNotOpen) {
+		t.Fatalf("finishing a cancelled job: %v", err)
+	}
+	if got, _ := s.Job(j.ID, 100); got.Status != statusCancelled || got.Result != nil {
+		t.Fatalf("a cancelled job became %s with result %q", got.Status, got.Result)
+	}
+	if c := s.Finished(); c != (FinishedCounts{Cancelled: 1}) {
+		t.Fatalf("counts %+v", c)
+	}
+}
+
+func TestOneRefusedMemberLeavesTheBatchAlone(t *testing.T) {
+	s := openTestStore(t)
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			if i%4 == 0 {
+				err := s.update(func(t *tx) error {
+					if err := t.exec("INSERT INTO config (key, value) VALUES (?, 'x')", fmt.Sprint("refused", i)); err != nil {
+						return err
+					}
+					return errorf(codeFailedPrecondition, "no")
+				})
+				if codeOf(err) != codeFailedPrecondition {
+					t.Errorf("refusal came back as %v", err)
+				}
+				return
+			}
+			if err := s.Submit([]*Job{newTestJob("github.commits")}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	jobs, err := s.Jobs(JobFilter{Limit: 1000})
+	if err != nil || len(jobs) != 150 {
+		t.Fatalf("%d jobs (%v), want 150", len(jobs), err)
+	}
+	var left int
+	if err := s.read.QueryRow("SELECT count(*) FROM config WHERE key LIKE 'refused%'").Scan(&left); err != nil || left != 0 {
+		t.Fatalf("%d rows of refused members stayed (%v)", left, err)
+	}
+}
+
+func TestOneFailingMemberDoesNotFailItsNeighbours(t *testing.T) {
+	s := openTestStore(t)
+	taken := submitTestJob(t, s, newTestJob("github.commits"))
+	hold, entered := make(chan struct{}), make(chan struct{})
+	go s.update(func(*tx) error { close(entered); <-hold; return nil })
+	<-entered // the next three wait for one batch
+	double := newTestJob("github.commits")
+	double.ID = taken.ID
+	acks := make(chan error, 3)
+	for _, j := range []*Job{newTestJob("a.b"), double, newTestJob("c.d")} {
+		s.enqueue(&write{insert: []*Job{j}, done: func(err error) { acks <- err }})
+	}
+	close(hold)
+	var failed int
+	for range 3 {
+		if err := <-acks; err != nil {
+			failed++
+		}
+	}
+	if failed != 1 {
+		t.Fatalf("%d of 3 members failed, want the one with the taken id", failed)
+	}
+}
+
+func TestIdsMayBeShortened(t *testing.T) {
+	s := openTestStore(t)
+	for _, id := range []string{"abcdefgh", "abcdexyz", "abc"} {
+		j := newTestJob("github.commits")
+		j.ID = id
+		submitTestJob(t, s, j)
+	}
+	for prefix, want := range map[string]string{"abcdef": "abcdefgh", "abcdefgh": "abcdefgh", "abc": "abc", "abcdex": "abcdexyz"} {
+		if id, _, err := s.JobID(prefix); err != nil || id != want {
+			t.Errorf("%q names %q (%v), want %q", prefix, id, err, want)
+		}
+	}
+	for prefix, code := range map[string]string{"ab": codeInvalidArgument, "abcde": codeInvalidArgument, "b": codeNotFound, "": codeInvalidArgument, "abcdefghi": codeNotFound, "%": codeNotFound} {
+		if _, _, err := s.JobID(prefix); codeOf(err) != code {
+			t.Errorf("%q: %v, want %s", prefix, err, code)
+		}
+	}
+}
+
+func TestBurstOfJobsSharesAPageOfTheIndex(t *testing.T) {
+	s := openTestStore(t)
+	jobs := make([]*Job, 100)
+	for i := range jobs {
+		jobs[i] = newTestJob("github.commits")
+	}
+	if err := s.Submit(jobs); err != nil {
+		t.Fatal(err)
+	}
+	for _, j := range jobs[1:] {
+		if j.ID[:14] != jobs[0].ID[:14] || j.ID == jobs[0].ID {
+			t.Fatalf("ids of one burst: %s and %s", jobs[0].ID, j.ID)
+		}
+	}
+}
+
+func TestEveryListUsesAnIndex(t *testing.T) {
+	s := openTestStore(t)
+	for _, f := range []JobFilter{{}, {Before: 5}, {Status: "failed"}, {Command: "a.b"}, {Schedule: "s"}, {Status: "failed", Command: "a.b"}, {Schedule: "s", Before: 5}} {
+		f.Limit = 50
+		query, args := f.listQuery()
+		plan := queryPlan(t, s, query, args...)
+		if strings.Contains(plan, "TEMP B-TREE") || (f.Status+f.Command+f.Schedule != "" && !strings.Contains(plan, "USING INDEX")) {
+			t.Errorf("%+v: %s", f, plan)
+		}
+	}
+	for _, query := range []string{
+		"SELECT created_at FROM jobs WHERE status = 'pending' ORDER BY seq LIMIT 1",
+		"SELECT seq FROM jobs WHERE status = 'failed' AND seq > 7 AND completed_at < 'x' ORDER BY seq LIMIT 5",
+		"SELECT EXISTS (SELECT 1 FROM jobs WHERE schedule = 'a' AND status IN ('pending', 'running'))",
+		"SELECT seq FROM jobs WHERE status IN ('pending', 'running') ORDER BY status, seq",
+	} {
+		if plan := queryPlan(t, s, query); strings.Contains(plan, "SCAN jobs") && !strings.Contains(plan, "INDEX") || strings.Contains(plan, "TEMP B-TREE") {
+			t.Errorf("%s: %s", query, plan)
+		}
+	}
+}
+
+func queryPlan(t *testing.T, s *Store, query string, args ...any) string {
+	t.Helper()
+	rows, err := s.read.Query("EXPLAIN QUERY PLAN "+query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var plan strings.Builder
+	for rows.Next() {
+		var a, b, c int
+		var detail string
+		if err := rows.Scan(&a, &b, &c, &detail); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(&plan, detail)
+	}
+	return plan.String()
+}
+
+func TestCountsSurviveARestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "daemon.db")
+	s, err := openStore(path, "full", "https://x.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		j := submitTestJob(t, s, newTestJob("github.commits"))
+		if err := finishNow(s, j, []string{statusCompleted, statusFailed}[i%2], "1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = openStore(path, "normal", "https://x.test"); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if c := s.Finished(); c != (FinishedCounts{Completed: 3, Failed: 2}) {
+		t.Fatalf("counts %+v", c)
+	}
+}
+
+func TestPruneShrinksTheFile(t *testing.T) {
+	s := openTestStore(t)
+	jobs := make([]*Job, 1200)
+	for i := range jobs {
+		jobs[i] = newTestJob("github.commits")
+	}
+	if err := s.Submit(jobs); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for _, j := range jobs[:1100] {
+		wg.Go(func() {
+			if err := finishNow(s, j, statusCompleted, strings.Repeat("1", 4000)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		t.Fatal(err)
+	}
+	before := s.Size()
+	future := timeNow().Add(time.Hour)
+	if n, err := s.Prune(t.Context(), future, true); err != nil || n != 1100 {
+		t.Fatalf("dry run: %d, %v", n, err)
+	}
+	if n, err := s.Prune(t.Context(), future, false); err != nil || n != 1100 {
+		t.Fatalf("pruned %d, %v", n, err)
+	}
+	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		t.Fatal(err)
+	}
+	if after := s.Size(); after > before/4 {
+		t.Fatalf("the file went from %d to %d bytes", before, after)
+	}
+	if c := s.Finished(); c != (FinishedCounts{}) {
+		t.Fatalf("counts %+v", c)
+	}
+	if left, err := s.Jobs(JobFilter{Limit: 1000}); err != nil || len(left) != 100 {
+		t.Fatalf("%d unfinished jobs left, want 100 (%v)", len(left), err)
+	}
+}
+
+func TestFilesThatAreNoDatabaseAreRefusedUntouched(t *testing.T) {
+	foreign := filepath.Join(t.TempDir(), "foreign.db")
+	other, err := openStore(foreign, "full", "https://x.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.conn.ExecContext(t.Context(), "PRAGMA application_id = 7; PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		t.Fatal(err)
+	}
+	newer := filepath.Join(t.TempDir(), "newer.db")
+	next, err := openStore(newer, "full", "https://x.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := next.conn.ExecContext(t.Context(), "PRAGMA user_version = 99; PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(other.Close(), next.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{
+		"not a honeydew": mustRead(t, foreign), "newer": mustRead(t, newer), "damaged": {}, "not a honeydew database": []byte(strings.Repeat("garbage ", 50)),
+	} {
+		path := filepath.Join(t.TempDir(), "daemon.db")
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := openStore(path, "full", "https://x.test")
+		if err == nil {
+			s.Close()
+			t.Errorf("%s: opened", name)
+			continue
+		}
+		if !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if string(mustRead(t, path)) != string(content) {
+			t.Errorf("%s: the file was changed", name)
+		}
+	}
+}
+
+func mustRead(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func TestDatabaseFilesAreTheOwnersAlone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a b?c#d%41&e;f+ü")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s, err := openStore(filepath.Join(dir, "daemon.db"), "full", "https://x.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	submitTestJob(t, s, newTestJob("github.commits"))
+	backup := filepath.Join(dir, "copy.db")
+	if n, err := s.Backup(context.Background(), backup); err != nil || n < 4096 {
+		t.Fatal(n, err)
+	}
+	if _, err := s.Backup(context.Background(), backup); codeOf(err) != codeAlreadyExists {
+		t.Fatalf("backup over a file: %v", err)
+	}
+	for _, name := range []string{"daemon.db", "daemon.db-wal", "daemon.db-shm", "copy.db"} {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v %v", name, info.Mode(), err)
+		}
+	}
+}
+
+func TestEveryConnectionHasItsSettings(t *testing.T) {
+	s := openTestStore(t)
+	for range 4 {
+		conn, err := s.read.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		var fk, busy, queryOnly int
+		if err := errors.Join(conn.QueryRowContext(t.Context(), "PRAGMA foreign_keys").Scan(&fk),
+			conn.QueryRowContext(t.Context(), "PRAGMA busy_timeout").Scan(&busy),
+			conn.QueryRowContext(t.Context(), "PRAGMA query_only").Scan(&queryOnly)); err != nil || fk != 1 || busy != 5000 || queryOnly != 1 {
+			t.Fatalf("foreign_keys %d, busy_timeout %d, query_only %d (%v)", fk, busy, queryOnly, err)
+		}
+	}
+	var sync, vacuum int
+	if err := errors.Join(s.conn.QueryRowContext(t.Context(), "PRAGMA synchronous").Scan(&sync),
+		s.conn.QueryRowContext(t.Context(), "PRAGMA auto_vacuum").Scan(&vacuum)); err != nil || sync != 2 || vacuum != 2 {
+		t.Fatalf("synchronous %d, auto_vacuum %d (%v)", sync, vacuum, err)
+	}
+}
+
+func TestFullDatabaseSaysSoAndRecovers(t *testing.T) {
+	s := openTestStore(t)
+	submitTestJob(t, s, newTestJob("github.commits"))
+	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA max_page_count = 20"); err != nil {
+		t.Fatal(err)
+	}
+	big := newTestJob("github.commits")
+	big.Payload = []byte(`{"x":"` + strings.Repeat("x", 200_000) + `"}`)
+	if err := s.Submit([]*Job{big}); codeOf(err) != codeStorageFull || s.Problem() == "" {
+		t.Fatalf("submit to a full disk: %v; problem %q", err, s.Problem())
+	}
+	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA max_page_count = 1000000"); err != nil {
+		t.Fatal(err)
+	}
+	submitTestJob(t, s, big)
+	if s.Problem() != "" {
+		t.Fatalf("problem after recovery: %q", s.Problem())
+	}
+	if jobs, err := s.Jobs(JobFilter{Limit: 10}); err != nil || len(jobs) != 2 {
+		t.Fatalf("%d jobs (%v), want the two that were acked", len(jobs), err)
+	}
+}
