@@ -262,6 +262,7 @@ type OpenJob struct {
 	NotBefore            time.Time
 	Command, Environment string
 	Running              bool // an attempt was under way when the daemon died
+	Held                 bool // the API asked for a pause, until NotBefore
 }
 
 // OpenJobs calls each for every job that has not ended, oldest first.
@@ -275,19 +276,19 @@ func (s *Store) OpenJobs(each func(OpenJob)) error {
 	// Through the driver: database/sql's Scan would double the time that a long queue takes to load.
 	return storageError(conn.Raw(func(c any) error {
 		rows, err := c.(driver.QueryerContext).QueryContext(ctx, `SELECT seq, priority, next_attempt_at, command, environment,
-			status = 'running' FROM jobs WHERE status IN ('pending', 'running') ORDER BY status, seq`, nil)
+			status = 'running', error_code IS 'RATE_LIMITED' FROM jobs WHERE status IN ('pending', 'running') ORDER BY status, seq`, nil)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
-		v := make([]driver.Value, 6)
+		v := make([]driver.Value, 7)
 		for {
 			if err := rows.Next(v); errors.Is(err, io.EOF) {
 				return nil
 			} else if err != nil {
 				return err
 			}
-			job := OpenJob{Seq: v[0].(int64), Priority: int32(v[1].(int64)), Command: v[3].(string), Environment: v[4].(string), Running: v[5].(int64) == 1}
+			job := OpenJob{Seq: v[0].(int64), Priority: int32(v[1].(int64)), Command: v[3].(string), Environment: v[4].(string), Running: v[5].(int64) == 1, Held: v[6].(int64) == 1}
 			if text, ok := v[2].(string); ok {
 				if job.NotBefore, err = parseTimeText(text); err != nil {
 					return err
@@ -312,10 +313,9 @@ func (s *Store) Recover(seq int64, status, code, message string) error {
 	})
 }
 
-// Cancel ends an open job as cancelled and reports the state that the job is in then: another one than cancelled if it
-// had ended before.
-func (s *Store) Cancel(seq int64) (status string, err error) {
-	err = s.update(func(t *tx) error {
+// Cancel ends an open job as cancelled; codeFailedPrecondition when it had ended before.
+func (s *Store) Cancel(seq int64) error {
+	return s.update(func(t *tx) error {
 		now := timeText(timeNow())
 		n, err := t.changed(`UPDATE jobs SET status = 'cancelled', updated_at = ?1, completed_at = ?1, next_attempt_at = NULL, open_starts = 0
 			WHERE seq = ?2 AND status IN ('pending', 'running')`, now, seq)
@@ -323,9 +323,11 @@ func (s *Store) Cancel(seq int64) (status string, err error) {
 			return err
 		}
 		t.counts.Cancelled += n
-		return t.row("SELECT status FROM jobs WHERE seq = ?", seq).Scan(&status)
+		if n == 0 {
+			return errorf(codeFailedPrecondition, "the job has ended already").hint("look at it with: honeydew job show ID")
+		}
+		return nil
 	})
-	return status, err
 }
 
 // pruneBatch keeps each of retention's transactions short.

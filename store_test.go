@@ -94,8 +94,11 @@ func TestResultKeepsEveryByte(t *testing.T) {
 func TestFinishAfterTheEndChangesNothing(t *testing.T) {
 	s := openTestStore(t)
 	j := submitTestJob(t, s, newTestJob("github.commits"))
-	if status, err := s.Cancel(j.Seq); err != nil || status != statusCancelled {
-		t.Fatal(status, err)
+	if err := s.Cancel(j.Seq); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Cancel(j.Seq); codeOf(err) != codeFailedPrecondition {
+		t.Fatalf("cancelling twice: %v", err)
 	}
 	if err := finishNow(s, j, statusCompleted, `1`); !errors.Is(err, errNotOpen) {
 		t.Fatalf("finishing a cancelled job: %v", err)
