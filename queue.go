@@ -32,7 +32,7 @@ type QueueOptions struct {
 	Store                              *Store
 	Workers, ProviderLimit, MaxPending int
 	// Run carries out one attempt. partial is the API's complaint beside a usable result.
-	Run      func(ctx context.Context, j *Job) (result []byte, partial string, err error)
+	Run      func(ctx context.Context, j *Job) (result string, partial string, err error)
 	Mutation func(command string) bool
 	Log      *slog.Logger
 }

@@ -7,7 +7,7 @@ package main
 // gathers by itself, so there is no timer. A batch that fails is rolled back as a whole and its members are tried one
 // by one, so that nobody pays for a neighbour's fault.
 //
-// Store.mu guards the counts of finished jobs; nothing is held across SQL.
+// Store.mu guards the counts of finished jobs and the remembered environments; it is not held across SQL.
 
 import (
 	"context"
@@ -43,7 +43,7 @@ type Job struct {
 	Payload          []byte // JSON
 	Priority         int32
 	Status           string
-	Result           []byte // JSON, as the API sent it; nil where it was not read
+	Result           string // JSON, as the API sent it; "" where it was not read
 	ResultBytes      int64
 	Error, ErrorCode string
 	RetryCount       int32
@@ -118,6 +118,8 @@ type Store struct {
 
 	mu     sync.Mutex
 	counts FinishedCounts
+	envs   []Environment // what Environments answers, nil: to be read
+	envGen int           // raised by every change to them
 }
 
 // openStore opens the database at path, creating or upgrading it. sync is full or normal.
@@ -505,11 +507,7 @@ func (t *tx) insert(j *Job) error {
 
 // finish stores the end of an attempt if the job is still open; notOpen is errNotOpen where it is not.
 func (t *tx) finish(j *Job) (notOpen, err error) {
-	var result any
-	if j.Result != nil {
-		result = j.Result
-	}
-	n, err := t.s.stmts.finish.exec(j.Seq, j.Status, result, int64(len(j.Result)), nullText(j.Error), nullText(j.ErrorCode),
+	n, err := t.s.stmts.finish.exec(j.Seq, j.Status, nullText(j.Result), int64(len(j.Result)), nullText(j.Error), nullText(j.ErrorCode),
 		int64(j.RetryCount), timeText(j.UpdatedAt), nullTime(j.StartedAt), nullTime(j.CompletedAt), nullTime(j.NextAttemptAt),
 		int64(j.OpenStarts))
 	if err != nil {

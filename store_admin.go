@@ -35,14 +35,20 @@ func scanEnvironment(row interface{ Scan(...any) error }) (e Environment, err er
 	return e, errors.Join(err, createdErr)
 }
 
-// Environments lists them in the order in which they were added.
+// Environments lists them in the order in which they were added. They are asked for at every submit and attempt, and
+// change seldom: so they are remembered until a change.
 func (s *Store) Environments(ctx context.Context) ([]Environment, error) {
+	s.mu.Lock()
+	all, gen := s.envs, s.envGen
+	s.mu.Unlock()
+	if all != nil {
+		return all, nil
+	}
 	rows, err := s.read.QueryContext(ctx, "SELECT "+environmentColumns+" FROM api_environments e ORDER BY e.rowid")
 	if err != nil {
 		return nil, storageError(err)
 	}
 	defer rows.Close()
-	var all []Environment
 	for rows.Next() {
 		e, err := scanEnvironment(rows)
 		if err != nil {
@@ -50,17 +56,39 @@ func (s *Store) Environments(ctx context.Context) ([]Environment, error) {
 		}
 		all = append(all, e)
 	}
-	return all, storageError(rows.Err())
+	if err := rows.Err(); err != nil {
+		return nil, storageError(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if gen == s.envGen {
+		s.envs = all
+	}
+	return all, nil
 }
 
-// Environment reads the one named, or the active one for "".
+// updateEnvironments is update for what Environments answers.
+func (s *Store) updateEnvironments(fn func(*tx) error) error {
+	err := s.update(fn)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.envs = nil
+	s.envGen++
+	return err
+}
+
+// Environment returns the one named, or the active one for "".
 func (s *Store) Environment(ctx context.Context, name string) (Environment, error) {
-	e, err := scanEnvironment(s.read.QueryRowContext(ctx, "SELECT "+environmentColumns+
-		" FROM api_environments e WHERE CASE WHEN ?1 = '' THEN e.is_active = 1 ELSE e.name = ?1 END", name))
-	if errors.Is(err, sql.ErrNoRows) {
-		return e, noEnvironment(name)
+	all, err := s.Environments(ctx)
+	if err != nil {
+		return Environment{}, err
 	}
-	return e, storageError(err)
+	for _, e := range all {
+		if e.Name == name || (name == "" && e.Active) {
+			return e, nil
+		}
+	}
+	return Environment{}, noEnvironment(name)
 }
 
 func noEnvironment(name string) *Error {
@@ -69,7 +97,7 @@ func noEnvironment(name string) *Error {
 
 // AddEnvironment fills in nothing but the times; with e.Active it becomes the active one.
 func (s *Store) AddEnvironment(e Environment) error {
-	return s.update(func(t *tx) error {
+	return s.updateEnvironments(func(t *tx) error {
 		var taken bool
 		if err := t.row("SELECT EXISTS (SELECT 1 FROM api_environments WHERE name = ?)", e.Name).Scan(&taken); err != nil {
 			return err
@@ -90,7 +118,7 @@ func (s *Store) AddEnvironment(e Environment) error {
 
 // SetActiveEnvironment makes the one named the active one.
 func (s *Store) SetActiveEnvironment(name string) error {
-	return s.update(func(t *tx) error { return t.activate(name) })
+	return s.updateEnvironments(func(t *tx) error { return t.activate(name) })
 }
 
 func (t *tx) activate(name string) error {
@@ -107,7 +135,7 @@ func (t *tx) activate(name string) error {
 
 // RemoveEnvironment removes it and its tokens, unless something still needs it.
 func (s *Store) RemoveEnvironment(name string) error {
-	return s.update(func(t *tx) error {
+	return s.updateEnvironments(func(t *tx) error {
 		var active bool
 		var schedules, jobs int
 		err := t.row("SELECT is_active FROM api_environments WHERE name = ?", name).Scan(&active)
@@ -159,7 +187,7 @@ func (s *Store) Tokens(ctx context.Context, envID string) (r TokenRow, err error
 
 // SaveTokens stores a pair of sealed tokens in place of any earlier one. A login also ends the need for one.
 func (s *Store) SaveTokens(r TokenRow, login bool) error {
-	return s.update(func(t *tx) error {
+	return s.updateEnvironments(func(t *tx) error {
 		now := timeText(timeNow())
 		query := "UPDATE api_environments SET updated_at = ?1 WHERE id = ?2"
 		if login {
@@ -184,7 +212,7 @@ func (s *Store) SaveTokens(r TokenRow, login bool) error {
 // DeleteTokens forgets an environment's login and reports whether there was one.
 func (s *Store) DeleteTokens(envID string) (bool, error) {
 	var had bool
-	err := s.update(func(t *tx) error {
+	err := s.updateEnvironments(func(t *tx) error {
 		n, err := t.changed("DELETE FROM auth_tokens WHERE environment_id = ?", envID)
 		if err != nil {
 			return err
@@ -197,7 +225,7 @@ func (s *Store) DeleteTokens(envID string) (bool, error) {
 
 // SetNeedsReauth notes that only a login helps.
 func (s *Store) SetNeedsReauth(envID string) error {
-	return s.update(func(t *tx) error {
+	return s.updateEnvironments(func(t *tx) error {
 		return t.exec("UPDATE api_environments SET needs_reauth = 1, updated_at = ? WHERE id = ?", timeText(timeNow()), envID)
 	})
 }

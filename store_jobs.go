@@ -46,7 +46,7 @@ func prepare(conn *sql.Conn) (st statements, err error) {
 			insertBulk: p(insertPlain(bulkRows)),
 			start: p(`UPDATE jobs SET status = 'running', started_at = ?2, updated_at = ?2, open_starts = open_starts + 1
 				WHERE seq = ?1 AND status = 'pending'`),
-			finish: p(`UPDATE jobs SET status = ?2, result = CAST(?3 AS TEXT), result_bytes = ?4, error = ?5, error_code = ?6,
+			finish: p(`UPDATE jobs SET status = ?2, result = ?3, result_bytes = ?4, error = ?5, error_code = ?6,
 				retry_count = ?7, updated_at = ?8, started_at = ?9, completed_at = ?10, next_attempt_at = ?11, open_starts = ?12
 				WHERE seq = ?1 AND status IN ('pending', 'running')`),
 			counts: p("INSERT OR REPLACE INTO config (key, value) VALUES ('" + countsKey + "', ?1)"),
@@ -104,7 +104,7 @@ const jobColumns = `seq, id, command, payload, priority, status, result_bytes, c
 	retry_count, max_retries, created_at, updated_at, coalesce(started_at, ''), coalesce(completed_at, ''),
 	coalesce(next_attempt_at, ''), open_starts, timeout_ms, environment, coalesce(schedule, '')`
 
-func scanJob(row interface{ Scan(...any) error }, result *sql.RawBytes) (*Job, error) {
+func scanJob(row interface{ Scan(...any) error }, result *string) (*Job, error) {
 	var j Job
 	var payload string
 	var created, updated, started, completed, next string
@@ -177,22 +177,15 @@ func (s *Store) Job(prefix string, maxResult int64) (*Job, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.read.Query("SELECT "+jobColumns+", CASE WHEN result_bytes <= ?2 THEN result END FROM jobs WHERE seq = ?1", seq, maxResult)
-	if err != nil {
+	var result string // scanned without another copy: it may be large
+	j, err := scanJob(s.read.QueryRow("SELECT "+jobColumns+
+		", CASE WHEN result_bytes <= ?2 THEN coalesce(result, '') ELSE '' END FROM jobs WHERE seq = ?1", seq, maxResult), &result)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, errorf(codeNotFound, "no job %q", prefix)
+	} else if err != nil {
 		return nil, storageError(err)
 	}
-	defer rows.Close()
-	if !rows.Next() {
-		return nil, storageError(errors.Join(rows.Err(), errorf(codeNotFound, "no job %q", prefix)))
-	}
-	var result sql.RawBytes
-	j, err := scanJob(rows, &result)
-	if err != nil {
-		return nil, storageError(err)
-	}
-	if result != nil {
-		j.Result = append([]byte(nil), result...)
-	}
+	j.Result = result
 	return j, nil
 }
 

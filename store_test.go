@@ -44,7 +44,7 @@ func submitTestJob(t testing.TB, s *Store, j *Job) *Job {
 // finishNow ends a job through the writer and waits for the commit.
 func finishNow(s *Store, j *Job, status string, result string) error {
 	done := *j
-	done.Status, done.Result, done.CompletedAt, done.UpdatedAt = status, []byte(result), timeNow(), timeNow()
+	done.Status, done.Result, done.CompletedAt, done.UpdatedAt = status, result, timeNow(), timeNow()
 	ack := make(chan error, 1)
 	s.Finish(&done, func(err error) { ack <- err })
 	return <-ack
@@ -82,11 +82,11 @@ func TestResultKeepsEveryByte(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := s.Job(j.ID, 1<<30)
-	if err != nil || string(got.Result) != result || got.ResultBytes != int64(len(result)) {
+	if err != nil || got.Result != result || got.ResultBytes != int64(len(result)) {
 		t.Fatalf("result of %d bytes came back with %d (%v)", len(result), len(got.Result), err)
 	}
 	small, err := s.Job(j.ID, 100)
-	if err != nil || small.Result != nil || small.ResultBytes != int64(len(result)) {
+	if err != nil || small.Result != "" || small.ResultBytes != int64(len(result)) {
 		t.Fatalf("a result over the limit was read: %d bytes (%v)", len(small.Result), err)
 	}
 }
@@ -103,7 +103,7 @@ func TestFinishAfterTheEndChangesNothing(t *testing.T) {
 	if err := finishNow(s, j, statusCompleted, `1`); !errors.Is(err, errNotOpen) {
 		t.Fatalf("finishing a cancelled job: %v", err)
 	}
-	if got, _ := s.Job(j.ID, 100); got.Status != statusCancelled || got.Result != nil {
+	if got, _ := s.Job(j.ID, 100); got.Status != statusCancelled || got.Result != "" {
 		t.Fatalf("a cancelled job became %s with result %q", got.Status, got.Result)
 	}
 	if c := s.Finished(); c != (FinishedCounts{Cancelled: 1}) {

@@ -89,7 +89,7 @@ func (q *Queue) noteStart(j *Job, mutation bool) error {
 }
 
 // guarded keeps a panic inside its job.
-func (q *Queue) guarded(ctx context.Context, j *Job) (result []byte, partial string, err error) {
+func (q *Queue) guarded(ctx context.Context, j *Job) (result string, partial string, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			q.Log.Error("panic in a job", "job_id", j.ID, "command", j.Command, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
@@ -129,7 +129,7 @@ func (q *Queue) release(seq int64, provider string, forget bool) {
 }
 
 // settle decides what becomes of j and stores it.
-func (q *Queue) settle(it *item, r *run, j Job, mutation bool, result []byte, partial string, err error) {
+func (q *Queue) settle(it *item, r *run, j Job, mutation bool, result string, partial string, err error) {
 	now := timeNow()
 	j.UpdatedAt, j.OpenStarts, j.Error, j.ErrorCode = now, 0, "", ""
 	e, ok := errors.AsType[*Error](err)
