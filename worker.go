@@ -249,11 +249,12 @@ func (q *Queue) logEnd(j *Job) {
 	}
 }
 
-// Drain takes no new jobs, waits for the running ones until ctx ends, then abandons them: a query goes back to
-// pending, a mutation that was sent is OUTCOME_UNKNOWN. It waits at most grace for jobs that do not listen.
-func (q *Queue) Drain(ctx context.Context, grace time.Duration) {
+// Stop takes no new jobs and no new starts, and ends all watches; what runs goes on.
+func (q *Queue) Stop() {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.stopping = true
+	q.timer.Stop()
 	q.wake.Broadcast()
 	for _, ws := range q.watchers {
 		for _, w := range ws {
@@ -261,8 +262,11 @@ func (q *Queue) Drain(ctx context.Context, grace time.Duration) {
 		}
 	}
 	clear(q.watchers)
-	q.mu.Unlock()
-	q.timer.Stop()
+}
+
+// Drain, after Stop, waits for the running jobs until ctx ends, then abandons them: a query goes back to pending, a
+// mutation that was sent is OUTCOME_UNKNOWN. It waits at most grace for jobs that do not listen.
+func (q *Queue) Drain(ctx context.Context, grace time.Duration) {
 	done := make(chan struct{})
 	go func() { q.wg.Wait(); close(done) }()
 	select {

@@ -1,0 +1,172 @@
+package main
+
+// One daemon per home, and its socket. The lock on daemon.lock decides who is the daemon; the PID file is for people
+// and the socket for clients, and only the holder of the lock touches either. A stale socket is removed only under
+// the lock, and the listener never unlinks by itself: an old listener's Close would remove a new daemon's socket.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+
+	"google.golang.org/grpc/credentials"
+)
+
+// errAlreadyRunning: another daemon holds the lock.
+var errAlreadyRunning = errors.New("another daemon is running for this home")
+
+// prepareHome makes dir if need be, and makes sure that it is a directory of ours that nobody else can enter.
+func prepareHome(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is not a directory", dir)
+	}
+	if uid, ok := ownerOf(info); ok && uid != os.Getuid() {
+		return fmt.Errorf("%s belongs to uid %d, not to you (uid %d)", dir, uid, os.Getuid())
+	}
+	if info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
+		return os.Chmod(dir, 0o700)
+	}
+	return nil
+}
+
+// instanceLock is the right to be the daemon of a home; it ends with the process at the latest. The file is never
+// removed, since two processes could then lock two files of one name.
+type instanceLock struct{ file *os.File }
+
+func lockInstance(path string) (*instanceLock, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if held, err := tryLock(f); err != nil || held {
+		_ = f.Close()
+		if err == nil {
+			err = errAlreadyRunning
+		}
+		return nil, err
+	}
+	return &instanceLock{f}, nil
+}
+
+func (l *instanceLock) release() error { return l.file.Close() }
+
+// lockHeld reports whether a daemon holds the lock at path.
+func lockHeld(path string) (bool, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	return tryLock(f)
+}
+
+// listenSocket makes the socket at path; the caller holds the instance lock.
+func listenSocket(path string) (*net.UnixListener, error) {
+	if err := checkSocketPath(path); err != nil {
+		return nil, err
+	}
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode().Type()&fs.ModeSocket == 0 && runtime.GOOS != "windows" {
+			return nil, fmt.Errorf("%s is in the way: it is not a socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// checkSocketPath refuses what the system's socket addresses cannot hold.
+func checkSocketPath(path string) error {
+	limit := 107
+	if runtime.GOOS != "linux" {
+		limit = 103
+	}
+	if len(path) > limit {
+		return errorf(codeInvalidArgument, "the socket's path has %d bytes, at most %d are possible: %s", len(path), limit, path).
+			hint("set daemon.socket_path in config.yaml to a shorter path")
+	}
+	return nil
+}
+
+// writePID writes the PID file, for people; daemon.lock is what counts.
+func writePID(path string) error {
+	temp := path + ".tmp"
+	if err := os.WriteFile(temp, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temp, path)
+}
+
+// peerCredentials is no encryption, which a Unix socket does not need, but knowledge of who is calling.
+type peerCredentials struct{}
+
+// peerInfo is the calling process's user, where the platform tells.
+type peerInfo struct {
+	credentials.CommonAuthInfo
+	uid   int
+	known bool
+}
+
+func (peerInfo) AuthType() string { return "peer-credentials" }
+
+func (peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	info := peerInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}
+	if u, ok := c.(*net.UnixConn); ok {
+		var err error
+		if info.uid, info.known, err = peerUID(u); err != nil {
+			return nil, nil, err
+		}
+	}
+	return c, info, nil
+}
+
+func (peerCredentials) ClientHandshake(_ context.Context, _ string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return c, peerInfo{}, nil
+}
+
+func (peerCredentials) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "insecure"}
+}
+func (peerCredentials) Clone() credentials.TransportCredentials { return peerCredentials{} }
+func (peerCredentials) OverrideServerName(string) error         { return nil }
+
+// notifySystemd tells the service manager of a change of state with one datagram, as sd_notify(3) recommends doing
+// without a library; without NOTIFY_SOCKET it does nothing.
+func notifySystemd(socket, state string) error {
+	if socket == "" {
+		return nil
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte(state))
+	return err
+}
+
+func lockPath(home string) string { return filepath.Join(home, "daemon.lock") }
