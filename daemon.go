@@ -192,8 +192,8 @@ func (d *Daemon) runJob(ctx context.Context, j *Job) (result, partial string, er
 		return "", "", &Error{Code: codeInternal, Message: err.Error(), Retry: true, Unsent: true}
 	}
 	var answer Answer
-	err = d.auth.Do(ctx, env, func(token string) (err error) {
-		answer, err = d.client.Do(ctx, Request{URL: env.BaseURL, Token: token, Query: c.Query, Variables: j.Payload, Field: c.Field})
+	err = d.auth.Do(ctx, env, func(token string, secrets []string) (err error) {
+		answer, err = d.client.Do(ctx, Request{URL: env.BaseURL, Token: token, Secrets: secrets, Query: c.Query, Variables: j.Payload, Field: c.Field})
 		return err
 	})
 	if err != nil {

@@ -1,4 +1,61 @@
-// Command honeydew is both the daemon and its command line.
+// Command honeydew pulls the activity of organisations through the Honeydew API: a per-user daemon and its command
+// line in one binary. Called as `daemon`, or as `honeydew daemon`, it is the daemon.
 package main
 
-func main() {}
+// This file turns the facts of the process (arguments, name, environment, signals, exit code) into one call of run.
+
+import (
+	"context"
+	"embed"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	_ "time/tzdata" // zones of schedules, on systems that have none
+
+	"golang.org/x/term"
+)
+
+//go:embed queries/*.*.graphql
+var queries embed.FS
+
+// version is set by the linker.
+var version = "dev"
+
+// process is what the outside world is to the program.
+type process struct {
+	name            string // as called, without directory
+	args            []string
+	executable      string // absolute path of the binary
+	getenv          func(string) string
+	userHome        string
+	stdin           *os.File
+	stdout, stderr  *os.File
+	queries         fs.FS
+	version         string
+	stdoutWidth     int // columns of the terminal, 0 if it is none
+	stderrIsTTY     bool
+	stdinIsTerminal bool
+}
+
+func main() {
+	name := strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")
+	executable, err := os.Executable()
+	if err != nil {
+		executable = os.Args[0]
+	}
+	userHome, err := os.UserHomeDir()
+	if err != nil {
+		userHome = "/"
+	}
+	p := process{name: name, args: os.Args[1:], executable: executable, getenv: os.Getenv, userHome: userHome, stdin: os.Stdin, stdout: os.Stdout,
+		stderr: os.Stderr, queries: queries, version: version, stderrIsTTY: term.IsTerminal(int(os.Stderr.Fd())),
+		stdinIsTerminal: term.IsTerminal(int(os.Stdin.Fd()))}
+	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
+		p.stdoutWidth = width
+	}
+	if name == "daemon" {
+		p.args = append([]string{"daemon"}, p.args...)
+	}
+	os.Exit(runCLI(context.Background(), p))
+}

@@ -1,0 +1,248 @@
+package main
+
+// The command table, read from the files in queries/ at start-up: one file is one command, named after it. Its first
+// comment line is the description, its one operation's variables are the arguments. There is no second list.
+
+import (
+	"fmt"
+	"io/fs"
+	"math"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Argument is a variable of a command's operation.
+type Argument struct {
+	Name, Type string // Type as GraphQL writes it: String!, [Int!]!
+	Required   bool
+}
+
+// Command is one operation of the API.
+type Command struct {
+	Name, Description string
+	Query             string // the text to send
+	Field             string // the one root field
+	Mutation          bool
+	Args              []Argument
+}
+
+// Commands is the table; it does not change.
+type Commands struct {
+	byName map[string]*Command
+	public []*Command // by name
+}
+
+// loadCommands reads every file of dir queries in fsys that is named provider.command.graphql.
+func loadCommands(fsys fs.FS) (*Commands, error) {
+	files, err := fs.Glob(fsys, "queries/*.*.graphql")
+	if err != nil {
+		return nil, err
+	}
+	t := &Commands{byName: map[string]*Command{}}
+	grammar := newQueryGrammar()
+	for _, file := range files {
+		text, err := fs.ReadFile(fsys, file)
+		if err != nil {
+			return nil, err
+		}
+		c, err := grammar.parse(strings.TrimSuffix(path.Base(file), ".graphql"), string(text))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		t.byName[c.Name] = c
+		if provider(c.Name) != "auth" {
+			t.public = append(t.public, c)
+		}
+	}
+	slices.SortFunc(t.public, func(a, b *Command) int { return strings.Compare(a.Name, b.Name) })
+	return t, nil
+}
+
+// provider is the part of a command's name before the dot.
+func provider(command string) string {
+	p, _, _ := strings.Cut(command, ".")
+	return p
+}
+
+// queryGrammar is as much of GraphQL as the head of a query file needs.
+type queryGrammar struct{ operation, variable *regexp.Regexp }
+
+func newQueryGrammar() queryGrammar {
+	return queryGrammar{regexp.MustCompile(`^\s*(query|mutation)\s+\w+\s*(?:\(([^()]*)\))?\s*\{\s*(\w+)\s*[({}\w]`),
+		regexp.MustCompile(`^\s*\$(\w+)\s*:\s*(\[?\w+!?\]?!?)\s*,?`)}
+}
+
+// parse reads what a query file declares. The sandbox's tests hold the whole text against the schema.
+func (g queryGrammar) parse(name, text string) (*Command, error) {
+	first, rest, _ := strings.Cut(text, "\n")
+	if !strings.HasPrefix(first, "# ") {
+		return nil, fmt.Errorf("the first line is no description: # ...")
+	}
+	operation := g.operation.FindStringSubmatch(rest)
+	if operation == nil {
+		return nil, fmt.Errorf("no named query or mutation with one root field after the description")
+	}
+	c := &Command{Name: name, Description: strings.TrimSpace(first[2:]), Query: rest, Mutation: operation[1] == "mutation", Field: operation[3]}
+	for list := operation[2]; strings.TrimSpace(list) != ""; {
+		m := g.variable.FindStringSubmatch(list)
+		if m == nil {
+			return nil, fmt.Errorf("cannot read the variables at %q", list)
+		}
+		a := Argument{Name: m[1], Type: m[2], Required: strings.HasSuffix(m[2], "!")}
+		if _, _, known := allowedValue(a.Type); !known {
+			return nil, fmt.Errorf("$%s: type %s is not supported", a.Name, a.Type)
+		}
+		c.Args = append(c.Args, a)
+		list = list[len(m[0]):]
+	}
+	return c, nil
+}
+
+// Lookup finds a command that can be submitted.
+func (t *Commands) Lookup(name string) (*Command, error) {
+	if c := t.byName[name]; c != nil && provider(name) != "auth" {
+		return c, nil
+	}
+	names := make([]string, len(t.public))
+	for i, c := range t.public {
+		names[i] = c.Name
+	}
+	near, _ := closest(name, names)
+	return nil, errorf(codeUnknownCommand, "command: no %q; the nearest is %s", name, near).hint("list them with: honeydew commands")
+}
+
+// All lists the commands that can be submitted, by name.
+func (t *Commands) All() []*Command { return t.public }
+
+// internal finds one of the daemon's own operations, which are part of the binary.
+func (t *Commands) internal(name string) *Command { return t.byName[name] }
+
+// Argument finds an argument by name, nil if there is none.
+func (c *Command) argument(name string) *Argument {
+	if i := slices.IndexFunc(c.Args, func(a Argument) bool { return a.Name == name }); i >= 0 {
+		return &c.Args[i]
+	}
+	return nil
+}
+
+// Check holds a payload against the command's arguments; its errors are INVALID_ARGUMENT and name the key.
+func (c *Command) Check(payload map[string]any) error {
+	for _, a := range c.Args {
+		v, given := payload[a.Name]
+		if !given {
+			if a.Required {
+				return errorf(codeInvalidArgument, "payload: %s is missing: %s", a.Name, a.Type).hint("%s", c.usage())
+			}
+			continue
+		}
+		if allowed := a.refuse(v); allowed != "" {
+			return errorf(codeInvalidArgument, "payload: %s must be %s (%s)", a.Name, allowed, a.Type).hint("%s", c.usage())
+		}
+	}
+	for key := range payload {
+		if c.argument(key) == nil {
+			return errorf(codeInvalidArgument, "payload: %s has no argument %q", c.Name, cutText(key, 100)).hint("%s", c.usage())
+		}
+	}
+	return nil
+}
+
+// usage lists the arguments.
+func (c *Command) usage() string {
+	if len(c.Args) == 0 {
+		return c.Name + " takes no arguments"
+	}
+	parts := make([]string, len(c.Args))
+	for i, a := range c.Args {
+		parts[i] = a.Name + ": " + a.Type
+	}
+	return "arguments: " + strings.Join(parts, ", ")
+}
+
+// refuse returns what is allowed where v is not.
+func (a *Argument) refuse(v any) (allowed string) {
+	if v == nil && !a.Required {
+		return ""
+	}
+	fits, allowed, _ := allowedValue(a.Type)
+	if fits(v) {
+		return ""
+	}
+	return allowed
+}
+
+// allowedValue is what a GraphQL type takes from JSON (GraphQL, section 3.5), without coercions.
+func allowedValue(typ string) (fits func(any) bool, allowed string, known bool) {
+	typ = strings.TrimSuffix(typ, "!")
+	if inner, isList := strings.CutPrefix(typ, "["); isList {
+		inner = strings.TrimSuffix(inner, "]")
+		itemFits, name, known := allowedValue(inner)
+		return func(v any) bool {
+			list, ok := v.([]any)
+			return ok && !slices.ContainsFunc(list, func(item any) bool {
+				return !itemFits(item) && (item != nil || strings.HasSuffix(inner, "!"))
+			})
+		}, "a list, each item " + name, known
+	}
+	isString := func(v any) bool { _, ok := v.(string); return ok }
+	isNumber := func(v any) bool { _, ok := v.(float64); return ok }
+	isInt := func(v any) bool {
+		n, ok := v.(float64)
+		return ok && n == math.Trunc(n) && n >= math.MinInt32 && n <= math.MaxInt32
+	}
+	switch typ {
+	case "String":
+		return isString, "a string", true
+	case "ID":
+		return func(v any) bool { return isString(v) || isInt(v) }, "a string", true
+	case "Int":
+		return isInt, "a whole number", true
+	case "Float":
+		return isNumber, "a number", true
+	case "Boolean":
+		return func(v any) bool { _, ok := v.(bool); return ok }, "true or false", true
+	}
+	return nil, "", false
+}
+
+// nearest is the name that s was most likely meant to be, "" if none is near.
+func nearest(s string, names []string) string {
+	if name, distance := closest(s, names); distance <= max(2, len(s)/3) {
+		return name
+	}
+	return ""
+}
+
+// closest finds the name with the least edit distance from s, letter case apart.
+func closest(s string, names []string) (name string, distance int) {
+	distance = math.MaxInt
+	for _, n := range names {
+		if d := editDistance(strings.ToLower(cutText(s, 64)), strings.ToLower(n)); d < distance {
+			name, distance = n, d
+		}
+	}
+	return name, distance
+}
+
+// editDistance counts the insertions, deletions and substitutions between two texts (Wagner and Fischer, 1974).
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(row[j]+1, row[j+1]+1, cost)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,93 @@
+package main
+
+// Relative dates in startDate and endDate, resolved when a job is created, so that what is stored says which days were
+// asked for.
+
+import (
+	"maps"
+	"regexp"
+	"strconv"
+	"time"
+)
+
+const (
+	lastSuccess  = "last-success"
+	allowedDates = "YYYY-MM-DD, an RFC 3339 time, now, today, yesterday, -36h, -7d, -2w"
+	maxDaysBack  = 36500
+)
+
+// isDate tells the arguments that take dates.
+func (a *Argument) isDate() bool { return a.Name == "startDate" || a.Name == "endDate" }
+
+// resolveDates returns payload with its relative dates made absolute, as of now in the local zone. In a schedule,
+// last-success becomes since, or is left out where that is zero.
+func (c *Command) resolveDates(payload map[string]any, now, since time.Time, schedule bool) (map[string]any, error) {
+	out := maps.Clone(payload)
+	if out == nil {
+		out = map[string]any{}
+	}
+	for i := range c.Args {
+		a := &c.Args[i]
+		text, ok := out[a.Name].(string)
+		if !a.isDate() || !ok {
+			continue
+		}
+		allowed := allowedDates
+		if schedule && !a.Required {
+			allowed += ", " + lastSuccess
+		}
+		if text == lastSuccess && schedule && !a.Required {
+			if out[a.Name] = timeText(since); since.IsZero() {
+				delete(out, a.Name)
+			}
+			continue
+		}
+		resolved, ok := resolveDate(text, now)
+		if !ok {
+			return nil, errorf(codeInvalidArgument, "payload: %s: %q is not a date; allowed: %s", a.Name, cutText(text, 100), allowed)
+		}
+		out[a.Name] = resolved
+	}
+	return out, nil
+}
+
+// resolveDate makes days and weeks, today and yesterday a date, now and hours an instant; absolute forms stay.
+func resolveDate(text string, now time.Time) (string, bool) {
+	if _, err := time.Parse(time.DateOnly, text); err == nil {
+		return text, true
+	}
+	if _, err := time.Parse(time.RFC3339, text); err == nil {
+		return text, true
+	}
+	local := now.Local()
+	switch text {
+	case "now":
+		return timeText(now), true
+	case "today":
+		return local.Format(time.DateOnly), true
+	case "yesterday":
+		return local.AddDate(0, 0, -1).Format(time.DateOnly), true
+	}
+	m := regexp.MustCompile(`^-([0-9]{1,6})([hdw])$`).FindStringSubmatch(text)
+	if m == nil {
+		return "", false
+	}
+	n, err := strconv.Atoi(m[1])
+	if err != nil {
+		return "", false
+	}
+	days := n
+	switch m[2] {
+	case "h":
+		days = n / 24
+	case "w":
+		days = 7 * n
+	}
+	if days > maxDaysBack {
+		return "", false
+	}
+	if m[2] == "h" {
+		return timeText(now.Add(-time.Duration(n) * time.Hour)), true
+	}
+	return local.AddDate(0, 0, -days).Format(time.DateOnly), true
+}
