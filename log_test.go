@@ -322,6 +322,9 @@ func TestAllFilesAreTheOwnersAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := openTestLog(t, logFileOptions{Path: path, MaxBytes: 1, Compress: true})
+		if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+			t.Errorf("a file others could read: %v %v", info.Mode(), err)
+		}
 		writeLine(t, l, "new")
 		mustFlush(t, l)
 		synctest.Wait()
@@ -389,13 +392,10 @@ func TestConcurrentWritersLoseAndTearNoLineOverRotations(t *testing.T) {
 		if lines, others := numbered(t, dir); lines != 4000 || others != 0 {
 			t.Errorf("%d lines and %d others, want 4000 and 0", lines, others)
 		}
-		names := listDir(t, dir)
-		if len(names) < 4000*len("line 0 000 end\n")/2000 {
-			t.Errorf("only %d files", len(names))
-		}
-		for _, name := range names {
-			if text := readLog(t, filepath.Join(dir, name)); len(text) > 2000 {
-				t.Errorf("%s holds %d bytes", name, len(text))
+		for _, name := range listDir(t, dir) {
+			size := len(readLog(t, filepath.Join(dir, name)))
+			if size > 2000 || name != "daemon.log" && size < 2000-len("line 0 000 end\n") {
+				t.Errorf("%s holds %d bytes", name, size)
 			}
 			if name != "daemon.log" && !strings.HasSuffix(name, ".log.gz") {
 				t.Errorf("%s is not gzipped", name)
@@ -456,9 +456,12 @@ func TestBackupsAgeByTheirNames(t *testing.T) {
 			"daemon-old.log", "other-19981230T000000.000.log"} { // all written just now
 			putFile(t, dir, name, "")
 		}
+		if err := os.Mkdir(filepath.Join(dir, "daemon-19980101T000000.000.log"), 0o700); err != nil { // not ours
+			t.Fatal(err)
+		}
 		openTestLog(t, logFileOptions{Path: filepath.Join(dir, "daemon.log"), MaxAge: 48 * time.Hour})
 		synctest.Wait()
-		wantDir(t, dir, "daemon-19991230T000000.000.log", "daemon-old.log", "daemon.log", "other-19981230T000000.000.log")
+		wantDir(t, dir, "daemon-19980101T000000.000.log", "daemon-19991230T000000.000.log", "daemon-old.log", "daemon.log", "other-19981230T000000.000.log")
 	})
 }
 
@@ -476,6 +479,18 @@ func TestStartFinishesWhatACrashLeft(t *testing.T) {
 		wantDir(t, dir, "daemon-19990101T000000.000.log.gz", "daemon-19990102T000000.000.log.gz", "daemon.log", "notes.gz.tmp")
 		wantLog(t, filepath.Join(dir, "daemon-19990101T000000.000.log.gz"), "not yet gzipped\n")
 		wantLog(t, filepath.Join(dir, "daemon-19990102T000000.000.log.gz"), "not yet removed\n")
+	})
+}
+
+func TestSuperfluousSourceGoesEvenIfNothingIsGzippedAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		putFile(t, dir, "daemon-19990102T000000.000.log", "a\n")
+		putFile(t, dir, "daemon-19990102T000000.000.log.gz", gzipped("a\n"))
+		putFile(t, dir, "daemon-19990103T000000.000.log", "b\n")
+		openTestLog(t, logFileOptions{Path: filepath.Join(dir, "daemon.log")})
+		synctest.Wait()
+		wantDir(t, dir, "daemon-19990102T000000.000.log.gz", "daemon-19990103T000000.000.log", "daemon.log")
 	})
 }
 
@@ -636,7 +651,7 @@ func TestRemovedDirectoryIsNoticedAndItsReturnToo(t *testing.T) {
 	}
 }
 
-func TestFileMovedAwayIsOpenedAnew(t *testing.T) {
+func TestFileMovedAwayOrReplacedIsOpenedAnew(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("open files cannot be moved")
 	}
@@ -650,6 +665,12 @@ func TestFileMovedAwayIsOpenedAnew(t *testing.T) {
 	mustFlush(t, l)
 	wantLog(t, l.opts.Path+".moved", "old\n")
 	wantLog(t, l.opts.Path, "new\n")
+	if err := os.Rename(putFile(t, filepath.Dir(l.opts.Path), "other", "put there\n"), l.opts.Path); err != nil {
+		t.Fatal(err)
+	}
+	writeLine(t, l, "newest")
+	mustFlush(t, l)
+	wantLog(t, l.opts.Path, "put there\nnewest\n")
 }
 
 // TestLogWriterProcess is the process that the next test kills.
