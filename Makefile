@@ -1,0 +1,49 @@
+# Every line is a command that one could type. `make build` first; `make demo` shows it all.
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+export CGO_ENABLED = 0
+
+.PHONY: build proto graphql test race e2e demo sandbox lint fuzz bench clean
+
+build: ## bin/honeydew, and bin/daemon, the same binary under the name that makes it the daemon
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/honeydew .
+	ln -sf honeydew bin/daemon
+
+proto: ## daemonpb/ from daemon.proto
+	go run github.com/bufbuild/buf/cmd/buf@v1.65.0 generate
+
+graphql: ## every file in queries/ against queries/schema.graphql
+	go test -C sandbox -run 'Quer' .
+
+test:
+	go test ./...
+
+race:
+	CGO_ENABLED=1 go test -race -shuffle=on ./...
+
+e2e: build ## the built binary against the sandbox
+	HONEYDEW_BIN=$(CURDIR)/bin/honeydew go test -C sandbox ./...
+
+demo: build ## a tour in a temporary home
+	go build -C sandbox -o ../bin/sandbox .
+	./demo.sh
+
+sandbox: ## a local Honeydew API for your own experiments
+	go build -C sandbox -o ../bin/sandbox .
+	@echo 'In another terminal: honeydew start && honeydew env add sandbox http://127.0.0.1:8931/graphql --use'
+	@echo 'Then: honeydew login --username demo   (the password is demo)'
+	bin/sandbox
+
+lint:
+	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
+	go vet ./...
+	go vet -C sandbox ./...
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	cd sandbox && go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+bench:
+	go test -run '^$$' -bench . -benchmem .
+
+clean:
+	rm -rf bin dist
