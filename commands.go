@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"math"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -41,13 +40,12 @@ func loadCommands(fsys fs.FS) (*Commands, error) {
 		return nil, err
 	}
 	t := &Commands{byName: map[string]*Command{}}
-	grammar := newQueryGrammar()
 	for _, file := range files {
 		text, err := fs.ReadFile(fsys, file)
 		if err != nil {
 			return nil, err
 		}
-		c, err := grammar.parse(strings.TrimSuffix(path.Base(file), ".graphql"), string(text))
+		c, err := parseCommand(strings.TrimSuffix(path.Base(file), ".graphql"), string(text))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
@@ -66,38 +64,47 @@ func provider(command string) string {
 	return p
 }
 
-// queryGrammar is as much of GraphQL as the head of a query file needs.
-type queryGrammar struct{ operation, variable *regexp.Regexp }
-
-func newQueryGrammar() queryGrammar {
-	return queryGrammar{regexp.MustCompile(`^\s*(query|mutation)\s+\w+\s*(?:\(([^()]*)\))?\s*\{\s*(\w+)\s*[({}\w]`),
-		regexp.MustCompile(`^\s*\$(\w+)\s*:\s*(\[?\w+!?\]?!?)\s*,?`)}
-}
-
-// parse reads what a query file declares. The sandbox's tests hold the whole text against the schema.
-func (g queryGrammar) parse(name, text string) (*Command, error) {
-	first, rest, _ := strings.Cut(text, "\n")
-	if !strings.HasPrefix(first, "# ") {
+// parseCommand reads as much of GraphQL as the head of a query file needs; the sandbox's tests hold the whole text
+// against the schema.
+func parseCommand(name, text string) (*Command, error) {
+	first, query, _ := strings.Cut(text, "\n")
+	description, isComment := strings.CutPrefix(first, "# ")
+	if !isComment {
 		return nil, fmt.Errorf("the first line is no description: # ...")
 	}
-	operation := g.operation.FindStringSubmatch(rest)
-	if operation == nil {
+	head, body, _ := strings.Cut(query, "{")
+	kind, signature, _ := strings.Cut(strings.TrimSpace(head), " ")
+	_, list, _ := strings.Cut(signature, "(")
+	c := &Command{Name: name, Description: strings.TrimSpace(description), Query: query, Mutation: kind == "mutation"}
+	c.Field = strings.TrimSpace(body)
+	if end := strings.IndexFunc(c.Field, func(r rune) bool { return !isNameRune(r) }); end > 0 {
+		c.Field = c.Field[:end]
+	}
+	if (kind != "query" && kind != "mutation") || !isName(c.Field) {
 		return nil, fmt.Errorf("no named query or mutation with one root field after the description")
 	}
-	c := &Command{Name: name, Description: strings.TrimSpace(first[2:]), Query: rest, Mutation: operation[1] == "mutation", Field: operation[3]}
-	for list := operation[2]; strings.TrimSpace(list) != ""; {
-		m := g.variable.FindStringSubmatch(list)
-		if m == nil {
-			return nil, fmt.Errorf("cannot read the variables at %q", list)
+	list, _, _ = strings.Cut(list, ")")
+	for part := range strings.SplitSeq(list, ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
 		}
-		a := Argument{Name: m[1], Type: m[2], Required: strings.HasSuffix(m[2], "!")}
-		if _, _, known := allowedValue(a.Type); !known {
-			return nil, fmt.Errorf("$%s: type %s is not supported", a.Name, a.Type)
+		variable, typ, _ := strings.Cut(part, ":")
+		typ = strings.TrimSpace(typ)
+		a := Argument{Name: strings.TrimPrefix(strings.TrimSpace(variable), "$"), Type: typ, Required: strings.HasSuffix(typ, "!")}
+		if _, _, known := allowedValue(a.Type); !known || !isName(a.Name) {
+			return nil, fmt.Errorf("variable %q is not supported", part)
 		}
 		c.Args = append(c.Args, a)
-		list = list[len(m[0]):]
 	}
 	return c, nil
+}
+
+func isNameRune(r rune) bool {
+	return r == '_' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+}
+
+func isName(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !isNameRune(r) })
 }
 
 // Lookup finds a command that can be submitted.

@@ -5,8 +5,8 @@ package main
 
 import (
 	"maps"
-	"regexp"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -68,25 +68,26 @@ func resolveDate(text string, now time.Time) (string, bool) {
 	case "yesterday":
 		return local.AddDate(0, 0, -1).Format(time.DateOnly), true
 	}
-	m := regexp.MustCompile(`^-([0-9]{1,6})([hdw])$`).FindStringSubmatch(text)
-	if m == nil {
+	number, unit := text[:max(len(text)-1, 0)], text[max(len(text)-1, 0):]
+	n, err := strconv.Atoi(number)
+	if err != nil || n > 0 || !strings.HasPrefix(number, "-") || n < -24*maxDaysBack {
 		return "", false
 	}
-	n, err := strconv.Atoi(m[1])
-	if err != nil {
-		return "", false
-	}
+	n = -n
 	days := n
-	switch m[2] {
+	switch unit {
 	case "h":
 		days = n / 24
 	case "w":
 		days = 7 * n
+	case "d":
+	default:
+		return "", false
 	}
 	if days > maxDaysBack {
 		return "", false
 	}
-	if m[2] == "h" {
+	if unit == "h" {
 		return timeText(now.Add(-time.Duration(n) * time.Hour)), true
 	}
 	return local.AddDate(0, 0, -days).Format(time.DateOnly), true
