@@ -4,7 +4,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
-.PHONY: build proto graphql test race e2e demo sandbox lint fuzz bench clean
+.PHONY: build proto graphql test race e2e demo sandbox lint dist fuzz bench clean
 
 build: ## bin/honeydew, and bin/daemon, the same binary under the name that makes it the daemon
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/honeydew .
@@ -41,6 +41,12 @@ lint:
 	go vet -C sandbox ./...
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	cd sandbox && go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+dist: ## archives of every platform, reproducible
+	VERSION=$(VERSION) LDFLAGS='$(LDFLAGS)' ./dist.sh
+
+fuzz: ## every fuzz target, FUZZTIME each
+	for t in $$(go test -list '^Fuzz' . | grep ^Fuzz); do go test -run '^$$' -fuzz "^$$t$$" -fuzztime $${FUZZTIME:-30s} . || exit 1; done
 
 bench:
 	go test -run '^$$' -bench . -benchmem .
