@@ -4,7 +4,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
-.PHONY: build proto graphql test race e2e demo sandbox lint dist fuzz bench clean
+.PHONY: build proto graphql test race e2e demo sandbox lint examples dist fuzz bench clean
 
 build: ## bin/honeydew, and bin/daemon, the same binary under the name that makes it the daemon
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/honeydew .
@@ -41,6 +41,10 @@ lint:
 	go vet -C sandbox ./...
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	cd sandbox && go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+examples: build ## the example clients, against the sandbox
+	go build -C sandbox -o ../bin/sandbox .
+	examples/run.sh
 
 dist: ## archives of every platform, reproducible
 	VERSION=$(VERSION) LDFLAGS='$(LDFLAGS)' ./dist.sh

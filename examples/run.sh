@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Runs every example client against a daemon and a local API in a temporary home; `make examples`.
+set -euo pipefail
+cd "$(dirname "$0")"
+export HONEYDEW_HOME=$(mktemp -d /tmp/honeydew-examples.XXXXXX)
+unset HONEYDEW_SOCKET
+PATH=$PWD/../bin:$PATH
+sandbox -schema ../queries/schema.graphql -repos .. -addr 127.0.0.1:0 >"$HONEYDEW_HOME/api" &
+api_pid=$!
+trap 'honeydew stop --force >/dev/null 2>&1 || true; kill $api_pid; rm -rf "$HONEYDEW_HOME"' EXIT
+until grep -q http "$HONEYDEW_HOME/api"; do kill -0 $api_pid; done
+honeydew start
+honeydew env add sandbox "$(sed -n 's/^sandbox: //p' "$HONEYDEW_HOME/api")" --use
+echo demo | honeydew login --username demo --password-stdin
+
+echo "== Go"
+(cd go && go run . jira.projects organization=acme) | grep '"key":"HON"' >/dev/null
+echo "== Python"
+if /usr/bin/python3 -c 'import grpc_tools' 2>/dev/null; then
+  /usr/bin/python3 python/submit.py jira.projects organization=acme | grep '"key":"HON"' >/dev/null
+else
+  echo "skipped: python3-grpcio and python3-grpc-tools are not installed"
+fi
