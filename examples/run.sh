@@ -16,8 +16,8 @@ echo demo | honeydew login --username demo --password-stdin
 echo "== Go"
 (cd go && go run . jira.projects organization=acme) | grep '"key":"HON"' >/dev/null
 echo "== Python"
-if /usr/bin/python3 -c 'import grpc_tools' 2>/dev/null; then
+if /usr/bin/python3 -c 'from grpc_tools import protoc' 2>/dev/null; then
   /usr/bin/python3 python/submit.py jira.projects organization=acme | grep '"key":"HON"' >/dev/null
 else
-  echo "skipped: python3-grpcio and python3-grpc-tools are not installed"
+  echo "skipped: python3-grpcio, python3-grpc-tools and python3-pkg-resources are not installed"
 fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Submit a command to the honeydew daemon, wait for it and print the result: a start for a client of your own.
 
-Needs grpcio and grpcio-tools (Debian: python3-grpcio, python3-grpc-tools).
+Needs grpcio and grpcio-tools (Debian: python3-grpcio, python3-grpc-tools, python3-pkg-resources).
 Usage: submit.py COMMAND KEY=VALUE...
 """
 import os
