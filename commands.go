@@ -6,6 +6,7 @@ package main
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"path"
 	"regexp"
@@ -67,24 +68,29 @@ func provider(command string) string {
 }
 
 // queryGrammar is as much of GraphQL as the head of a query file needs.
-type queryGrammar struct{ operation, variable *regexp.Regexp }
+type queryGrammar struct{ name, operation, variable *regexp.Regexp }
 
 func newQueryGrammar() queryGrammar {
-	return queryGrammar{regexp.MustCompile(`^\s*(query|mutation)\s+\w+\s*(?:\(([^()]*)\))?\s*\{\s*(\w+)\s*[({}\w]`),
-		regexp.MustCompile(`^\s*\$(\w+)\s*:\s*(\[?\w+!?\]?!?)\s*,?`)}
+	return queryGrammar{regexp.MustCompile(`^[a-z][a-z0-9]*\.[a-z][A-Za-z0-9]*$`),
+		regexp.MustCompile(`^\s*(query|mutation)\s+\w+\s*(?:\(([^()]*)\))?\s*\{\s*(\w+)\s*[({}]`),
+		regexp.MustCompile(`^\s*\$(\w+)\s*:\s*(\[\w+!?\]!?|\w+!?)\s*,?`)}
 }
 
 // parse reads what a query file declares. The sandbox's tests hold the whole text against the schema.
 func (g queryGrammar) parse(name, text string) (*Command, error) {
+	if !g.name.MatchString(name) {
+		return nil, fmt.Errorf("the file is not named provider.command.graphql")
+	}
 	first, rest, _ := strings.Cut(text, "\n")
-	if !strings.HasPrefix(first, "# ") {
+	description, marked := strings.CutPrefix(first, "# ")
+	if description = strings.TrimSpace(description); !marked || description == "" {
 		return nil, fmt.Errorf("the first line is no description: # ...")
 	}
 	operation := g.operation.FindStringSubmatch(rest)
-	if operation == nil {
-		return nil, fmt.Errorf("no named query or mutation with one root field after the description")
+	if operation == nil || !endsAfterRootField(rest[len(operation[0])-1:]) {
+		return nil, fmt.Errorf("not one named query or mutation with one root field after the description")
 	}
-	c := &Command{Name: name, Description: strings.TrimSpace(first[2:]), Query: rest, Mutation: operation[1] == "mutation", Field: operation[3]}
+	c := &Command{Name: name, Description: description, Query: rest, Mutation: operation[1] == "mutation", Field: operation[3]}
 	for list := operation[2]; strings.TrimSpace(list) != ""; {
 		m := g.variable.FindStringSubmatch(list)
 		if m == nil {
@@ -94,10 +100,41 @@ func (g queryGrammar) parse(name, text string) (*Command, error) {
 		if _, _, known := allowedValue(a.Type); !known {
 			return nil, fmt.Errorf("$%s: type %s is not supported", a.Name, a.Type)
 		}
+		if c.argument(a.Name) != nil {
+			return nil, fmt.Errorf("$%s: declared twice", a.Name)
+		}
 		c.Args = append(c.Args, a)
 		list = list[len(m[0]):]
 	}
 	return c, nil
+}
+
+// endsAfterRootField holds the text behind a root field's name against one that has at most arguments and a selection,
+// closes the operation, and is all: a second field or operation would be sent, and its result lost.
+func endsAfterRootField(text string) bool {
+	braces, parens := 1, 0
+	for i, r := range text {
+		switch r {
+		case '(':
+			parens++
+		case ')':
+			parens--
+		case '{':
+			braces++
+		case '}':
+			braces--
+		case ' ', '\t', '\r', '\n', ',':
+			continue
+		default:
+			if braces == 1 && parens == 0 {
+				return false
+			}
+		}
+		if parens < 0 || braces == 0 {
+			return parens == 0 && strings.TrimSpace(text[i+1:]) == ""
+		}
+	}
+	return false
 }
 
 // Lookup finds a command that can be submitted.
@@ -110,7 +147,7 @@ func (t *Commands) Lookup(name string) (*Command, error) {
 		names[i] = c.Name
 	}
 	near, _ := closest(name, names)
-	return nil, errorf(codeUnknownCommand, "command: no %q; the nearest is %s", name, near).hint("list them with: honeydew commands")
+	return nil, errorf(codeUnknownCommand, "command: no %q; the nearest is %s", cutText(name, 100), near).hint("list them with: honeydew commands")
 }
 
 // All lists the commands that can be submitted, by name.
@@ -141,7 +178,7 @@ func (c *Command) Check(payload map[string]any) error {
 			return errorf(codeInvalidArgument, "payload: %s must be %s (%s)", a.Name, allowed, a.Type).hint("%s", c.usage())
 		}
 	}
-	for key := range payload {
+	for _, key := range slices.Sorted(maps.Keys(payload)) {
 		if c.argument(key) == nil {
 			return errorf(codeInvalidArgument, "payload: %s has no argument %q", c.Name, cutText(key, 100)).hint("%s", c.usage())
 		}
@@ -187,7 +224,7 @@ func allowedValue(typ string) (fits func(any) bool, allowed string, known bool) 
 		}, "a list, each item " + name, known
 	}
 	isString := func(v any) bool { _, ok := v.(string); return ok }
-	isNumber := func(v any) bool { _, ok := v.(float64); return ok }
+	isNumber := func(v any) bool { n, ok := v.(float64); return ok && !math.IsNaN(n) && !math.IsInf(n, 0) }
 	isInt := func(v any) bool {
 		n, ok := v.(float64)
 		return ok && n == math.Trunc(n) && n >= math.MinInt32 && n <= math.MaxInt32
@@ -207,9 +244,11 @@ func allowedValue(typ string) (fits func(any) bool, allowed string, known bool) 
 	return nil, "", false
 }
 
+const maxNameBytes = 64 // of a name, as far as likeness goes
+
 // nearest is the name that s was most likely meant to be, "" if none is near.
 func nearest(s string, names []string) string {
-	if name, distance := closest(s, names); distance <= max(2, len(s)/3) {
+	if name, distance := closest(s, names); distance <= max(2, min(len(s), maxNameBytes)/3) {
 		return name
 	}
 	return ""
@@ -219,7 +258,7 @@ func nearest(s string, names []string) string {
 func closest(s string, names []string) (name string, distance int) {
 	distance = math.MaxInt
 	for _, n := range names {
-		if d := editDistance(strings.ToLower(cutText(s, 64)), strings.ToLower(n)); d < distance {
+		if d := editDistance(strings.ToLower(cutText(s, maxNameBytes)), strings.ToLower(n)); d < distance {
 			name, distance = n, d
 		}
 	}
