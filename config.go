@@ -202,7 +202,7 @@ func decodeSection(n *yaml.Node, to reflect.Value, prefix string, lines map[stri
 		name := prefix + key.Value
 		field, known := fields[key.Value]
 		if !known || key.Kind != yaml.ScalarNode { // an alias's Value is the name of its anchor
-			if name = prefix + shown(key); key.Kind == yaml.ScalarNode && !strings.ContainsFunc(key.Value, notInKeys) {
+			if name = prefix + shown(key); key.Kind == yaml.ScalarNode && key.Value != "" && !strings.ContainsFunc(key.Value, notInKeys) {
 				name = prefix + cutText(key.Value, 100)
 			}
 			text := name + ": unknown key"
