@@ -202,10 +202,10 @@ func decodeSection(n *yaml.Node, to reflect.Value, prefix string, lines map[stri
 		name := prefix + key.Value
 		field, known := fields[key.Value]
 		if !known || key.Kind != yaml.ScalarNode { // an alias's Value is the name of its anchor
-			if name = prefix + shown(key); key.Kind == yaml.ScalarNode && key.Value != "" && !strings.ContainsFunc(key.Value, notInKeys) {
-				name = prefix + cutText(key.Value, 100)
+			text := prefix + shown(key) + ": unknown key"
+			if regexp.MustCompile(`^[\w.-]+$`).MatchString(key.Value) && key.Kind == yaml.ScalarNode {
+				text = prefix + cutText(key.Value, 100) + ": unknown key"
 			}
-			text := name + ": unknown key"
 			if near := nearest(key.Value, names); near != "" {
 				text += fmt.Sprintf(" (did you mean %s%s?)", prefix, near)
 			}
@@ -231,11 +231,6 @@ func decodeSection(n *yaml.Node, to reflect.Value, prefix string, lines map[stri
 		}
 	}
 	return nil
-}
-
-// notInKeys tells what cannot be shown as a key without quotes.
-func notInKeys(r rune) bool {
-	return r != '_' && r != '-' && r != '.' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
 }
 
 // decodeValue sets one setting, and returns what is allowed where it cannot.
