@@ -56,8 +56,9 @@ func resolveDate(text string, now time.Time) (string, bool) {
 	if _, err := time.Parse(time.DateOnly, text); err == nil {
 		return text, true
 	}
-	var instant time.Time
-	if err := instant.UnmarshalText([]byte(text)); err == nil { // stricter than Parse, which takes 1:02:03,5
+	// Parse alone would let 1:02:03,5 through.
+	shape := regexp.MustCompile(`T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$`)
+	if _, err := time.Parse(time.RFC3339, text); err == nil && shape.MatchString(text) {
 		return text, true
 	}
 	// In UTC, since local midnight may not exist: on the day of a clock change the count would be one day off.
