@@ -6,6 +6,7 @@ package main
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"path"
 	"slices"
@@ -67,32 +68,37 @@ func provider(command string) string {
 // parseCommand reads as much of GraphQL as the head of a query file needs; the sandbox's tests hold the whole text
 // against the schema.
 func parseCommand(name, text string) (*Command, error) {
+	if group, short, _ := strings.Cut(name, "."); !isName(group) || !isName(short) || name[0] < 'a' || short[0] < 'a' || strings.ToLower(group) != group {
+		return nil, fmt.Errorf("the file is not named provider.command.graphql")
+	}
 	first, query, _ := strings.Cut(text, "\n")
-	description, isComment := strings.CutPrefix(first, "# ")
-	if !isComment {
+	description, marked := strings.CutPrefix(first, "# ")
+	if description = strings.TrimSpace(description); !marked || description == "" {
 		return nil, fmt.Errorf("the first line is no description: # ...")
 	}
 	head, body, _ := strings.Cut(query, "{")
 	kind, signature, _ := strings.Cut(strings.TrimSpace(head), " ")
-	_, list, _ := strings.Cut(signature, "(")
-	c := &Command{Name: name, Description: strings.TrimSpace(description), Query: query, Mutation: kind == "mutation"}
-	c.Field = strings.TrimSpace(body)
-	if end := strings.IndexFunc(c.Field, func(r rune) bool { return !isNameRune(r) }); end > 0 {
-		c.Field = c.Field[:end]
+	title, list, hasList := strings.Cut(strings.TrimSpace(signature), "(")
+	list, closed := strings.CutSuffix(list, ")")
+	body = strings.TrimSpace(body)
+	end := strings.IndexFunc(body, func(r rune) bool { return !isNameRune(r) })
+	if (kind != "query" && kind != "mutation") || !isName(strings.TrimSpace(title)) || hasList != closed || end < 1 || !endsAfterRootField(body[end:]) {
+		return nil, fmt.Errorf("not one named query or mutation with one root field after the description")
 	}
-	if (kind != "query" && kind != "mutation") || !isName(c.Field) {
-		return nil, fmt.Errorf("no named query or mutation with one root field after the description")
-	}
-	list, _, _ = strings.Cut(list, ")")
+	c := &Command{Name: name, Description: description, Query: query, Mutation: kind == "mutation", Field: body[:end]}
 	for part := range strings.SplitSeq(list, ",") {
 		if part = strings.TrimSpace(part); part == "" {
 			continue
 		}
 		variable, typ, _ := strings.Cut(part, ":")
 		typ = strings.TrimSpace(typ)
-		a := Argument{Name: strings.TrimPrefix(strings.TrimSpace(variable), "$"), Type: typ, Required: strings.HasSuffix(typ, "!")}
-		if _, _, known := allowedValue(a.Type); !known || !isName(a.Name) {
-			return nil, fmt.Errorf("variable %q is not supported", part)
+		a := Argument{Type: typ, Required: strings.HasSuffix(typ, "!")}
+		a.Name, marked = strings.CutPrefix(strings.TrimSpace(variable), "$")
+		if _, _, known := allowedValue(typ); !known || !marked || !isName(a.Name) || strings.Count(typ, "[") > 1 || strings.Contains(typ, "[") != strings.Contains(typ, "]") {
+			return nil, fmt.Errorf("cannot read the variable %q", part)
+		}
+		if c.argument(a.Name) != nil {
+			return nil, fmt.Errorf("$%s: declared twice", a.Name)
 		}
 		c.Args = append(c.Args, a)
 	}
@@ -107,6 +113,34 @@ func isName(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !isNameRune(r) })
 }
 
+// endsAfterRootField holds the text behind a root field's name against one that has at most arguments and a selection,
+// closes the operation, and is all: a second field or operation would be sent, and its result lost.
+func endsAfterRootField(text string) bool {
+	braces, parens := 1, 0
+	for i, r := range text {
+		switch r {
+		case '(':
+			parens++
+		case ')':
+			parens--
+		case '{':
+			braces++
+		case '}':
+			braces--
+		case ' ', '\t', '\r', '\n', ',':
+			continue
+		default:
+			if braces == 1 && parens == 0 {
+				return false
+			}
+		}
+		if parens < 0 || braces == 0 {
+			return parens == 0 && strings.TrimSpace(text[i+1:]) == ""
+		}
+	}
+	return false
+}
+
 // Lookup finds a command that can be submitted.
 func (t *Commands) Lookup(name string) (*Command, error) {
 	if c := t.byName[name]; c != nil && provider(name) != "auth" {
@@ -117,7 +151,7 @@ func (t *Commands) Lookup(name string) (*Command, error) {
 		names[i] = c.Name
 	}
 	near, _ := closest(name, names)
-	return nil, errorf(codeUnknownCommand, "command: no %q; the nearest is %s", name, near).hint("list them with: honeydew commands")
+	return nil, errorf(codeUnknownCommand, "command: no %q; the nearest is %s", cutText(name, 100), near).hint("list them with: honeydew commands")
 }
 
 // All lists the commands that can be submitted, by name.
@@ -136,6 +170,7 @@ func (c *Command) argument(name string) *Argument {
 
 // Check holds a payload against the command's arguments; its errors are INVALID_ARGUMENT and name the key.
 func (c *Command) Check(payload map[string]any) error {
+	known := 0
 	for _, a := range c.Args {
 		v, given := payload[a.Name]
 		if !given {
@@ -144,11 +179,15 @@ func (c *Command) Check(payload map[string]any) error {
 			}
 			continue
 		}
+		known++
 		if allowed := a.refuse(v); allowed != "" {
 			return errorf(codeInvalidArgument, "payload: %s must be %s (%s)", a.Name, allowed, a.Type).hint("%s", c.usage())
 		}
 	}
-	for key := range payload {
+	if known == len(payload) {
+		return nil
+	}
+	for _, key := range slices.Sorted(maps.Keys(payload)) {
 		if c.argument(key) == nil {
 			return errorf(codeInvalidArgument, "payload: %s has no argument %q", c.Name, cutText(key, 100)).hint("%s", c.usage())
 		}
@@ -194,7 +233,7 @@ func allowedValue(typ string) (fits func(any) bool, allowed string, known bool) 
 		}, "a list, each item " + name, known
 	}
 	isString := func(v any) bool { _, ok := v.(string); return ok }
-	isNumber := func(v any) bool { _, ok := v.(float64); return ok }
+	isNumber := func(v any) bool { n, ok := v.(float64); return ok && !math.IsNaN(n) && !math.IsInf(n, 0) }
 	isInt := func(v any) bool {
 		n, ok := v.(float64)
 		return ok && n == math.Trunc(n) && n >= math.MinInt32 && n <= math.MaxInt32
@@ -214,9 +253,11 @@ func allowedValue(typ string) (fits func(any) bool, allowed string, known bool) 
 	return nil, "", false
 }
 
+const maxNameBytes = 64 // of a name, as far as likeness goes
+
 // nearest is the name that s was most likely meant to be, "" if none is near.
 func nearest(s string, names []string) string {
-	if name, distance := closest(s, names); distance <= max(2, len(s)/3) {
+	if name, distance := closest(s, names); distance <= max(2, min(len(s), maxNameBytes)/3) {
 		return name
 	}
 	return ""
@@ -226,7 +267,7 @@ func nearest(s string, names []string) string {
 func closest(s string, names []string) (name string, distance int) {
 	distance = math.MaxInt
 	for _, n := range names {
-		if d := editDistance(strings.ToLower(cutText(s, 64)), strings.ToLower(n)); d < distance {
+		if d := editDistance(strings.ToLower(cutText(s, maxNameBytes)), strings.ToLower(n)); d < distance {
 			name, distance = n, d
 		}
 	}

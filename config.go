@@ -14,9 +14,12 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -131,13 +134,15 @@ func parseConfig(text []byte, home, userHome string) (*Config, error) {
 	if err := decoder.Decode(&root); errors.Is(err, io.EOF) {
 		return c, nil
 	} else if err != nil {
-		return nil, &configFault{yamlLine(err), "not YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")}
+		return nil, notYAML(err)
 	}
-	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
-		return nil, &configFault{max(second.Line, 1), "only one YAML document is allowed"}
+	if err := decoder.Decode(&second); err == nil {
+		return nil, &configFault{second.Line, "a second YAML document; allowed: one"}
+	} else if !errors.Is(err, io.EOF) {
+		return nil, notYAML(err)
 	}
 	lines := map[string]int{}
-	if len(root.Content) > 0 && root.Content[0].Tag != "!!null" {
+	if len(root.Content) > 0 && !isNull(root.Content[0]) {
 		if err := decodeSection(root.Content[0], reflect.ValueOf(c).Elem(), "", lines); err != nil {
 			return nil, err
 		}
@@ -150,17 +155,39 @@ func parseConfig(text []byte, home, userHome string) (*Config, error) {
 	return c, c.check(lines)
 }
 
-// yamlLine finds the line that the YAML library names in its text, 1 where it names none.
-func yamlLine(err error) int {
-	_, rest, _ := strings.Cut(err.Error(), "line ")
-	digits := rest[:len(rest)-len(strings.TrimLeft(rest, "0123456789"))]
-	return max(1, func() int { n, _ := strconv.Atoi(digits); return n }())
+// notYAML moves the line that the YAML library names in its text to the front, 1 where it names none.
+func notYAML(err error) error {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	if m := regexp.MustCompile(`^line ([0-9]+): `).FindStringSubmatch(text); m != nil {
+		if line, err := strconv.Atoi(m[1]); err == nil {
+			return &configFault{line, "not YAML: " + text[len(m[0]):]}
+		}
+	}
+	return &configFault{1, "not YAML: " + text}
+}
+
+// isNull tells a value that was left out from a mapping with a tag.
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
+
+// shown is what a message says of a key or value: nothing long, nothing that a terminal obeys.
+func shown(n *yaml.Node) string {
+	switch {
+	case n.Kind != yaml.ScalarNode:
+		return "this"
+	case n.Tag == "!!null":
+		return "no value"
+	}
+	return strconv.Quote(cutText(n.Value, 100))
 }
 
 // decodeSection fills the struct to from a mapping, noting each key's line.
 func decodeSection(n *yaml.Node, to reflect.Value, prefix string, lines map[string]int) error {
 	if n.Kind != yaml.MappingNode {
-		return &configFault{max(n.Line, 1), strings.TrimSuffix(prefix, ".") + ": must be a section of keys"}
+		name := strings.TrimSuffix(prefix, ".")
+		if name == "" {
+			name = "the file"
+		}
+		return &configFault{max(n.Line, 1), fmt.Sprintf("%s: %s is not allowed; allowed: a section of keys", name, shown(n))}
 	}
 	fields := map[string]reflect.Value{}
 	var names []string
@@ -174,24 +201,30 @@ func decodeSection(n *yaml.Node, to reflect.Value, prefix string, lines map[stri
 		key, value := n.Content[i], n.Content[i+1]
 		name := prefix + key.Value
 		field, known := fields[key.Value]
-		if !known {
-			text := name + ": unknown key"
+		if !known || key.Kind != yaml.ScalarNode { // an alias's Value is the name of its anchor
+			text := prefix + shown(key) + ": unknown key"
+			if regexp.MustCompile(`^[\w.-]+$`).MatchString(key.Value) && key.Kind == yaml.ScalarNode {
+				text = prefix + cutText(key.Value, 100) + ": unknown key"
+			}
 			if near := nearest(key.Value, names); near != "" {
 				text += fmt.Sprintf(" (did you mean %s%s?)", prefix, near)
 			}
 			return &configFault{key.Line, text + "; allowed: " + strings.Join(names, ", ")}
 		}
 		if _, twice := lines[name]; twice {
-			return &configFault{key.Line, name + ": given twice"}
+			return &configFault{key.Line, name + ": given twice; allowed: once"}
+		}
+		if key.Anchor != "" || value.Anchor != "" || value.Kind == yaml.AliasNode {
+			return &configFault{key.Line, name + ": an anchor or alias; allowed: the value itself"}
 		}
 		lines[name] = value.Line
 		var err error
 		if field.Kind() == reflect.Struct {
-			if value.Tag != "!!null" { // an empty section is no mistake
+			if !isNull(value) { // an empty section is no mistake
 				err = decodeSection(value, field, name+".", lines)
 			}
-		} else if problem := decodeValue(value, field); problem != "" {
-			err = &configFault{value.Line, name + ": " + problem}
+		} else if allowed := decodeValue(value, field); allowed != "" {
+			err = &configFault{value.Line, fmt.Sprintf("%s: %s is not allowed; allowed: %s", name, shown(value), allowed)}
 		}
 		if err != nil {
 			return err
@@ -200,33 +233,30 @@ func decodeSection(n *yaml.Node, to reflect.Value, prefix string, lines map[stri
 	return nil
 }
 
-// decodeValue sets one setting and says what is allowed where it cannot.
-func decodeValue(n *yaml.Node, to reflect.Value) (problem string) {
-	shown := strconv.Quote(n.Value)
-	if n.Kind != yaml.ScalarNode {
-		shown = "this"
-	}
+// decodeValue sets one setting, and returns what is allowed where it cannot.
+func decodeValue(n *yaml.Node, to reflect.Value) (allowed string) {
 	switch to.Interface().(type) {
 	case Duration:
 		d, err := parseDuration(n.Value)
 		if n.Kind != yaml.ScalarNode || err != nil {
-			return shown + " is not " + allowedDuration
+			return allowedDuration
 		}
 		to.SetInt(int64(d))
 	case int:
 		v, err := strconv.Atoi(n.Value)
-		if n.Tag != "!!int" || err != nil {
-			return shown + " is not a whole number"
+		if n.Tag != "!!int" || err != nil || strconv.Itoa(v) != n.Value { // 010 is 8 to some and 10 to others
+			return "a whole number"
 		}
 		to.SetInt(int64(v))
 	case bool:
-		if n.Tag != "!!bool" {
-			return shown + " is neither true nor false"
+		v, err := strconv.ParseBool(n.Value)
+		if n.Tag != "!!bool" || err != nil {
+			return "true or false"
 		}
-		to.SetBool(strings.EqualFold(n.Value, "true"))
+		to.SetBool(v)
 	default:
 		if n.Tag != "!!str" {
-			return shown + " is not a text"
+			return "a text"
 		}
 		to.SetString(n.Value)
 	}
@@ -268,15 +298,24 @@ func (c *Config) check(lines map[string]int) error {
 		{"storage.synchronous", c.Storage.Synchronous, "full, normal"}, {"logging.level", c.Logging.Level, "debug, info, warn, error"},
 		{"queue.retry_backoff", c.Queue.RetryBackoff, backoffKind},
 	} {
-		if v.value == "" || !strings.Contains(", "+v.allowed+", ", ", "+v.value+", ") {
-			return fault(v.key, v.allowed, strconv.Quote(v.value))
+		if !slices.Contains(strings.Split(v.allowed, ", "), v.value) {
+			return fault(v.key, v.allowed, strconv.Quote(cutText(v.value, 100)))
 		}
 	}
+	taken := map[string]string{}
 	for _, v := range []struct{ key, value string }{{"daemon.socket_path", c.Daemon.SocketPath}, {"daemon.pid_file", c.Daemon.PIDFile},
-		{"storage.database_path", c.Storage.DatabasePath}, {"logging.file", c.Logging.File}} {
-		if v.value == "" || strings.ContainsRune(v.value, 0) {
-			return fault(v.key, "a path", strconv.Quote(v.value))
+		{"storage.database_path", c.Storage.DatabasePath}, {"logging.file", c.Logging.File}, {"auth.passphrase_file", c.Auth.PassphraseFile}} {
+		if v.value == "" && v.key == "auth.passphrase_file" {
+			continue
 		}
+		if v.value == "" || strings.ContainsRune(v.value, 0) {
+			return fault(v.key, "a path", strconv.Quote(cutText(v.value, 100)))
+		}
+		// Rotation would rename a database, and a start would remove what lies where the socket goes.
+		if other := taken[filepath.Clean(v.value)]; other != "" {
+			return fault(v.key, "a path of its own, not that of "+other, strconv.Quote(cutText(v.value, 100)))
+		}
+		taken[filepath.Clean(v.value)] = v.key
 	}
 	if err := checkBaseURL(c.API.GraphQLEndpoint); err != nil {
 		return &configFault{max(lines["api.graphql_endpoint"], 1), "api.graphql_endpoint: " + err.Error()}
@@ -287,23 +326,35 @@ func (c *Config) check(lines map[string]int) error {
 // checkBaseURL allows https, and http to this machine only, since tokens and passwords travel there.
 func checkBaseURL(s string) error {
 	const allowed = "; allowed: https://HOST/PATH, and http:// to a loopback host only"
+	shown := strconv.Quote(cutText(s, 200))
+	if strings.Contains(s, "@") {
+		shown = "a text with @, which may hold a password," // not to be repeated
+	}
 	u, err := url.Parse(s)
 	switch {
-	case err != nil || u.Host == "" || u.Hostname() == "":
-		return fmt.Errorf("%q is not a URL%s", s, allowed)
-	case u.User != nil:
+	case err == nil && u.User != nil:
 		return fmt.Errorf("a URL with a user or password is refused%s", allowed)
-	case u.Fragment != "":
-		return fmt.Errorf("%q has a #fragment%s", s, allowed)
+	case err != nil || u.Hostname() == "" || !isPort(u.Port()) || strings.ContainsFunc(s, unicode.IsSpace):
+		return fmt.Errorf("%s is not a URL%s", shown, allowed)
+	case strings.Contains(s, "#"):
+		return fmt.Errorf("%s has a #fragment%s", shown, allowed)
 	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
 		return nil
+	case u.Scheme == "http":
+		return fmt.Errorf("%s would send tokens in the clear%s", shown, allowed)
 	}
-	return fmt.Errorf("%q would send tokens in the clear%s", s, allowed)
+	return fmt.Errorf("%s is neither https nor http%s", shown, allowed)
 }
 
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
-	return host == "localhost" || (ip != nil && ip.IsLoopback())
+	return strings.EqualFold(host, "localhost") || (ip != nil && ip.IsLoopback())
+}
+
+// isPort allows no port, which is the scheme's.
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return s == "" || (err == nil && n > 0)
 }
 
 // expandPath replaces a leading ~ by the user's home.
@@ -327,17 +378,19 @@ func parseDuration(s string) (time.Duration, error) {
 		}
 		n, err := strconv.ParseUint(number, 10, 31)
 		if err != nil || time.Duration(n) > maxConfigDuration/unit.size {
-			return 0, fmt.Errorf("%q is not %s", s, allowedDuration)
+			return 0, fmt.Errorf("%q is not %s", cutText(s, 100), allowedDuration)
 		}
 		total += time.Duration(n) * unit.size
 		rest = after
 	}
-	if rest == "" && rest != s {
-		return total, nil
+	var d time.Duration
+	var err error
+	if rest == s || rest != "" {
+		d, err = time.ParseDuration(rest)
 	}
-	d, err := time.ParseDuration(rest)
-	if err != nil || d < 0 || d > maxConfigDuration-total || strings.HasPrefix(rest, "-") || strings.HasPrefix(rest, "+") {
-		return 0, fmt.Errorf("%q is not %s", s, allowedDuration)
+	// A sign is refused, and so is the 0 of 7d0.
+	if err != nil || strings.HasPrefix(rest, "-") || strings.HasPrefix(rest, "+") || (rest == "0" && rest != s) || d > maxConfigDuration-total {
+		return 0, fmt.Errorf("%q is not %s", cutText(s, 100), allowedDuration)
 	}
 	return total + d, nil
 }

@@ -56,17 +56,22 @@ func resolveDate(text string, now time.Time) (string, bool) {
 	if _, err := time.Parse(time.DateOnly, text); err == nil {
 		return text, true
 	}
-	if _, err := time.Parse(time.RFC3339, text); err == nil {
+	// Parse alone would let 1:02:03,5 through.
+	if _, err := time.Parse(time.RFC3339, text); err == nil && text[13] == ':' && !strings.Contains(text, ",") {
 		return text, true
 	}
-	local := now.Local()
+	// In UTC, since local midnight may not exist: on the day of a clock change the count would be one day off.
+	year, month, day := now.Local().Date()
+	before := func(days int) string {
+		return time.Date(year, month, day-days, 0, 0, 0, 0, time.UTC).Format(time.DateOnly)
+	}
 	switch text {
 	case "now":
 		return timeText(now), true
 	case "today":
-		return local.Format(time.DateOnly), true
+		return before(0), true
 	case "yesterday":
-		return local.AddDate(0, 0, -1).Format(time.DateOnly), true
+		return before(1), true
 	}
 	number, unit := text[:max(len(text)-1, 0)], text[max(len(text)-1, 0):]
 	n, err := strconv.Atoi(number)
@@ -90,5 +95,5 @@ func resolveDate(text string, now time.Time) (string, bool) {
 	if unit == "h" {
 		return timeText(now.Add(-time.Duration(n) * time.Hour)), true
 	}
-	return local.AddDate(0, 0, -days).Format(time.DateOnly), true
+	return before(days), true
 }

@@ -16,8 +16,8 @@ echo demo | honeydew login --username demo --password-stdin
 echo "== Go"
 (cd go && go run . jira.projects organization=acme) | grep '"key":"HON"' >/dev/null
 echo "== Python"
-if /usr/bin/python3 -c 'from grpc_tools import protoc' 2>/dev/null; then
+if command -v grpc_python_plugin >/dev/null; then
   /usr/bin/python3 python/submit.py jira.projects organization=acme | grep '"key":"HON"' >/dev/null
 else
-  echo "skipped: python3-grpcio, python3-grpc-tools and python3-pkg-resources are not installed"
+  echo "skipped: python3-grpcio, protobuf-compiler and protobuf-compiler-grpc are not installed"
 fi

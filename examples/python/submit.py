@@ -1,17 +1,23 @@
 #!/usr/bin/env python3
 """Submit a command to the honeydew daemon, wait for it and print the result: a start for a client of your own.
 
-Needs grpcio and grpcio-tools (Debian: python3-grpcio, python3-grpc-tools, python3-pkg-resources).
+Needs grpcio, protoc and its Python plugin (Debian: python3-grpcio, protobuf-compiler, protobuf-compiler-grpc).
 Usage: submit.py COMMAND KEY=VALUE...
 """
 import os
+import subprocess
 import sys
+import tempfile
 
 import grpc
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
-sys.path.insert(0, ROOT)
-protos, services = grpc.protos_and_services("daemon.proto")
+with tempfile.TemporaryDirectory() as stubs:  # a real client would keep what is generated
+    subprocess.run(["protoc", "-I" + ROOT, "--python_out=" + stubs, "--grpc_out=" + stubs,
+                    "--plugin=protoc-gen-grpc=/usr/bin/grpc_python_plugin", "daemon.proto"], check=True)
+    sys.path.insert(0, stubs)
+    import daemon_pb2 as protos
+    import daemon_pb2_grpc as services
 
 
 def main(command, *words):
