@@ -15,9 +15,9 @@ echo demo | honeydew login --username demo --password-stdin
 
 echo "== Go"
 (cd go && go run . jira.projects organization=acme) | grep '"key":"HON"' >/dev/null
-echo "== Python"
-if command -v grpc_python_plugin >/dev/null; then
-  /usr/bin/python3 python/submit.py jira.projects organization=acme | grep '"key":"HON"' >/dev/null
+echo "== Node"
+if command -v npm >/dev/null; then
+  (cd node && npm ci --silent --ignore-scripts && node submit.mjs jira.projects organization=acme) | grep '"key":"HON"' >/dev/null
 else
-  echo "skipped: python3-grpcio, protobuf-compiler and protobuf-compiler-grpc are not installed"
+  echo "skipped: npm is not installed"
 fi
