@@ -9,7 +9,7 @@ import { promisify } from "node:util";
 const [command, ...words] = process.argv.slice(2);
 const home = process.env.HONEYDEW_HOME || join(homedir(), ".honeydew");
 const socket = process.env.HONEYDEW_SOCKET || join(home, "daemon.sock");
-const proto = loader.loadSync(join(import.meta.dirname, "../../daemon.proto"), { keepCase: true, defaults: true });
+const proto = loader.loadSync(new URL("../../daemon.proto", import.meta.url).pathname, { keepCase: true, defaults: true });
 const { honeydew } = grpc.loadPackageDefinition(proto);
 const daemon = new honeydew.Daemon("unix:" + socket, grpc.credentials.createInsecure(), { "grpc.default_authority": "localhost" });
 
