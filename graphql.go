@@ -57,9 +57,9 @@ type Answer struct {
 
 // Client speaks to the API.
 type Client struct {
-	http     *http.Client
-	agent    string
-	maxBytes int64
+	transport http.RoundTripper
+	agent     string
+	maxBytes  int64
 }
 
 // newClient makes a client that reads at most maxBytes of an answer. onProxy hears once which proxy is used.
@@ -81,9 +81,9 @@ func newClient(version string, maxBytes int64, onProxy func(proxy string)) *Clie
 		MaxResponseHeaderBytes: maxHeaderBytes,
 		ForceAttemptHTTP2:      true,
 	}
-	// A redirect would carry the token, or a password, to whatever host it names.
-	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &Client{http: &http.Client{Transport: transport, CheckRedirect: stay}, agent: "honeydew/" + version, maxBytes: maxBytes}
+	// No http.Client around it: that would follow redirects, which would carry the token, or a password, to whatever
+	// host they name.
+	return &Client{transport: transport, agent: "honeydew/" + version, maxBytes: maxBytes}
 }
 
 // Do sends r once. Its error is an *Error: AUTH_INVALID means that the API refused the token.
@@ -184,7 +184,7 @@ func (c *Client) do(ctx context.Context, r Request) (Answer, *Error) {
 	if r.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+r.Token)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.transport.RoundTrip(req)
 	if err != nil {
 		return Answer{}, transportError(ctx, err, !connected)
 	}
@@ -242,10 +242,6 @@ func endOfBody(body io.Reader) bool {
 // transportError is the failure of a request that got no whole answer.
 func transportError(ctx context.Context, err error, unsent bool) *Error {
 	e := &Error{Code: codeNetwork, Retry: true, Unsent: unsent, Cause: err}
-	var inner *url.Error
-	if errors.As(err, &inner) {
-		err = inner.Err // the outer text repeats the URL
-	}
 	timeout, _ := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
