@@ -169,6 +169,7 @@ type authTest struct {
 func newAuthTest(t testing.TB) *authTest {
 	a := &authTest{t: t, dir: t.TempDir(), api: newFakeAPI(), client: newTestClient(t, 1<<20), timeout: 30 * time.Second}
 	a.log, a.logFile, a.logPath = openTestLogger(t, "debug")
+	mustFlush(t, a.logFile) // takes its mutex, so that newLogFile's timer runs after newLogFile
 	url := serve(t, a.api.ServeHTTP)
 	a.open()
 	t.Cleanup(func() {
