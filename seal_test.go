@@ -7,14 +7,17 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
+
+// makeFIFO calls the program, since syscall.Mkfifo does not build everywhere.
+func makeFIFO(path string) error { return exec.Command("mkfifo", "-m", "600", path).Run() }
 
 func openTestSealer(t testing.TB, o sealerOptions) *sealer {
 	t.Helper()
@@ -127,7 +130,7 @@ func TestLostKeyLocksAndDeletesNothing(t *testing.T) {
 		"too long":     func(path string) error { return os.WriteFile(path, make([]byte, 33), 0o600) },
 		"empty":        func(path string) error { return os.WriteFile(path, nil, 0o600) },
 		"a directory":  func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) },
-		"a named pipe": func(path string) error { return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o600)) },
+		"a named pipe": func(path string) error { return errors.Join(os.Remove(path), makeFIFO(path)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			home, store := t.TempDir(), openTestStore(t)
@@ -212,7 +215,7 @@ func TestPassphraseReplacesTheKeyFile(t *testing.T) {
 func TestUnusablePassphraseFileStopsTheStart(t *testing.T) {
 	dir, store := t.TempDir(), openTestStore(t)
 	pipe := filepath.Join(dir, "pipe")
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+	if err := makeFIFO(pipe); err != nil {
 		t.Fatal(err)
 	}
 	loose := putFile(t, dir, "loose", "x")
