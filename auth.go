@@ -49,6 +49,7 @@ type TokenSource struct {
 type session struct {
 	slot    chan struct{} // capacity 1: held while the pair changes
 	pair    *tokenPair    // nil: to be read
+	gen     int           // raised by every change of the pair
 	flight  *flight       // the refresh under way
 	renewed time.Time     // of the latest refresh
 	unsaved *TokenRow     // sealed, but not on disk yet: the disk refused it
@@ -59,11 +60,12 @@ type tokenPair struct {
 	accessExpires, refreshExpires time.Time // zero: the token does not say
 }
 
-// flight is a refresh; err may be read once done is closed.
+// flight is a refresh; err and displaced may be read once done is closed.
 type flight struct {
-	done   chan struct{}
-	cancel context.CancelFunc
-	err    error
+	done      chan struct{}
+	cancel    context.CancelFunc
+	err       error
+	displaced bool // by a login or logout: ask again
 }
 
 func newTokenSource(o tokenSourceOptions) *TokenSource {
@@ -96,10 +98,17 @@ func (t *TokenSource) Forget(envID string) {
 	delete(t.sessions, envID)
 }
 
+// change replaces the pair, nil meaning that it is to be read; the caller holds TokenSource.mu.
+func (s *session) change(pair *tokenPair) {
+	s.pair, s.unsaved = pair, nil
+	s.gen++
+}
+
 // take gets the right to change the session's pair, ending a refresh that is under way.
 func (t *TokenSource) take(ctx context.Context, s *session) error {
 	t.mu.Lock()
 	if s.flight != nil {
+		s.flight.displaced = true
 		s.flight.cancel()
 	}
 	t.mu.Unlock()
@@ -154,7 +163,7 @@ func (t *TokenSource) load(ctx context.Context, env Environment) (*tokenPair, er
 	}
 	s := t.session(env.ID)
 	t.mu.Lock()
-	pair := s.pair
+	pair, gen := s.pair, s.gen
 	t.mu.Unlock()
 	if pair != nil {
 		return pair, nil
@@ -178,7 +187,7 @@ func (t *TokenSource) load(ctx context.Context, env Environment) (*tokenPair, er
 	pair = &tokenPair{row.Username, access, refresh, row.AccessExpires, row.RefreshExpires}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s.pair == nil && s.flight == nil && len(s.slot) == 0 { // nobody is changing it
+	if s.gen == gen { // nobody has changed it since
 		s.pair = pair
 	}
 	return pair, nil
@@ -216,7 +225,8 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 		return AuthState{}, err
 	}
 	t.mu.Lock()
-	s.pair, s.unsaved, s.renewed = pair, nil, time.Time{}
+	s.change(pair)
+	s.renewed = time.Time{}
 	t.mu.Unlock()
 	t.Log.Info("logged in", "environment", env.Name, "username", username)
 	return AuthState{Authenticated: true, Username: username, AccessExpires: pair.accessExpires, RefreshExpires: pair.refreshExpires}, nil
@@ -224,7 +234,7 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 
 // refusedByAPI tells a no from trouble on the way.
 func refusedByAPI(e *Error) bool {
-	return e.Code == codeAuthInvalid || (e.Code == codeAPI && e.Refused && !errors.Is(e, errForeign))
+	return (e.Code == codeAuthInvalid || (e.Code == codeAPI && e.Refused)) && !errors.Is(e, errForeign)
 }
 
 // ask sends a login or refresh and reads the pair of tokens that it gives.
@@ -266,7 +276,7 @@ func (t *TokenSource) Logout(ctx context.Context, env Environment) (bool, error)
 		return false, err
 	}
 	t.mu.Lock()
-	s.pair, s.unsaved = nil, nil
+	s.change(nil)
 	t.mu.Unlock()
 	t.Log.Info("logged out", "environment", env.Name)
 	return had, nil
@@ -309,7 +319,9 @@ func (t *TokenSource) token(ctx context.Context, env Environment, failed string)
 	case <-ctx.Done():
 		return nil, false, &Error{Code: codeAuthNetwork, Message: "no fresh token in time", Retry: true, Unsent: true, Cause: ctx.Err()}
 	}
-	if f.err != nil {
+	if f.displaced {
+		return t.token(ctx, env, failed)
+	} else if f.err != nil {
 		return nil, false, f.err
 	}
 	env.NeedsReauth = false
@@ -319,12 +331,17 @@ func (t *TokenSource) token(ctx context.Context, env Environment, failed string)
 
 // due reports whether the pair is to be refreshed before it is used.
 func (t *TokenSource) due(envID string, pair *tokenPair) bool {
+	if pair.accessExpires.IsZero() || time.Until(pair.accessExpires) >= refreshMargin {
+		return false
+	}
+	if (pair.refresh == "" || past(pair.refreshExpires)) && !past(pair.accessExpires) {
+		return false // nothing to refresh with: it is used as long as it lasts
+	}
 	s := t.session(envID)
 	t.mu.Lock()
-	renewed := s.renewed
-	t.mu.Unlock()
+	defer t.mu.Unlock()
 	// Tokens that live for less than the margin, or a wrong clock, must not make every request refresh.
-	return !pair.accessExpires.IsZero() && time.Until(pair.accessExpires) < refreshMargin && time.Since(renewed) > refreshInterval
+	return time.Since(s.renewed) > refreshInterval
 }
 
 // startRefresh joins the refresh under way or starts one, unless the pair has changed from the one seen.
@@ -349,7 +366,11 @@ func (t *TokenSource) startRefresh(env Environment, seen string) *flight {
 			f.err = t.refresh(ctx, env, s, seen)
 			<-s.slot
 		case <-ctx.Done():
-			f.err = &Error{Code: codeAuthNetwork, Message: "no fresh token in time", Retry: true, Unsent: true, Cause: ctx.Err()}
+			f.err = ctx.Err()
+		}
+		if errors.Is(f.err, context.Canceled) || errors.Is(f.err, context.DeadlineExceeded) {
+			// Its own end, not that of whoever waits: no cause.
+			f.err = &Error{Code: codeAuthNetwork, Message: "no fresh token in time", Retry: true, Unsent: true}
 		}
 		t.mu.Lock()
 		s.flight = nil
@@ -413,7 +434,7 @@ func (t *TokenSource) refresh(ctx context.Context, env Environment, s *session, 
 func (t *TokenSource) save(env Environment, s *session, row TokenRow) error {
 	err := t.Store.SaveTokens(row, false)
 	t.mu.Lock()
-	s.pair, s.unsaved = nil, nil
+	s.change(nil)
 	if err != nil && codeOf(err) != codeNotFound {
 		s.unsaved = &row
 	} else {

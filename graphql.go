@@ -18,11 +18,13 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -32,6 +34,7 @@ const (
 	maxHeaderBytes  = 64 << 10
 	maxSnippetBytes = 16 << 10 // looked at of an answer that is no GraphQL
 	maxAPITextBytes = 512      // kept of what the API says of a failure
+	cutMark         = "\x00"   // stands where clip cut a text; never shown
 	defaultHold     = time.Minute
 	maxHold         = time.Hour
 )
@@ -54,9 +57,9 @@ type Answer struct {
 
 // Client speaks to the API.
 type Client struct {
-	http     *http.Client
-	agent    string
-	maxBytes int64
+	transport http.RoundTripper
+	agent     string
+	maxBytes  int64
 }
 
 // newClient makes a client that reads at most maxBytes of an answer. onProxy hears once which proxy is used.
@@ -78,9 +81,9 @@ func newClient(version string, maxBytes int64, onProxy func(proxy string)) *Clie
 		MaxResponseHeaderBytes: maxHeaderBytes,
 		ForceAttemptHTTP2:      true,
 	}
-	// A redirect would carry the token, or a password, to whatever host it names.
-	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &Client{http: &http.Client{Transport: transport, CheckRedirect: stay}, agent: "honeydew/" + version, maxBytes: maxBytes}
+	// No http.Client around it: that would follow redirects, which would carry the token, or a password, to whatever
+	// host they name.
+	return &Client{transport: transport, agent: "honeydew/" + version, maxBytes: maxBytes}
 }
 
 // Do sends r once. Its error is an *Error: AUTH_INVALID means that the API refused the token.
@@ -97,19 +100,70 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 // redact makes a text of the API fit to be shown: without the secrets that it may have echoed, then as one printable
 // line, then cut to size. In another order a secret could slip through in part.
 func (r *Request) redact(text string) string {
+	if text == "" {
+		return ""
+	}
+	var all []string
 	for _, secret := range append([]string{r.Token}, r.Secrets...) {
-		if secret == "" {
+		all = append(all, spellings(secret)...)
+	}
+	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) })
+	var pairs []string
+	for _, s := range all {
+		pairs = append(pairs, s, "[redacted]")
+	}
+	parts := strings.Split(strings.NewReplacer(pairs...).Replace(text), cutMark)
+	for i := range parts[:len(parts)-1] {
+		parts[i] = trimBegun(parts[i], all)
+	}
+	return cutText(printable(strings.ToValidUTF8(strings.Join(parts, ""), "?")), maxAPITextBytes)
+}
+
+// spellings are the forms in which an API may repeat a secret: as it is or in JSON, of several tempers, and each of
+// those in HTML or in a URL.
+func spellings(secret string) (all []string) {
+	if secret == "" {
+		return nil
+	}
+	var plain strings.Builder
+	encoder := json.NewEncoder(&plain)
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(secret) // no string fails to encode
+	quoted := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(plain.String()), `"`), `"`)
+	marshalled, _ := json.Marshal(secret)
+	var ascii strings.Builder
+	for _, r := range quoted {
+		if r < utf8.RuneSelf {
+			ascii.WriteRune(r)
 			continue
 		}
-		quoted, err := json.Marshal(secret)
-		if err != nil {
-			continue // no string fails to marshal
-		}
-		for _, form := range []string{secret, string(quoted[1 : len(quoted)-1]), url.QueryEscape(secret), html.EscapeString(secret)} {
-			text = strings.ReplaceAll(text, form, "[redacted]")
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&ascii, `\u%04x`, unit)
 		}
 	}
-	return cutText(printable(text), maxAPITextBytes)
+	for _, s := range []string{secret, quoted, string(marshalled[1 : len(marshalled)-1]), ascii.String()} {
+		escaped := html.EscapeString(s)
+		all = append(all, s, escaped, url.QueryEscape(s), url.PathEscape(s))
+		named := strings.ReplaceAll(escaped, "&#34;", "&quot;")
+		for _, apostrophe := range []string{"&#39;", "&#039;", "&#x27;", "&apos;"} {
+			all = append(all, strings.ReplaceAll(named, "&#39;", apostrophe))
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// trimBegun takes off the end of text what is the beginning of a secret that the cut fell into.
+func trimBegun(text string, secrets []string) string {
+	most := 0
+	for _, s := range secrets {
+		for n := min(len(s)-1, len(text)); n > most; n-- {
+			if strings.HasSuffix(text, s[:n]) {
+				most = n
+			}
+		}
+	}
+	return text[:len(text)-most]
 }
 
 func (c *Client) do(ctx context.Context, r Request) (Answer, *Error) {
@@ -130,7 +184,7 @@ func (c *Client) do(ctx context.Context, r Request) (Answer, *Error) {
 	if r.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+r.Token)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.transport.RoundTrip(req)
 	if err != nil {
 		return Answer{}, transportError(ctx, err, !connected)
 	}
@@ -188,10 +242,6 @@ func endOfBody(body io.Reader) bool {
 // transportError is the failure of a request that got no whole answer.
 func transportError(ctx context.Context, err error, unsent bool) *Error {
 	e := &Error{Code: codeNetwork, Retry: true, Unsent: unsent, Cause: err}
-	var inner *url.Error
-	if errors.As(err, &inner) {
-		err = inner.Err // the outer text repeats the URL
-	}
 	timeout, _ := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -226,8 +276,9 @@ func interpret(status int, header http.Header, text []byte, field string) (Answe
 		parseErr = fmt.Errorf("its media type is %q", media)
 	}
 	switch {
-	case status == http.StatusUnauthorized, parseErr == nil && !env.usable() && env.code() == "UNAUTHENTICATED" && status < 500:
-		return Answer{}, &Error{Code: codeAuthInvalid, Message: "the API refused the token: " + describe(line, env, text), Unsent: true}
+	case !env.usable() && (status == http.StatusUnauthorized || env.code() == "UNAUTHENTICATED" && status < 500):
+		return Answer{}, &Error{Code: codeAuthInvalid, Message: "the API refused the token: " + describe(line, env, text), Unsent: true,
+			Cause: foreign(status, media, parseErr)}
 	case status == http.StatusRequestTimeout:
 		return Answer{}, &Error{Code: codeTimeout, Message: describe(line, env, text), Retry: true}
 	case parseErr == nil && (ok || media == mediaGraphQL):
@@ -235,13 +286,19 @@ func interpret(status int, header http.Header, text []byte, field string) (Answe
 	case status >= 500:
 		return Answer{}, &Error{Code: codeServer, Message: describe(line, env, text), Retry: true}
 	case status >= 400:
-		e := &Error{Code: codeAPI, Message: describe(line, env, text), Refused: true}
-		if parseErr != nil && status != http.StatusBadRequest && status != http.StatusForbidden {
-			e.Cause = errForeign
-		}
-		return Answer{}, e
+		return Answer{}, &Error{Code: codeAPI, Message: describe(line, env, text), Refused: true, Cause: foreign(status, media, parseErr)}
 	}
 	return Answer{}, &Error{Code: codeBadResponse, Message: fmt.Sprintf("%s, but no GraphQL answer: %s: %s", line, parseErr, snippet(text)), Retry: true}
+}
+
+// foreign is errForeign for a refusal that the GraphQL service itself would not word like this: a page, or no GraphQL
+// with a status that says nothing of who asks.
+func foreign(status int, media string, parseErr error) error {
+	plain := status == http.StatusBadRequest || status == http.StatusUnauthorized || status == http.StatusForbidden
+	if parseErr == nil || (plain && media != "text/html") {
+		return nil
+	}
+	return errForeign
 }
 
 // retryAfter reads the header of that name: seconds or a date (RFC 9110, section 10.2.3); without a usable one, the
@@ -290,9 +347,12 @@ func (e *envelope) code() string {
 
 // complaint is what the errors say.
 func (e *envelope) complaint() string {
-	text := e.errors[0].Message
+	if len(e.errors) == 0 {
+		return "without a GraphQL error"
+	}
+	text := clip(e.errors[0].Message)
 	if code := e.code(); code != "" {
-		text += " (" + code + ")"
+		text += " (" + clip(code) + ")"
 	}
 	if n := len(e.errors) - 1; n > 0 {
 		text += fmt.Sprintf(", and %d more errors", n)
@@ -305,18 +365,16 @@ func (e *envelope) outcome(field, line string, status int) (Answer, *Error) {
 	switch {
 	case e.usable() && len(e.errors) > 0:
 		return Answer{Data: e.root, Partial: e.complaint()}, nil
+	case status >= 500:
+		return Answer{}, &Error{Code: codeServer, Message: line + ": " + e.complaint(), Retry: true}
 	case len(e.errors) > 0:
 		switch e.code() {
 		case "INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE", "BAD_GATEWAY", "GATEWAY_TIMEOUT", "TIMEOUT":
 			return Answer{}, &Error{Code: codeServer, Message: e.complaint(), Retry: true}
-		case "":
-			if status >= 500 {
-				return Answer{}, &Error{Code: codeServer, Message: line + ": " + e.complaint(), Retry: true}
-			}
 		}
 		return Answer{}, &Error{Code: codeAPI, Message: e.complaint(), Refused: true}
 	case status >= 300:
-		return Answer{}, &Error{Code: codeServer, Message: line + " without a GraphQL error", Retry: true}
+		return Answer{}, &Error{Code: codeAPI, Message: line + ": " + e.complaint(), Refused: true}
 	case e.root == nil:
 		return Answer{}, &Error{Code: codeBadResponse, Message: "the answer has no data." + field, Retry: true}
 	}
@@ -350,7 +408,7 @@ func parseEnvelope(text []byte, field string) (e envelope, err error) {
 	})
 	var list []json.RawMessage
 	if complaints != nil && json.Unmarshal(complaints, &list) != nil {
-		return e, errors.New("its errors are no list")
+		return envelope{}, errors.New("its errors are no list")
 	}
 	for _, item := range list {
 		var one apiError
@@ -359,7 +417,7 @@ func parseEnvelope(text []byte, field string) (e envelope, err error) {
 		e.errors = append(e.errors, one)
 	}
 	if !e.hasData && len(e.errors) == 0 {
-		return e, errors.New("it has neither data nor errors")
+		return envelope{}, errors.New("it has neither data nor errors")
 	}
 	return e, nil
 }
@@ -426,15 +484,21 @@ func describe(line string, env envelope, text []byte) string {
 	if len(env.errors) > 0 {
 		return line + ": " + env.complaint()
 	}
-	if s := snippet(text); s != "" {
+	if s := snippet(text); strings.TrimSpace(s) != "" {
 		return line + ": " + s
 	}
 	return line
 }
 
 // snippet is the beginning of an answer.
-func snippet(text []byte) string {
-	return strings.ToValidUTF8(string(text[:min(len(text), maxSnippetBytes)]), "?")
+func snippet(text []byte) string { return clip(string(text[:min(len(text), maxSnippetBytes+1)])) }
+
+// clip bounds what redact has to look through.
+func clip(s string) string {
+	if len(s) > maxSnippetBytes {
+		return s[:maxSnippetBytes] + cutMark
+	}
+	return s
 }
 
 // printable makes one line of s, without what a terminal would obey.

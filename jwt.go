@@ -28,14 +28,13 @@ func tokenExpiry(token string) time.Time {
 	if err != nil {
 		return time.Time{}
 	}
-	var claims struct {
-		Exp *float64 `json:"exp"`
-	}
-	if json.Unmarshal(text, &claims) != nil || claims.Exp == nil {
+	var claims map[string]json.RawMessage // a struct would take "EXP" for exp as well
+	var exp float64
+	if json.Unmarshal(text, &claims) != nil || json.Unmarshal(claims["exp"], &exp) != nil {
 		return time.Time{}
 	}
 	const year2000, year2100 = 946684800, 4102444800
-	if exp := *claims.Exp; exp >= year2000 && exp <= year2100 {
+	if exp >= year2000 && exp <= year2100 {
 		return time.UnixMilli(int64(math.Floor(exp * 1000)))
 	}
 	return time.Time{}

@@ -25,6 +25,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/argon2"
@@ -126,17 +127,21 @@ func (s *sealer) passphrase() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("auth.passphrase_file: %w", err)
 	}
-	if trimmed := strings.TrimRight(string(text), "\r\n"); trimmed != "" {
-		return []byte(trimmed), nil
+	trimmed := strings.TrimRight(string(text), "\r\n")
+	switch {
+	case len(text) > maxPassphrase:
+		return nil, fmt.Errorf("auth.passphrase_file: %s is longer than %d bytes", s.PassphraseFile, maxPassphrase)
+	case trimmed == "":
+		return nil, fmt.Errorf("auth.passphrase_file: %s is empty", s.PassphraseFile)
 	}
-	return nil, fmt.Errorf("auth.passphrase_file: %s is empty", s.PassphraseFile)
+	return []byte(trimmed), nil
 }
 
 var errOpenToOthers = errors.New("the file is open to others")
 
 // readSecret reads at most limit+1 bytes of a regular file that only we can read.
 func readSecret(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a named pipe must not hold up the start
 	if err != nil {
 		return nil, err
 	}

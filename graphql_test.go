@@ -1,0 +1,776 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	mediaJSON = "application/json"
+	mediaHTML = "text/html; charset=utf-8"
+)
+
+func newTestClient(t testing.TB, maxBytes int64) *Client {
+	t.Helper()
+	c := newClient("1.2.3", maxBytes, func(string) {})
+	t.Cleanup(c.transport.(*http.Transport).CloseIdleConnections)
+	return c
+}
+
+func serve(t testing.TB, handler http.HandlerFunc) string {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// serveRaw answers every connection, once its request's head has come, by what answer writes, and then cuts it.
+func serveRaw(t testing.TB, answer func(conn net.Conn)) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				if _, err := conn.Read(make([]byte, 64<<10)); err == nil {
+					answer(conn)
+				}
+			}()
+		}
+	}()
+	return "http://" + listener.Addr().String()
+}
+
+// askMe sends the one query of these tests and returns its error as what it must be.
+func askMe(t testing.TB, c *Client, r Request) (Answer, *Error) {
+	t.Helper()
+	if r.Query == "" {
+		r.Query, r.Field = "query Me { me { id } }", "me"
+	}
+	if r.Variables == nil {
+		r.Variables = []byte(`{}`)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	answer, err := c.Do(ctx, r)
+	if err == nil {
+		return answer, nil
+	}
+	e, ok := err.(*Error)
+	if !ok {
+		t.Fatalf("the error is a %T: %v", err, err)
+	}
+	return answer, e
+}
+
+func TestAnswersAreJudgedByMediaTypeStatusAndErrorCode(t *testing.T) {
+	// What becomes of an attempt; Hold is tested apart.
+	type verdict struct {
+		code                   string
+		retry, unsent, refused bool
+	}
+	var (
+		invalid  = verdict{codeAuthInvalid, false, true, false}
+		timeout  = verdict{codeTimeout, true, false, false}
+		server   = verdict{codeServer, true, false, false}
+		api      = verdict{codeAPI, false, false, true}
+		bad      = verdict{codeBadResponse, true, false, false}
+		redirect = verdict{codeBadResponse, false, false, true}
+		limited  = verdict{codeRateLimited, false, true, false}
+		fine     = verdict{}
+	)
+	const (
+		data      = `{"data":{"me":{"id":"1"}}}`
+		null      = `{"data":{"me":null}}`
+		noData    = `{"data":null}`
+		missing   = `{"data":{"you":1}}`
+		plainErr  = `{"errors":[{"message":"no such user"}]}`
+		nullErr   = `{"data":{"me":null},"errors":[{"message":"boom"}]}`
+		partial   = `{"data":{"me":{"id":"1"}},"errors":[{"message":"half","extensions":{"code":"FORBIDDEN"}}]}`
+		unauth    = `{"errors":[{"message":"who?","extensions":{"code":"UNAUTHENTICATED"}}]}`
+		unauthNil = `{"data":null,"errors":[{"message":"who?","extensions":{"code":"UNAUTHENTICATED"}}]}`
+		unauthMe  = `{"data":{"me":{"id":"1"}},"errors":[{"message":"who?","extensions":{"code":"UNAUTHENTICATED"}}]}`
+		forbidden = `{"errors":[{"message":"no","extensions":{"code":"FORBIDDEN"}}]}`
+		internal  = `{"errors":[{"message":"oops","extensions":{"code":"INTERNAL_SERVER_ERROR"}}]}`
+		second    = `{"errors":[{"message":"no"},{"message":"oops","extensions":{"code":"INTERNAL_SERVER_ERROR"}}]}`
+		html      = `<!DOCTYPE html><title>x</title>`
+	)
+	tests := []struct {
+		status      int
+		media, body string
+		want        verdict
+	}{
+		{200, mediaJSON, data, fine},
+		{200, mediaGraphQL, data, fine},
+		{200, mediaJSON + "; charset=utf-8", data, fine},
+		{200, "application/problem+json", data, fine},
+		{201, mediaJSON, data, fine},
+		{200, mediaJSON, null, fine},
+		{200, mediaJSON, partial, fine},
+		{200, mediaJSON, unauthMe, fine}, // a mutation with data is never sent again
+		{200, mediaJSON, `{"data":{"me":0},"errors":[]}`, fine},
+		{200, mediaJSON, `{"data":{"me":1},"errors":null}`, fine},
+
+		{200, mediaHTML, html, bad},
+		{200, mediaHTML, data, bad},
+		{200, "", data, bad},
+		{200, "text/plain", data, bad},
+		{200, mediaJSON, html, bad},
+		{200, mediaJSON, ``, bad},
+		{200, mediaJSON, `[]`, bad},
+		{200, mediaJSON, `null`, bad},
+		{200, mediaJSON, `{}`, bad},
+		{200, mediaJSON, data + data, bad},
+		{200, mediaJSON, data[:len(data)-1], bad},
+		{200, mediaJSON, noData, bad},
+		{200, mediaJSON, missing, bad},
+		{200, mediaJSON, `{"data":[1]}`, bad},
+		{200, mediaJSON, `{"data":null,"errors":[]}`, bad},
+		{200, mediaJSON, `{"errors":[]}`, bad},
+		{200, mediaJSON, `{"data":{"me":1},"errors":{}}`, bad},
+		{200, mediaJSON, `{"data":{"me":1},"errors":"x"}`, bad},
+		{200, mediaJSON, "{\"data\":{\"me\":\"\xff\"}}", bad},
+
+		{200, mediaJSON, plainErr, api},
+		{200, mediaJSON, nullErr, api},
+		{200, mediaJSON, forbidden, api},
+		{200, mediaJSON, second, api}, // the first error decides
+		{200, mediaJSON, `{"data":{"you":1},"errors":[{"message":"x"}]}`, api},
+		{200, mediaJSON, `{"errors":[{}]}`, api},
+		{200, mediaJSON, `{"errors":[null]}`, api},
+		{200, mediaJSON, `{"errors":["text"]}`, api},
+		{200, mediaJSON, `{"errors":[{"message":7,"extensions":{"code":"UNAUTHENTICATED"}}]}`, invalid},
+		{200, mediaJSON, `{"errors":[{"message":"x","extensions":{"code":401}}]}`, api},
+		{200, mediaJSON, `{"errors":[{"message":"x","extensions":{"code":["UNAUTHENTICATED"]}}]}`, api},
+		{200, mediaJSON, `{"errors":[{"message":"x","extensions":{"code":null}}]}`, api},
+		{200, mediaJSON, `{"errors":[{"message":"x","extensions":"UNAUTHENTICATED"}]}`, api},
+		{200, mediaJSON, `{"errors":[{"message":"x","extensions":null}]}`, api},
+		{200, mediaJSON, internal, server},
+		{200, mediaJSON, strings.Replace(internal, "INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE", 1), server},
+		{200, mediaJSON, strings.Replace(internal, "INTERNAL_SERVER_ERROR", "BAD_GATEWAY", 1), server},
+		{200, mediaJSON, strings.Replace(internal, "INTERNAL_SERVER_ERROR", "GATEWAY_TIMEOUT", 1), server},
+		{200, mediaJSON, strings.Replace(internal, "INTERNAL_SERVER_ERROR", "TIMEOUT", 1), server},
+		{200, mediaJSON, strings.Replace(internal, "INTERNAL_SERVER_ERROR", "internal_server_error", 1), api},
+		{200, mediaJSON, unauth, invalid},
+		{200, mediaJSON, unauthNil, invalid},
+
+		{301, mediaHTML, html, redirect},
+		{304, "", "", redirect},
+		{307, mediaJSON, data, redirect},
+		{400, mediaJSON, plainErr, api},
+		{400, mediaJSON, unauth, invalid},
+		{400, mediaJSON, internal, api}, // not trusted as GraphQL
+		{400, mediaGraphQL, internal, server},
+		{400, mediaGraphQL, plainErr, api},
+		{400, mediaGraphQL, noData, api},
+		{400, mediaGraphQL, data, api},
+		{400, mediaJSON, data, api},
+		{401, mediaJSON, ``, invalid},
+		{401, mediaJSON, plainErr, invalid},
+		{401, mediaGraphQL, forbidden, invalid},
+		{401, mediaGraphQL, unauthMe, fine},
+		{401, mediaJSON, data, api}, // carried out, it seems: not to be sent again
+		{401, mediaHTML, html, invalid},
+		{403, mediaJSON, forbidden, api},
+		{403, mediaHTML, html, api},
+		{404, mediaHTML, html, api},
+		{404, mediaJSON, data, api},
+		{408, mediaHTML, html, timeout},
+		{408, mediaGraphQL, plainErr, timeout},
+		{413, mediaHTML, html, api},
+		{418, "", "", api},
+		{429, mediaHTML, html, limited},
+		{429, mediaJSON, data, limited},
+		{500, mediaHTML, html, server},
+		{500, mediaJSON, plainErr, server},
+		{500, mediaJSON, data, server},
+		{500, mediaJSON, unauth, server}, // trouble over there says nothing of the token
+		{500, mediaGraphQL, plainErr, server},
+		{500, mediaGraphQL, forbidden, server}, // 5xx is SERVER_ERROR, whatever the errors say
+		{500, mediaGraphQL, partial, fine},
+		{500, mediaGraphQL, data, server},
+		{500, mediaGraphQL, noData, server},
+		{502, mediaHTML, html, server},
+		{503, mediaHTML, html, server},
+		{504, mediaHTML, html, server},
+		{599, "", "", server},
+	}
+	c := newTestClient(t, 1<<20)
+	for i, test := range tests {
+		t.Run(fmt.Sprint(i, " ", test.status, " ", test.media, " ", test.body), func(t *testing.T) {
+			address := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header()["Content-Type"] = nil // no guess by net/http
+				if test.media != "" {
+					w.Header().Set("Content-Type", test.media)
+				}
+				w.WriteHeader(test.status)
+				_, _ = io.WriteString(w, test.body)
+			})
+			answer, e := askMe(t, c, Request{URL: address})
+			got := verdict{}
+			if e != nil {
+				got = verdict{e.Code, e.Retry, e.Unsent, e.Refused}
+			}
+			if got != test.want {
+				t.Fatalf("judged %+v (%v), want %+v", got, e, test.want)
+			}
+			if (e == nil) != (len(answer.Data) > 0) {
+				t.Fatalf("data %q beside error %v", answer.Data, e)
+			}
+			if e != nil && e.Hold > 0 != (test.want == limited) {
+				t.Fatalf("a hold of %s", e.Hold)
+			}
+		})
+	}
+}
+
+func TestRefusalsSayWhatTheAPISaid(t *testing.T) {
+	tests := []struct {
+		status            int
+		media, body, want string
+	}{
+		{200, mediaJSON, `{"errors":[{"message":"no such user","extensions":{"code":"NOT_FOUND"}}]}`, "API_ERROR: no such user (NOT_FOUND)"},
+		{200, mediaJSON, `{"errors":[{"message":"a"},{"message":"b"},{}]}`, "API_ERROR: a, and 2 more errors"},
+		{404, mediaHTML, "<h1>\n  not\there\x1b[31m</h1>", "API_ERROR: HTTP 404 Not Found: <h1> not here[31m</h1>"},
+		{500, mediaJSON, `{"errors":[{"message":"boom"}]}`, "SERVER_ERROR: HTTP 500 Internal Server Error: boom"},
+		{500, mediaJSON, " \n ", "SERVER_ERROR: HTTP 500 Internal Server Error"},
+		{200, mediaHTML, "hi", `BAD_RESPONSE: HTTP 200 OK, but no GraphQL answer: its media type is "text/html": hi`},
+		{400, mediaGraphQL, `{"data":null}`, "API_ERROR: HTTP 400 Bad Request"},
+		{429, mediaHTML, "slow", "RATE_LIMITED: HTTP 429 Too Many Requests; the API asks to wait 1m0s"},
+	}
+	c := newTestClient(t, 1<<20)
+	for _, test := range tests {
+		address := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", test.media)
+			w.WriteHeader(test.status)
+			_, _ = io.WriteString(w, test.body)
+		})
+		if _, e := askMe(t, c, Request{URL: address}); e == nil || !strings.HasPrefix(e.Error(), test.want) {
+			t.Errorf("%d %s: said %v, want %q", test.status, test.body, e, test.want)
+		}
+	}
+}
+
+func TestOnlyTheServiceItselfRefuses(t *testing.T) {
+	tests := []struct {
+		status      int
+		media, body string
+		foreign     bool
+	}{
+		{400, mediaJSON, `{"errors":[{"message":"x"}]}`, false},
+		{401, "text/plain", `bad token`, false},
+		{403, "text/plain", `no`, false},
+		{404, mediaJSON, `{"errors":[{"message":"x"}]}`, false},
+		{401, mediaHTML, `<h1>proxy</h1>`, true},
+		{403, mediaHTML, `<h1>firewall</h1>`, true},
+		{404, "text/plain", `404 page not found`, true},
+		{407, "", ``, true},
+	}
+	for _, test := range tests {
+		_, e := interpret(test.status, http.Header{"Content-Type": {test.media}}, []byte(test.body), "me")
+		if errors.Is(e, errForeign) != test.foreign || refusedByAPI(e) == test.foreign {
+			t.Errorf("%d %s: foreign %v, refused by the API %v", test.status, test.media, errors.Is(e, errForeign), refusedByAPI(e))
+		}
+	}
+}
+
+func TestDataComesThroughByteForByte(t *testing.T) {
+	for _, value := range []string{
+		`9007199254740993`, `-0.10E+07`, `1e400`, `"\u00e9\ud83d\ude00é \/"`, `{ "a" : [ 1 ,	2 ] ,` + "\r\n" + `"a":{}}`, `[]`, `{}`, `true`, `""`,
+		`"}],\"data\":"`, `"\\"`, `"\\\""`, `[[{"x":"]"}],"{"]`, `"\ud800"`, strings.Repeat("[", 5000) + strings.Repeat("]", 5000),
+	} {
+		for _, body := range []string{
+			`{"data":{"me":` + value + `}}`,
+			" {\n\"extensions\" : {\"me\":1}, \"data\"\t:\r{ \"you\" : {\"me\":2} , \"me\" : " + value + " , \"x\":\"me\" } } \n",
+			`{"data":{"me":0},"data":{"me":1,"me":` + value + `}}`, // of a repeated key the last counts, as in encoding/json
+			`{"d\u0061ta":{"m\u0065":` + value + `},"Data":{"me":0}}`,
+		} {
+			answer, e := interpret(200, http.Header{"Content-Type": {mediaJSON}}, []byte(body), "me")
+			if e != nil || string(answer.Data) != value {
+				t.Errorf("from %.200q: %.100q (%v), want %.100q", body, answer.Data, e, value)
+			}
+		}
+	}
+}
+
+func TestPartialAnswerKeepsItsDataAndSaysSo(t *testing.T) {
+	body := `{"data":{"me":{"id":"1"}},"errors":[{"message":"half\nof it","extensions":{"code":"FORBIDDEN"}},{"message":"x"}]}`
+	address := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", mediaJSON)
+		_, _ = io.WriteString(w, body)
+	})
+	answer, e := askMe(t, newTestClient(t, 1<<20), Request{URL: address, Token: "half"})
+	if e != nil || string(answer.Data) != `{"id":"1"}` || answer.Partial != "[redacted] of it (FORBIDDEN), and 1 more errors" {
+		t.Fatalf("%+v, %v", answer, e)
+	}
+}
+
+func TestRequestHasTheContractsForm(t *testing.T) {
+	var got *http.Request
+	var body []byte
+	address := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		got = r
+		body, _ = io.ReadAll(r.Body)
+		w.Header().Set("Content-Type", mediaJSON)
+		_, _ = io.WriteString(w, `{"data":{"me":1}}`)
+	})
+	query := "# \"quoted\"\nquery Me($a: String) { me(a: $a) }"
+	c := newTestClient(t, 1<<20)
+	if _, e := askMe(t, c, Request{URL: address + "/graphql?x=1", Token: "abc", Query: query, Field: "me", Variables: []byte(`{"a":"é\u0000","n":9007199254740993}`)}); e != nil {
+		t.Fatal(e)
+	}
+	want := http.Header{"Content-Type": {"application/json"}, "Accept": {"application/graphql-response+json, application/json;q=0.9"},
+		"User-Agent": {"honeydew/1.2.3"}, "Authorization": {"Bearer abc"}}
+	for name, values := range want {
+		if fmt.Sprint(got.Header[name]) != fmt.Sprint(values) {
+			t.Errorf("%s: %q, want %q", name, got.Header[name], values)
+		}
+	}
+	if got.Method != "POST" || got.URL.String() != "/graphql?x=1" {
+		t.Errorf("%s %s", got.Method, got.URL)
+	}
+	var sent map[string]json.RawMessage
+	var text string
+	if err := json.Unmarshal(body, &sent); err != nil || json.Unmarshal(sent["query"], &text) != nil || len(sent) != 2 || text != query ||
+		string(sent["variables"]) != `{"a":"é\u0000","n":9007199254740993}` {
+		t.Errorf("body %s (%v)", body, err)
+	}
+	if _, e := askMe(t, c, Request{URL: address}); e != nil || got.Header["Authorization"] != nil {
+		t.Errorf("without a token: %q, %v", got.Header["Authorization"], e)
+	}
+}
+
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	var strayed atomic.Int32
+	other := serve(t, func(w http.ResponseWriter, r *http.Request) { strayed.Add(1) })
+	otherHost := strings.Replace(other, "127.0.0.1", "localhost", 1)
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		for _, target := range []string{"/elsewhere", other, otherHost + "/x", "http://[bad"} {
+			var hits atomic.Int32
+			address := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				hits.Add(1)
+				w.Header()["Location"] = []string{target}
+				w.WriteHeader(status)
+			})
+			_, e := askMe(t, newTestClient(t, 1<<20), Request{URL: address, Token: "t0ken", Variables: []byte(`{"password":"p"}`)})
+			if e == nil || e.Code != codeBadResponse || e.Retry || !e.Refused || hits.Load() != 1 {
+				t.Errorf("%d to %s: %v after %d requests", status, target, e, hits.Load())
+			}
+			if u, err := url.Parse(target); err == nil && u.Host != "" && !strings.Contains(e.Message, u.Host) {
+				t.Errorf("%d to %s: %q does not name the host", status, target, e.Message)
+			}
+		}
+	}
+	if n := strayed.Load(); n != 0 {
+		t.Errorf("%d requests went to the redirect's target", n)
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	at := func(d time.Duration) string { return now.Add(d).Format(http.TimeFormat) }
+	tests := []struct {
+		value string
+		want  time.Duration
+		asked bool
+	}{
+		{"30", 30 * time.Second, true}, {" 30 ", 30 * time.Second, true}, {"0", time.Second, true}, {"3600", time.Hour, true},
+		{"3601", time.Hour, true}, {"99999999999999999999999999", time.Hour, true}, {"18446744073709551615", time.Hour, true},
+		{at(90 * time.Second), 90 * time.Second, true}, {at(-time.Hour), time.Second, true}, {at(24 * time.Hour), time.Hour, true},
+		{"Fri, 31 Dec 9999 23:59:59 GMT", time.Hour, true}, {now.Add(time.Minute).Format(time.RFC850), time.Minute, true},
+		{"", time.Minute, false}, {"soon", time.Minute, false}, {"-5", time.Minute, false}, {"1.5", time.Minute, false}, {"5 s", time.Minute, false},
+	}
+	for _, test := range tests {
+		if got, asked := retryAfter(test.value, now); got != test.want || asked != test.asked {
+			t.Errorf("%q: %s, %v, want %s, %v", test.value, got, asked, test.want, test.asked)
+		}
+	}
+	for _, test := range []struct {
+		status int
+		header http.Header
+		want   Error
+	}{
+		{429, nil, Error{Code: codeRateLimited, Hold: time.Minute, Unsent: true}},
+		{429, http.Header{"Retry-After": {"7"}}, Error{Code: codeRateLimited, Hold: 7 * time.Second, Unsent: true}},
+		{503, http.Header{"Retry-After": {"7"}}, Error{Code: codeRateLimited, Hold: 7 * time.Second, Unsent: true}},
+		{503, nil, Error{Code: codeServer, Retry: true}},
+		{503, http.Header{"Retry-After": {"soon"}}, Error{Code: codeServer, Retry: true}},
+		{500, http.Header{"Retry-After": {"7"}}, Error{Code: codeServer, Retry: true}},
+	} {
+		_, e := interpret(test.status, test.header, nil, "me")
+		if got := (Error{Code: e.Code, Hold: e.Hold, Unsent: e.Unsent, Retry: e.Retry}); got != test.want {
+			t.Errorf("%d %v: %+v, want %+v", test.status, test.header, got, test.want)
+		}
+	}
+}
+
+func TestUnsentOnlyWhenNoConnectionWasMade(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	secure := httptest.NewUnstartedServer(http.NotFoundHandler()) // its certificate is nobody's
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
+	defer secure.Close()
+	tests := []struct {
+		name, url string
+		unsent    bool
+	}{
+		{"nothing listens", "http://" + closed.Addr().String(), true},
+		{"a certificate of nobody", secure.URL, true},
+		{"no TLS on the other side", "https" + strings.TrimPrefix(serveRaw(t, func(c net.Conn) { fmt.Fprint(c, "HTTP/1.1 200 OK\r\n\r\n") }), "http"), true},
+		{"cut before the answer", serveRaw(t, func(net.Conn) {}), false},
+		{"cut inside the head", serveRaw(t, func(c net.Conn) { fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Ty") }), false},
+		{"no HTTP", serveRaw(t, func(c net.Conn) { fmt.Fprint(c, "SSH-2.0-x\r\n") }), false},
+		{"cut inside a body of known length", serveRaw(t, func(c net.Conn) {
+			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"+`{"data":{"me":1}}`)
+		}), false},
+		{"cut inside a chunk", serveRaw(t, func(c net.Conn) {
+			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n40\r\n"+`{"data":{"me":1}}`)
+		}), false},
+		{"cut between chunks", serveRaw(t, func(c net.Conn) {
+			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n11\r\n"+`{"data":{"me":1}}`+"\r\n")
+		}), false},
+		{"cut where a piece of 4 KiB ends", serveRaw(t, func(c net.Conn) {
+			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\n"+`{"data":{"me":1}}`+strings.Repeat(" ", 4096-17)+"\r\n")
+		}), false},
+		{"cut inside gzip", serveRaw(t, func(c net.Conn) {
+			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n\r\n"+gzipped(`{"data":{"me":1}}`)[:24])
+		}), false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, e := askMe(t, newTestClient(t, 1<<20), Request{URL: test.url, Token: "t"})
+			if e == nil || e.Code != codeNetwork || !e.Retry || e.Unsent != test.unsent || e.Refused || e.Hold != 0 {
+				t.Fatalf("%+v", e)
+			}
+			if strings.Contains(e.Message, "://") {
+				t.Errorf("the URL is repeated: %q", e.Message)
+			}
+		})
+	}
+}
+
+func TestAnswersOfUnknownLengthArriveWhole(t *testing.T) {
+	c := newTestClient(t, 1<<24)
+	for _, size := range []int{0, 1, 4<<10 - 30, 4 << 10, 12 << 10, 1<<20 - 1, 3<<20 + 5} {
+		want := `"` + strings.Repeat("x", size) + `"`
+		address := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", mediaJSON)
+			w.(http.Flusher).Flush()
+			_, _ = io.WriteString(w, `{"data":{"me":`+want+`}}`)
+		})
+		if answer, e := askMe(t, c, Request{URL: address}); e != nil || string(answer.Data) != want {
+			t.Errorf("%d bytes came as %d (%v)", len(want), len(answer.Data), e)
+		}
+	}
+}
+
+func TestLimitOfTheAnswerIsExact(t *testing.T) {
+	const limit = 10_000
+	c := newTestClient(t, limit)
+	for _, chunked := range []bool{false, true} {
+		for size, want := range map[int]string{limit - 1: "", limit: "", limit + 1: codeResultTooLarge, 10 * limit: codeResultTooLarge} {
+			body := `{"data":{"me":1}}`
+			body += strings.Repeat(" ", size-len(body))
+			address := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", mediaJSON)
+				if w.Header().Set("Content-Length", strconv.Itoa(size)); chunked {
+					w.Header().Del("Content-Length")
+					w.(http.Flusher).Flush()
+				}
+				_, _ = io.WriteString(w, body)
+			})
+			if _, e := askMe(t, c, Request{URL: address}); (e == nil) != (want == "") || (e != nil && (e.Code != want || e.Retry || e.Unsent)) {
+				t.Errorf("%d bytes, chunked %v: %v, want %q", size, chunked, e, want)
+			}
+		}
+	}
+}
+
+func TestGzipBombIsStoppedAtTheLimit(t *testing.T) {
+	var bomb bytes.Buffer
+	pack, err := gzip.NewWriterLevel(&bomb, gzip.BestSpeed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 200 {
+		_, _ = pack.Write(make([]byte, 1<<20))
+	}
+	pack.Close()
+	for status, want := range map[int]string{200: codeResultTooLarge, 500: codeServer} {
+		address := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", mediaJSON)
+			w.Header().Set("Content-Encoding", "gzip")
+			w.WriteHeader(status)
+			_, _ = w.Write(bomb.Bytes())
+		})
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, e := askMe(t, newTestClient(t, 2<<20), Request{URL: address})
+		runtime.ReadMemStats(&after)
+		if e == nil || e.Code != want {
+			t.Errorf("%d: %v, want %s", status, e, want)
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > 24<<20 {
+			t.Errorf("%d: %d MiB were allocated for a limit of 2", status, used>>20)
+		}
+	}
+}
+
+func TestEndlessHeadersAreCutOff(t *testing.T) {
+	for name, head := range map[string]string{"the answer's": "HTTP/1.1 200 OK\r\n", "interim answers'": "HTTP/1.1 103 Early Hints\r\n"} {
+		written := make(chan int, 1)
+		address := serveRaw(t, func(c net.Conn) {
+			n := 0
+			defer func() { written <- n }()
+			fmt.Fprint(c, head)
+			for line := []byte("X-A: " + strings.Repeat("a", 1000) + "\r\n"); n < 64<<20; {
+				m, err := c.Write(line)
+				if n += m; err != nil {
+					return
+				}
+			}
+		})
+		if _, e := askMe(t, newTestClient(t, 1<<20), Request{URL: address}); e == nil || e.Code != codeNetwork || e.Unsent {
+			t.Errorf("%s: %v", name, e)
+		}
+		if n := <-written; n >= 64<<20 {
+			t.Errorf("%s: %d bytes of headers were taken", name, n)
+		}
+	}
+}
+
+func TestCancelIsNoTimeout(t *testing.T) {
+	arrived := make(chan struct{}, 1)
+	for _, part := range []string{"head", "body"} {
+		address := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if part == "body" {
+				w.Header().Set("Content-Type", mediaJSON)
+				_, _ = io.WriteString(w, `{"data":`)
+				w.(http.Flusher).Flush()
+			}
+			_, _ = io.Copy(io.Discard, r.Body)
+			arrived <- struct{}{}
+			<-r.Context().Done()
+		})
+		c := newTestClient(t, 1<<20)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { <-arrived; cancel() }()
+		_, err := c.Do(ctx, Request{URL: address, Query: "{me}", Field: "me", Variables: []byte("{}")})
+		if codeOf(err) != codeNetwork || !errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("cancelled in the %s: %v", part, err)
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), 30*time.Millisecond)
+		_, err = c.Do(ctx, Request{URL: address, Query: "{me}", Field: "me", Variables: []byte("{}")})
+		cancel()
+		if codeOf(err) != codeTimeout || errors.Is(err, context.Canceled) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("out of time in the %s: %v", part, err)
+		}
+		if e, _ := errors.AsType[*Error](err); !e.Retry || e.Unsent {
+			t.Errorf("out of time in the %s: %+v", part, e)
+		}
+		<-arrived
+	}
+}
+
+// leaked returns the first run of 4 letters of the secret that text shows.
+func leaked(text, secret string) string {
+	for i := 0; i+4 <= len(secret); i++ {
+		if strings.Contains(text, secret[i:i+4]) {
+			return secret[i : i+4]
+		}
+	}
+	return ""
+}
+
+func TestSecretsAreRedactedHoweverTheyAreSpelled(t *testing.T) {
+	const token, password, refresh = "eyJTOKENx.QUJDREVG.c2lnbg_-", "Zq\"<W7&v'K/é😀 +%R3\\y", "RFRSHtokenRFRSH"
+	goJSON, _ := json.Marshal(password)
+	plainJSON := `Zq\"<W7&v'K/é😀 +%R3\\y`
+	spelled := map[string]string{
+		"raw":              password,
+		"JSON by Go":       string(goJSON),
+		"JSON by others":   plainJSON,
+		"JSON in ASCII":    `Zq\"<W7&v'K/\u00e9\ud83d\ude00 +%R3\\y`,
+		"URL, form":        url.QueryEscape(password),
+		"URL, path":        url.PathEscape(password),
+		"HTML by Go":       `Zq&#34;&lt;W7&amp;v&#39;K/é😀 +%R3\y`,
+		"HTML by name":     `Zq&quot;&lt;W7&amp;v&#039;K/é😀 +%R3\y`,
+		"HTML of the JSON": `Zq\&quot;&lt;W7&amp;v&#x27;K/é😀 +%R3\\y`,
+		"token":            token,
+		"refresh token":    "a" + refresh + refresh + "b",
+	}
+	r := Request{Token: token, Secrets: []string{password, "", refresh}}
+	fragments := []string{"Zq", "W7", "K/", "R3", "TOKEN", "QUJD", "RFRSH", "c2ln"}
+	for name, form := range spelled {
+		for _, status := range []int{200, 400, 401, 500} {
+			for _, media := range []string{mediaHTML, mediaJSON} {
+				_, e := interpret(status, http.Header{"Content-Type": {media}}, []byte("you sent: "+form+"!"), "me")
+				text := r.redact(e.Message)
+				for _, f := range fragments {
+					if strings.Contains(text, f) {
+						t.Errorf("%s, %d %s: %q shows %q", name, status, media, text, f)
+					}
+				}
+				if !strings.Contains(text, "[redacted]") || !strings.Contains(text, "you sent: ") {
+					t.Errorf("%s: %q", name, text)
+				}
+			}
+		}
+		body, _ := json.Marshal(map[string]any{"errors": []any{map[string]any{"message": "you sent: " + form}}})
+		_, e := interpret(200, http.Header{"Content-Type": {mediaJSON}}, body, "me")
+		if text := r.redact(e.Message); !strings.Contains(text, "you sent: ") || strings.Contains(text, "W7") || strings.Contains(text, "TOKEN") {
+			t.Errorf("%s in an error's message: %q", name, text)
+		}
+	}
+	if got := r.redact(url.QueryEscape("nothing secret")); got != "nothing+secret" {
+		t.Errorf("without a secret: %q", got)
+	}
+	short := Request{Secrets: []string{"e", "d"}} // its replacement must not be replaced again
+	if got := short.redact("ready"); got != "r[redacted]a[redacted]y" {
+		t.Errorf("short secrets: %q", got)
+	}
+}
+
+func TestSecretsDoNotShowInPartAcrossACut(t *testing.T) {
+	const secret = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ<é>0123456789"
+	r := Request{Token: secret}
+	shown := func(body, media string, at int) {
+		_, e := interpret(500, http.Header{"Content-Type": {media}}, []byte(body), "me")
+		text := r.redact(e.Message)
+		if l := leaked(strings.ReplaceAll(text, "HTTP 500 Internal Server Error", ""), secret); l != "" {
+			t.Fatalf("at %d of %s: %q shows %q", at, media, text, l)
+		}
+	}
+	for i := range len(secret) + 30 {
+		for _, form := range []string{secret, url.QueryEscape(secret)} {
+			// White space vanishes, so that what is cut at 16 KiB may well be shown.
+			before := strings.Repeat(" ", maxSnippetBytes-i)
+			shown(before+form+"...", mediaHTML, i)
+			encoded, _ := json.Marshal(before + form + "...")
+			shown(`{"errors":[{"message":`+string(encoded)+`}]}`, mediaJSON, i)
+			shown(`{"errors":[{"message":"","extensions":{"code":`+string(encoded)+`}}]}`, mediaJSON, i)
+			shown(strings.Repeat("#", maxAPITextBytes-i)+form+"...", mediaHTML, i)
+		}
+	}
+}
+
+func TestErrorTextIsOnePrintableShortLine(t *testing.T) {
+	nasty := "a\r\nb\x00\x1b[2J\u202e\u2028\x85c\xff\xfe\u200b\ue000\t" + strings.Repeat("é", 100_000)
+	for _, status := range []int{200, 302, 400, 401, 408, 500} {
+		for _, media := range []string{mediaHTML, mediaJSON, "x/" + strings.Repeat("y", 2000)} {
+			encoded, _ := json.Marshal(nasty)
+			for _, body := range []string{nasty, `{"errors":[{"message":` + string(encoded) + `,"extensions":{"code":` + string(encoded) + `}}]}`} {
+				_, e := interpret(status, http.Header{"Content-Type": {media}, "Location": {"http://h" + strings.Repeat("x", 5000) + "/"}}, []byte(body), "me")
+				text := (&Request{}).redact(e.Message)
+				if len(text) > 512 || !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+					t.Errorf("%d %.20s: %d bytes: %q", status, media, len(text), text)
+				}
+			}
+		}
+	}
+}
+
+// TestProxyProcess is the body of TestProxyOfTheEnvironmentIsUsed, since net/http reads the environment once.
+func TestProxyProcess(t *testing.T) {
+	if os.Getenv("HTTPS_PROXY") != "http://user:pw@proxy.example.test:3128" {
+		t.Skip("run by TestProxyOfTheEnvironmentIsUsed")
+	}
+	var heard []string
+	c := newClient("1", 1, func(proxy string) { heard = append(heard, proxy) })
+	transport := c.transport.(*http.Transport)
+	for address, want := range map[string]bool{"https://api.example.test/graphql": true, "https://other.example.test": true,
+		"http://127.0.0.1:80/": false, "https://localhost/": false, "https://[::1]/": false} {
+		r, _ := http.NewRequest("POST", address, nil)
+		if u, err := transport.Proxy(r); err != nil || (u != nil) != want {
+			t.Errorf("%s: proxy %v (%v)", address, u, err)
+		}
+	}
+	if fmt.Sprint(heard) != "[http://proxy.example.test:3128]" {
+		t.Errorf("heard of %q, want it once and without its password", heard)
+	}
+}
+
+func TestProxyOfTheEnvironmentIsUsed(t *testing.T) {
+	cmd := exec.Command(os.Args[0], "-test.run=^TestProxyProcess$", "-test.v")
+	cmd.Env = append(os.Environ(), "HTTPS_PROXY=http://user:pw@proxy.example.test:3128", "HTTP_PROXY=http://user:pw@proxy.example.test:3128", "NO_PROXY=")
+	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: TestProxyProcess")) {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+func FuzzEnvelope(f *testing.F) {
+	for _, seed := range []string{`{"data":{"me":1}}`, ` { "data" : { "me" : [1, 2] , "x":{} } , "errors" : [ {"message":"m"} ] } `, `{"data":null,"errors":[]}`,
+		`{"data":{"me":0,"me":1},"data":{}}`, `{"d\u0061ta":{"\u006de":"\\\""}}`, `[]`, `7`, `""`, `{"data":{"me":"` + "\xff" + `"}}`, `{"errors":{}}`,
+		`{"data":{"me":1},"errors":null}`, `{"data":"{\"me\":1}"}`, `{"\ud800":1,"data":{"me":-0.0e+5}}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		got, err := parseEnvelope(text, "me")
+		var top, data map[string]json.RawMessage
+		var complaints []json.RawMessage
+		// An object or null: everything else is an error below as well.
+		valid := utf8.Valid(text) && json.Valid(text) && json.Unmarshal(text, &top) == nil
+		if valid && top["errors"] != nil {
+			valid = json.Unmarshal(top["errors"], &complaints) == nil
+		}
+		hasData := valid && top["data"] != nil && json.Unmarshal(top["data"], &data) == nil && data != nil
+		if want := valid && (hasData || len(complaints) > 0); (err == nil) != want {
+			t.Fatalf("%q: error %v, valid by encoding/json: %v", text, err, want)
+		}
+		if err != nil {
+			return
+		}
+		if got.hasData != hasData || !bytes.Equal(got.root, data["me"]) || (got.root == nil) != (data["me"] == nil) || len(got.errors) != len(complaints) {
+			t.Fatalf("%q: data %v, root %q, %d errors; encoding/json: %v, %q, %d", text, got.hasData, got.root, len(got.errors), hasData, data["me"], len(complaints))
+		}
+		_, e := interpret(200, http.Header{"Content-Type": {mediaJSON}}, text, "me")
+		if e != nil {
+			e.Message = (&Request{Token: "me"}).redact(e.Message)
+		}
+	})
+}
+
+func FuzzRetryAfter(f *testing.F) {
+	for _, seed := range []string{"", "0", "30", "-1", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"} {
+		f.Add(seed, int64(1_700_000_000))
+	}
+	f.Fuzz(func(t *testing.T, value string, unix int64) {
+		got, asked := retryAfter(value, time.Unix(unix%math.MaxInt32, 0))
+		if got < time.Second || got > time.Hour || (!asked && got != time.Minute) {
+			t.Fatalf("%q: %s, %v", value, got, asked)
+		}
+	})
+}
