@@ -277,7 +277,7 @@ func interpret(status int, header http.Header, text []byte, field string) (Answe
 	}
 	switch {
 	case !env.usable() && (status == http.StatusUnauthorized || env.code() == "UNAUTHENTICATED" && status < 500):
-		return Answer{}, &Error{Code: codeAuthInvalid, Message: "the API refused the token: " + describe(line, env, text), Unsent: true,
+		return Answer{}, &Error{Code: codeAuthInvalid, Message: "refused by the API: " + describe(line, env, text), Unsent: true,
 			Cause: foreign(status, media, parseErr)}
 	case status == http.StatusRequestTimeout:
 		return Answer{}, &Error{Code: codeTimeout, Message: describe(line, env, text), Retry: true}

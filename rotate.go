@@ -92,7 +92,9 @@ func newLogFile(opts logFileOptions) (*logFile, error) {
 	if err := l.openLocked(); err != nil { // nobody else has l yet
 		return nil, err
 	}
+	l.mu.Lock() // for the timer's own function
 	l.timer = time.AfterFunc(logDelay, func() { l.Flush() })
+	l.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	l.stop = cancel
 	l.wake <- struct{}{}
