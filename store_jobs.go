@@ -317,7 +317,7 @@ func (s *Store) Cancel(seq int64) error {
 		}
 		t.counts.Cancelled += n
 		if n == 0 {
-			return errorf(codeFailedPrecondition, "the job has ended already").hint("look at it with: honeydew job show ID")
+			return noLongerOpen()
 		}
 		return nil
 	})
