@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -330,9 +331,10 @@ func TestJobIsNotStartedBeforeItsTime(t *testing.T) {
 
 func TestRateLimitHoldsTheWholeEnvironmentAndCostsNoAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limited := true
+		var limited atomic.Bool
+		limited.Store(true)
 		r := newQueueRig(t, QueueOptions{Workers: 1}, func(_ context.Context, j *Job) (string, error) {
-			if limited && j.Environment == "production" {
+			if limited.Load() && j.Environment == "production" {
 				return "", &Error{Code: codeRateLimited, Message: "HTTP 429; the API asks to wait 10m0s", Hold: 10 * time.Minute, Unsent: true}
 			}
 			return "1", nil
@@ -371,7 +373,7 @@ func TestRateLimitHoldsTheWholeEnvironmentAndCostsNoAttempt(t *testing.T) {
 		if n := len(r.attempts()); n != 2 {
 			t.Fatalf("%d attempts before the hold was over, want the two from before it", n)
 		}
-		limited = false
+		limited.Store(false)
 		advance(10 * time.Millisecond)
 		r.wantStatus(first, statusCompleted, "")
 		r.wantStatus(other, statusCompleted, "")
@@ -400,13 +402,13 @@ func TestRateLimitOfATokenRefreshIsAHoldLikeAnyOther(t *testing.T) {
 
 func TestCancelEndsPendingAndRunningJobsAndRefusesEndedOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		aborted := false
+		var aborted atomic.Bool
 		r := newQueueRig(t, QueueOptions{Workers: 1}, func(ctx context.Context, j *Job) (string, error) {
 			if j.Priority == 1 {
 				return "1", nil
 			}
 			<-ctx.Done()
-			aborted = true
+			aborted.Store(true)
 			return "", &Error{Code: codeNetwork, Message: "the request was abandoned", Retry: true, Cause: context.Canceled}
 		})
 		r.q.Start()
@@ -441,8 +443,8 @@ func TestCancelEndsPendingAndRunningJobsAndRefusesEndedOnes(t *testing.T) {
 			}
 		}
 		r.wantStatus(done, statusCompleted, "")
-		if s := r.q.State(""); !aborted || s.Pending+s.Running+s.Busy != 0 || len(r.attempts()) != 2 {
-			t.Fatalf("aborted: %t, %d attempts, state %+v", aborted, len(r.attempts()), s)
+		if s := r.q.State(""); !aborted.Load() || s.Pending+s.Running+s.Busy != 0 || len(r.attempts()) != 2 {
+			t.Fatalf("aborted: %t, %d attempts, state %+v", aborted.Load(), len(r.attempts()), s)
 		}
 	})
 }
@@ -537,9 +539,10 @@ func TestMutationIsSentAgainOnlyWhereItSurelyWasNotCarriedOut(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newQueueRig(t, QueueOptions{}, nil)
 				c.err.Message = "the reason"
-				failing := true
+				var failing atomic.Bool
+				failing.Store(true)
 				r.q.Run = func(context.Context, *Job) (string, string, error) {
-					if failing {
+					if failing.Load() {
 						return "", "", c.err
 					}
 					return "1", "", nil
@@ -551,7 +554,7 @@ func TestMutationIsSentAgainOnlyWhereItSurelyWasNotCarriedOut(t *testing.T) {
 				if !strings.HasPrefix(got.Error, c.code+": ") || !strings.Contains(got.Error, "the reason") {
 					t.Errorf("error %q", got.Error)
 				}
-				failing = false
+				failing.Store(false)
 				advance(time.Hour)
 				if got := r.job(j); (got.Status == statusCompleted) != c.again {
 					t.Errorf("an hour later the job is %s", got.Status)
@@ -986,10 +989,13 @@ func TestResultsThatTheDiskRefusesAreKeptAndStoredLater(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{Workers: 3}, func(context.Context, *Job) (string, error) { return result, nil })
 		j := r.submit(newTestJob("github.commits"))
 		w := r.watch(j)
-		waiting := r.submit(newTestJob("jira.issues"))
-		waiting2, waiting3 := r.submit(newTestJob("jira.issues")), r.submit(newTestJob("jira.issues"))
+		all := []*Job{j}
+		for range 3 { // they are ready when the first has failed to be stored
+			later := newTestJob("jira.issues")
+			later.NextAttemptAt = timeNow().Add(10 * time.Second)
+			all = append(all, r.submit(later))
+		}
 		free := r.diskFull()
-		r.q.Workers = 1 // the others come later
 		r.q.Start()
 		advance(time.Minute)
 		if s := r.q.State(""); s.Failing != 1 || s.Running != 1 || s.Pending != 3 || r.store.Problem() == "" {
@@ -1000,7 +1006,7 @@ func TestResultsThatTheDiskRefusesAreKeptAndStoredLater(t *testing.T) {
 		}
 		free()
 		advance(2 * time.Second)
-		for _, j := range []*Job{j, waiting, waiting2, waiting3} {
+		for _, j := range all {
 			if got := r.wantStatus(j, statusCompleted, ""); got.Result != result {
 				t.Fatalf("a result of %d bytes", len(got.Result))
 			}
