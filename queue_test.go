@@ -141,7 +141,7 @@ func untilAbandoned(ctx context.Context, _ *Job) (string, error) {
 }
 
 func TestHigherPriorityRunsFirstAndThenTheOlder(t *testing.T) {
-	for range 20 {
+	for range 8 {
 		synctest.Test(t, func(t *testing.T) {
 			r := newQueueRig(t, QueueOptions{}, nil)
 			var want []*Job
@@ -794,7 +794,7 @@ func TestDrainWaitsForJobsThenAbandonsThemThenGivesUp(t *testing.T) {
 
 // A job may end after the store was closed under it: its worker must come to an end all the same.
 func TestWritesAfterTheCloseAreRefused(t *testing.T) {
-	for range 50 {
+	for range 20 {
 		synctest.Test(t, func(t *testing.T) {
 			s, err := openStore(filepath.Join(t.TempDir(), "daemon.db"), "normal", "https://x.test")
 			if err != nil {

@@ -535,8 +535,9 @@ func (t *tx) finish(j *Job) (notOpen, err error) {
 	}
 	t.counts.add(j.Status, 1)
 	if j.Status == statusCompleted && j.Schedule != "" {
-		return nil, t.exec(`UPDATE schedules SET last_success_at = ?2 WHERE name = ?1 AND created_at <= ?2
-			AND (last_success_at IS NULL OR last_success_at < ?2)`, j.Schedule, timeText(j.CreatedAt))
+		// A time after this moment comes from a wrong clock, and says nothing.
+		return nil, t.exec(`UPDATE schedules SET last_success_at = ?2 WHERE name = ?1 AND (created_at <= ?2 OR created_at > ?3)
+			AND (last_success_at IS NULL OR last_success_at < ?2 OR last_success_at > ?3)`, j.Schedule, timeText(j.CreatedAt), timeText(j.CompletedAt))
 	}
 	return nil, nil
 }
