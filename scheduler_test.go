@@ -620,7 +620,7 @@ func TestLastSuccessOfAClockThatWasAheadLeavesNoGap(t *testing.T) {
 				advance(90 * time.Minute)
 				r.set(ahead)
 				advance(2 * time.Hour) // runs under the wrong clock
-				jobs := r.jobs(sc) // the queue's clock is the bubble's, so what it would have recorded is recorded here
+				jobs := r.jobs(sc)     // the queue's clock is the bubble's, so what it would have recorded is recorded here
 				if err := r.store.update(func(t *tx) error {
 					return t.exec("UPDATE schedules SET last_success_at = ?", timeText(jobs[len(jobs)-1].CreatedAt))
 				}); err != nil {
