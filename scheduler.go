@@ -19,7 +19,7 @@ const (
 	scheduleCheck = 30 * time.Second
 	missedAfter   = scheduleCheck + 15*time.Second // how late a wake may be and still be in time
 	wrongClock    = 24 * time.Hour                 // what is recorded further ahead than this came from a wrong clock
-	clockNoise    = time.Second    // a smaller step of the wall clock is no step
+	clockNoise    = time.Second                    // a smaller step of the wall clock is no step
 	maxJitter     = 24 * time.Hour
 )
 
