@@ -81,6 +81,7 @@ func runDaemon(ctx context.Context, o DaemonOptions) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if err := d.start(ctx, cancel); err != nil {
+		cancel(nil) // what has begun must end before close can wait for it
 		return errors.Join(err, d.close())
 	}
 	failed := make(chan error, 1)
@@ -189,7 +190,7 @@ func (d *Daemon) runJob(ctx context.Context, j *Job) (result, partial string, er
 	if codeOf(err) == codeNotFound {
 		return "", "", &Error{Code: codeAPI, Message: "the environment " + j.Environment + " was removed", Refused: true}
 	} else if err != nil {
-		return "", "", &Error{Code: codeInternal, Message: err.Error(), Retry: true, Unsent: true}
+		return "", "", attemptError(err)
 	}
 	var answer Answer
 	err = d.auth.Do(ctx, env, func(token string, secrets []string) (err error) {
@@ -197,7 +198,7 @@ func (d *Daemon) runJob(ctx context.Context, j *Job) (result, partial string, er
 		return err
 	})
 	if err != nil {
-		return "", "", err
+		return "", "", attemptError(err)
 	}
 	if c.Mutation {
 		if err := refusedPayload(answer.Data); err != nil {
@@ -206,6 +207,15 @@ func (d *Daemon) runJob(ctx context.Context, j *Job) (result, partial string, er
 	}
 	// The body is never written again, and may be large.
 	return unsafe.String(unsafe.SliceData(answer.Data), len(answer.Data)), answer.Partial, nil
+}
+
+// attemptError is err, unless it is the database's: that is read for the environment and its token, before anything is
+// sent, so another attempt can do no harm.
+func attemptError(err error) error {
+	if code := codeOf(err); code == codeStorageFailed || code == codeStorageFull {
+		return &Error{Code: codeInternal, Message: err.Error(), Retry: true, Unsent: true, Cause: err}
+	}
+	return err
 }
 
 // refusedPayload finds the API's own no inside a mutation's payload.

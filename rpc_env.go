@@ -85,7 +85,7 @@ func (s *rpcServer) AddEnvironment(ctx context.Context, in *daemonpb.AddEnvironm
 		return nil, err
 	}
 	if err := checkBaseURL(in.BaseUrl); err != nil {
-		return nil, errorf(codeInvalidArgument, "base_url: %s", toStatus(err).Message())
+		return nil, errorf(codeInvalidArgument, "base_url: %w", err)
 	}
 	if strings.ContainsFunc(in.Description, unicode.IsControl) || len(in.Description) > maxErrorTextInBytes {
 		return nil, errorf(codeInvalidArgument, "description: at most %d bytes, no control characters", maxErrorTextInBytes)

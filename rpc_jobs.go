@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"google.golang.org/grpc"
@@ -44,6 +45,9 @@ func (s *rpcServer) newJob(ctx context.Context, c *Command, payload map[string]a
 		if j.NextAttemptAt, err = time.Parse(time.RFC3339, in.RunAfter); err != nil {
 			return nil, errorf(codeInvalidArgument, "run_after: %q is not an RFC 3339 time such as 2026-01-02T15:04:05Z", in.RunAfter)
 		}
+		if year := j.NextAttemptAt.UTC().Year(); year < 1 || year > 9999 { // could not be read back
+			return nil, errorf(codeInvalidArgument, "run_after: %q is not between the years 1 and 9999 in UTC", in.RunAfter)
+		}
 		j.NextAttemptAt = j.NextAttemptAt.Truncate(time.Millisecond)
 	}
 	if len(in.IdempotencyKey) > maxKeyBytes {
@@ -81,10 +85,18 @@ func (s *rpcServer) jobOf(ctx context.Context, in *daemonpb.SubmitJobRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	if size := proto.Size(in.Payload); size > 2*maxPayloadBytes {
-		return nil, errorf(codeInvalidArgument, "payload: %d bytes; at most %d are allowed", size, maxPayloadBytes)
+	if err := checkPayloadSize(in.Payload); err != nil {
+		return nil, err
 	}
 	return s.newJob(ctx, c, in.Payload.AsMap(), in)
+}
+
+// checkPayloadSize refuses what is large as a message, though it may be small as JSON: it is sent back as one.
+func checkPayloadSize(payload *structpb.Struct) error {
+	if size := proto.Size(payload); size > 2*maxPayloadBytes {
+		return errorf(codeInvalidArgument, "payload: %d bytes; at most %d are allowed", size, maxPayloadBytes)
+	}
+	return nil
 }
 
 func (s *rpcServer) SubmitJob(ctx context.Context, in *daemonpb.SubmitJobRequest) (*daemonpb.SubmitJobResponse, error) {
@@ -106,12 +118,11 @@ func (s *rpcServer) SubmitJobs(ctx context.Context, in *daemonpb.SubmitJobsReque
 	for i, r := range in.Jobs {
 		var err error
 		if jobs[i], err = s.jobOf(ctx, r); err != nil {
-			st := toStatus(err)
-			e := errorf(codeInvalidArgument, "jobs[%d]: %s", i, st.Message())
-			if code := codeOf(err); code != codeInternal {
-				e.Code = code
+			indexed := errorf(codeOf(err), "jobs[%d]: %s", i, toStatus(err).Message())
+			if e, ok := errors.AsType[*Error](err); ok {
+				indexed.Hint = e.Hint
 			}
-			return nil, e
+			return nil, indexed
 		}
 	}
 	if err := s.queue.Submit(jobs...); err != nil {
@@ -233,18 +244,20 @@ func (s *rpcServer) ListJobs(_ context.Context, in *daemonpb.ListJobsRequest) (*
 	if limit == 0 {
 		limit = 50
 	}
-	jobs, err := s.store.Jobs(JobFilter{Status: in.Status, Command: in.Command, Schedule: in.Schedule, Before: before, Limit: limit + 1})
+	jobs, err := s.store.Jobs(JobFilter{Status: in.Status, Command: in.Command, Schedule: in.Schedule, Before: before, Limit: limit + 1,
+		MaxBytes: maxAnswerBytes})
 	if err != nil {
 		return nil, err
 	}
-	out, size := &daemonpb.ListJobsResponse{}, 0
+	out, size, payloads := &daemonpb.ListJobsResponse{}, 0, 0
 	for i, j := range jobs {
 		msg, err := jobStatus(j, false)
 		if err != nil {
 			return nil, err
 		}
 		size += proto.Size(msg) + 8
-		if i == limit || (i > 0 && size > maxAnswerBytes-1024) {
+		payloads += len(j.Payload)
+		if i == limit || (i > 0 && max(size, payloads) > maxAnswerBytes-1024) {
 			out.NextPageToken = pageToken(jobs[i-1].Seq)
 			break
 		}
@@ -271,6 +284,9 @@ func (s *rpcServer) ListCommands(context.Context, *daemonpb.ListCommandsRequest)
 func (s *rpcServer) ScheduleJob(ctx context.Context, in *daemonpb.ScheduleJobRequest) (*daemonpb.ScheduleJobResponse, error) {
 	env, err := s.store.Environment(ctx, in.Environment)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkPayloadSize(in.Payload); err != nil {
 		return nil, err
 	}
 	payload, err := payloadJSON(in.Payload.AsMap())

@@ -19,6 +19,7 @@ const (
 	scheduleCheck = 30 * time.Second
 	missedAfter   = scheduleCheck + 15*time.Second // how late a wake may be and still be in time
 	wrongClock    = 24 * time.Hour                 // what is recorded further ahead than this came from a wrong clock
+	clockNoise    = time.Second                    // a smaller step of the wall clock is no step
 	maxJitter     = 24 * time.Hour
 )
 
@@ -63,6 +64,9 @@ func (s *Scheduler) Run(ctx context.Context) {
 		// Against the steady clock: how far the wall clock was set.
 		step := now.Sub(wall) - time.Since(steady)
 		wall, steady = now, time.Now()
+		if step < -clockNoise {
+			s.setBack(step)
+		}
 		wait := scheduleCheck
 		if next := s.fireDue(ctx, now, step); !next.IsZero() {
 			wait = max(0, min(wait, next.Sub(s.Now())))
@@ -74,6 +78,14 @@ func (s *Scheduler) Run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		timer.Stop()
+	}
+}
+
+// setBack makes up for a clock that was ahead: what it recorded as the past may lie in the future now.
+func (s *Scheduler) setBack(step time.Duration) {
+	s.started = s.started.Add(step)
+	if err := s.Store.moveLastSuccess(step); err != nil {
+		s.Log.Error("schedules could not be moved to the corrected clock", "error", err.Error())
 	}
 }
 
@@ -105,7 +117,7 @@ func (s *Scheduler) advance(sc Schedule, now time.Time, step time.Duration) (tim
 	expr, err := parseCron(sc.CronExpr, time.Local, now)
 	if err != nil || sc.NextRunAt.IsZero() {
 		s.Log.Error("schedule disabled: it never fires again", "schedule_name", sc.Name, "cron_expr", sc.CronExpr)
-		_, err := s.Queue.Fire(Firing{ScheduleID: sc.ID, Expected: sc.NextRunAt})
+		_, err := s.Store.SetScheduleEnabled(sc.Name, false, time.Time{})
 		return time.Time{}, err
 	}
 	if next := s.corrected(sc, expr, now, step); !next.Equal(sc.NextRunAt) {
@@ -158,11 +170,12 @@ func (s *Scheduler) tell(sc Schedule, f Firing, fired, missed bool) {
 // corrected is the schedule's next time after the clock was set back: what counts elapsed time moves along, and what
 // a clock far in the future left behind is made anew. Other times stay: a nominal time never fires twice.
 func (s *Scheduler) corrected(sc Schedule, expr cronExpr, now time.Time, step time.Duration) time.Time {
-	if anchorOf(sc).Sub(now) > wrongClock {
-		return expr.next(now, now).Truncate(time.Millisecond)
-	}
-	if expr.every > 0 && step < -time.Second && sc.NextRunAt.After(now) {
+	if expr.every > 0 && step < -clockNoise && sc.NextRunAt.After(now) {
 		return sc.NextRunAt.Add(step).Truncate(time.Millisecond)
+	}
+	// Only towards the present: the anchor stays where it is until the next run, and this is asked at every look.
+	if next := expr.next(now, now); anchorOf(sc).Sub(now) > wrongClock && next.Before(sc.NextRunAt) {
+		return next
 	}
 	return sc.NextRunAt
 }
@@ -197,7 +210,11 @@ func (s *Scheduler) job(sc Schedule, now time.Time) (*Job, error) {
 		return nil, err
 	}
 	now = now.Truncate(time.Millisecond)
-	resolved, err := c.resolveDates(payload, now, sc.LastSuccessAt, true)
+	since := sc.LastSuccessAt
+	if since.After(now) { // by a wrong clock: better everything again than a gap
+		since = time.Time{}
+	}
+	resolved, err := c.resolveDates(payload, now, since, true)
 	if err != nil {
 		return nil, err
 	}

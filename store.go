@@ -95,6 +95,11 @@ type write struct {
 // errNotOpen: the job had ended before, so that nothing was changed.
 var errNotOpen = errors.New("the job has ended already")
 
+// noLongerOpen tells clients the same.
+func noLongerOpen() *Error {
+	return errorf(codeFailedPrecondition, "the job has ended already").hint("look at it with: honeydew job show ID")
+}
+
 var errStoreClosed = &Error{Code: codeShuttingDown, Message: "the daemon is shutting down"}
 
 // Store is the database. Its methods may be called from any goroutine; those that write return once it is on disk.
@@ -106,6 +111,7 @@ type Store struct {
 	stmts  statements
 	ops    chan *write
 	closed chan struct{} // no more writes are taken
+	gone   chan struct{} // the writer has ended: what it has not answered, it never will
 	wg     sync.WaitGroup
 
 	nextSeq  int64 // this and the next three belong to the writer
@@ -142,7 +148,7 @@ func openStore(path, sync, productionURL string) (*Store, error) {
 	if _, err := sqlite.OFDLocking(true); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		_ = err
 	}
-	s := &Store{path: path, ops: make(chan *write, 1024), closed: make(chan struct{}), fatal: make(chan error, 1)}
+	s := &Store{path: path, ops: make(chan *write, 1024), closed: make(chan struct{}), gone: make(chan struct{}), fatal: make(chan error, 1)}
 	if err := s.open(sync); err != nil {
 		return nil, errors.Join(fmt.Errorf("database %s: %w", path, err), s.closeConnections())
 	}
@@ -245,7 +251,17 @@ func (s *Store) do(w *write) error {
 	ack := make(chan error, 1)
 	w.done = func(err error) { ack <- err }
 	s.enqueue(w)
-	return storageError(<-ack)
+	select {
+	case err := <-ack:
+		return storageError(err)
+	case <-s.gone:
+	}
+	select {
+	case err := <-ack:
+		return storageError(err)
+	default:
+		return errStoreClosed
+	}
 }
 
 // update runs fn inside the writer's transaction. An *Error from fn undoes what fn did and nothing else.
@@ -276,6 +292,7 @@ const maxBatch = 512
 
 // writer is the goroutine that owns the writing connection.
 func (s *Store) writer() {
+	defer close(s.gone)
 	batch := make([]*write, 0, maxBatch)
 	for {
 		select {
@@ -518,8 +535,9 @@ func (t *tx) finish(j *Job) (notOpen, err error) {
 	}
 	t.counts.add(j.Status, 1)
 	if j.Status == statusCompleted && j.Schedule != "" {
-		return nil, t.exec(`UPDATE schedules SET last_success_at = ?2 WHERE name = ?1 AND created_at <= ?2
-			AND (last_success_at IS NULL OR last_success_at < ?2)`, j.Schedule, timeText(j.CreatedAt))
+		// A time after this moment comes from a wrong clock, and says nothing.
+		return nil, t.exec(`UPDATE schedules SET last_success_at = ?2 WHERE name = ?1 AND (created_at <= ?2 OR created_at > ?3)
+			AND (last_success_at IS NULL OR last_success_at < ?2 OR last_success_at > ?3)`, j.Schedule, timeText(j.CreatedAt), timeText(j.CompletedAt))
 	}
 	return nil, nil
 }

@@ -367,6 +367,14 @@ func (s *Store) SetScheduleEnabled(name string, enabled bool, next time.Time) (s
 	return sc, err
 }
 
+// moveLastSuccess moves what all schedules know of their last success by step.
+func (s *Store) moveLastSuccess(step time.Duration) error {
+	return s.update(func(t *tx) error {
+		return t.exec("UPDATE schedules SET last_success_at = strftime('%Y-%m-%dT%H:%M:%fZ', last_success_at, ?) WHERE last_success_at IS NOT NULL",
+			fmt.Sprintf("%.3f seconds", step.Seconds()))
+	})
+}
+
 // Firing is one run of a schedule: the job, and the step to the next time, in one transaction.
 type Firing struct {
 	ScheduleID string

@@ -194,6 +194,7 @@ type JobFilter struct {
 	Status, Command, Schedule string
 	Before                    int64 // a Seq; 0: from the newest
 	Limit                     int
+	MaxBytes                  int // of payloads: stop after the job that passes it; 0: no limit
 }
 
 // listQuery returns the SQL of a filter, naming only the columns that are filtered by, so that each form finds its
@@ -226,12 +227,13 @@ func (s *Store) Jobs(f JobFilter) ([]*Job, error) {
 	}
 	defer rows.Close()
 	var jobs []*Job
-	for rows.Next() {
+	for size := 0; (f.MaxBytes == 0 || size <= f.MaxBytes) && rows.Next(); {
 		j, err := scanJob(rows, nil)
 		if err != nil {
 			return nil, storageError(err)
 		}
 		jobs = append(jobs, j)
+		size += len(j.Payload)
 	}
 	return jobs, storageError(rows.Err())
 }
@@ -317,7 +319,7 @@ func (s *Store) Cancel(seq int64) error {
 		}
 		t.counts.Cancelled += n
 		if n == 0 {
-			return errorf(codeFailedPrecondition, "the job has ended already").hint("look at it with: honeydew job show ID")
+			return noLongerOpen()
 		}
 		return nil
 	})

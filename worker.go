@@ -48,7 +48,11 @@ func (q *Queue) attempt(worker int, it *item, r *run) {
 	stored := it.job
 	if stored == nil {
 		var err error
-		if stored, err = q.Store.JobBySeq(it.seq); err != nil {
+		stored, err = q.Store.JobBySeq(it.seq)
+		if err == nil && stored.Status != statusPending {
+			err = noLongerOpen()
+		}
+		if err != nil {
 			q.putBack(it, r, err)
 			return
 		}
@@ -83,9 +87,7 @@ func (q *Queue) noteStart(j *Job, mutation bool) error {
 		q.Store.Start(j, nil)
 		return nil
 	}
-	ack := make(chan error, 1)
-	q.Store.Start(j, func(err error) { ack <- err })
-	return <-ack
+	return q.Store.do(&write{start: j})
 }
 
 // guarded keeps a panic inside its job.
@@ -101,13 +103,13 @@ func (q *Queue) guarded(ctx context.Context, j *Job) (result string, partial str
 
 // putBack returns a job whose attempt could not begin, for the disk's sake.
 func (q *Queue) putBack(it *item, r *run, err error) {
-	gone := codeOf(err) == codeNotFound
+	gone := codeOf(err) == codeNotFound || codeOf(err) == codeFailedPrecondition
 	if !gone {
 		q.Log.Error("job could not be started", "error", err.Error())
 	}
-	q.release(it.seq, it.group.provider, true)
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.releaseLocked(it.seq, it.group.provider, true)
 	if !gone && !r.cancelled {
 		q.pushLocked(it.group.groupKey, it.seq, it.priority, timeNow().Add(storageRetry), nil)
 		q.wake.Signal()
@@ -118,6 +120,10 @@ func (q *Queue) putBack(it *item, r *run, err error) {
 func (q *Queue) release(seq int64, provider string, forget bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.releaseLocked(seq, provider, forget)
+}
+
+func (q *Queue) releaseLocked(seq int64, provider string, forget bool) {
 	q.busy--
 	q.active[provider]--
 	if forget {
@@ -137,7 +143,7 @@ func (q *Queue) settle(it *item, r *run, j Job, mutation bool, result string, pa
 		e = &Error{Code: codeInternal, Message: err.Error()}
 	}
 	if errors.Is(err, context.Canceled) {
-		e = &Error{Code: codeInterrupted, Message: "the daemon stopped while the request was under way"}
+		e = &Error{Code: codeInterrupted, Message: "the daemon stopped while the request was under way", Unsent: e.Unsent}
 	}
 	known := e != nil && (e.Unsent || e.Refused || strings.HasPrefix(e.Code, "AUTH_"))
 	switch {
@@ -149,7 +155,8 @@ func (q *Queue) settle(it *item, r *run, j Job, mutation bool, result string, pa
 	case q.jobCtx.Err() != nil && (!mutation || e.Unsent):
 		j.Status = statusPending // the daemon stops: the attempt is given back
 	case e.Hold > 0:
-		j.Status, j.NextAttemptAt, j.Error, j.ErrorCode = statusPending, now.Add(e.Hold), e.Error(), e.Code
+		// Under one code, whatever was refused, since the next start finds the hold by it.
+		j.Status, j.NextAttemptAt, j.Error, j.ErrorCode = statusPending, now.Add(e.Hold), codeRateLimited+": "+e.Message, codeRateLimited
 		q.hold(j.Environment, j.NextAttemptAt, e.Message)
 	case mutation && !known:
 		j.Status, j.CompletedAt, j.ErrorCode = statusFailed, now, codeOutcomeUnknown
@@ -172,7 +179,7 @@ func (q *Queue) settle(it *item, r *run, j Job, mutation bool, result string, pa
 		return
 	}
 	q.release(it.seq, it.group.provider, false)
-	q.save(&j)
+	q.save(&j, false)
 }
 
 // hold keeps the environment's queue back.
@@ -185,28 +192,25 @@ func (q *Queue) hold(environment string, until time.Time, reason string) {
 	}
 }
 
-// save stores the end of an attempt, for as long as it takes.
-func (q *Queue) save(j *Job) {
+// save stores the end of an attempt, for as long as it takes; again: the disk has refused it before.
+func (q *Queue) save(j *Job, again bool) {
 	q.Store.Finish(j, func(err error) {
 		if err == nil || errors.Is(err, errNotOpen) || errors.Is(err, errStoreClosed) {
-			q.saved(j, err)
+			q.saved(j, again, err)
 			return
 		}
-		q.mu.Lock()
-		q.failing++
-		q.mu.Unlock()
-		q.Log.Error("result could not be stored; trying again", "job_id", j.ID, "error", err.Error())
-		time.AfterFunc(storageRetry, func() {
+		if !again {
 			q.mu.Lock()
-			q.failing--
+			q.failing++
 			q.mu.Unlock()
-			q.save(j)
-		})
+			q.Log.Error("result could not be stored; trying again", "job_id", j.ID, "error", err.Error())
+		}
+		time.AfterFunc(storageRetry, func() { q.save(j, true) })
 	})
 }
 
 // saved runs in the writer after the commit, so it only does what is quick.
-func (q *Queue) saved(j *Job, err error) {
+func (q *Queue) saved(j *Job, again bool, err error) {
 	q.mu.Lock()
 	delete(q.running, j.Seq)
 	q.unsaved--
@@ -218,6 +222,10 @@ func (q *Queue) saved(j *Job, err error) {
 		q.notifyLocked(j)
 	}
 	q.wake.Signal()
+	if again {
+		q.failing--
+		q.wake.Broadcast() // what held one worker back held all
+	}
 	q.mu.Unlock()
 	if err == nil {
 		q.logEnd(j)
@@ -310,7 +318,7 @@ func (q *Queue) Watch(prefix string, maxResult int64) (*Watcher, error) {
 	}
 	q.watchers[seq] = append(q.watchers[seq], w)
 	var present *Job
-	if r := q.running[seq]; r != nil {
+	if r := q.running[seq]; r != nil && !r.cancelled { // a cancelled one has ended, though its request may not have
 		present = r.job
 	}
 	if present != nil {

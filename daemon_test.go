@@ -1,0 +1,439 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"honeydew/daemonpb"
+)
+
+// daemonRig is a daemon in this process, with a home and an API of its own.
+type daemonRig struct {
+	*testing.T
+	daemonpb.DaemonClient
+	conn    *grpc.ClientConn
+	api     *rpcAPI
+	home    string
+	opts    DaemonOptions
+	manager *net.UnixConn // receives what a service manager would
+	cancel  context.CancelFunc
+	ended   chan error
+}
+
+// newDaemonRig prepares a home with config, in which %s is the API's URL; "" is an almost empty one.
+func newDaemonRig(t *testing.T, config string) *daemonRig {
+	t.Helper()
+	dir := shortDir(t)
+	r := &daemonRig{T: t, api: newRPCAPI(t), home: filepath.Join(dir, "h")}
+	var err error
+	notify := filepath.Join(dir, "notify")
+	if r.manager, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.manager.Close() })
+	if config == "" {
+		config = "api:\n  graphql_endpoint: %s\n"
+	}
+	if strings.Contains(config, "%s") {
+		config = fmt.Sprintf(config, r.api.URL)
+	}
+	file := putFile(t, dir, "config.yaml", config)
+	r.opts = DaemonOptions{Home: r.home, UserHome: dir, ConfigFile: file, Version: "1.2.3", Queries: queries, Stderr: t.Output(),
+		Getenv: func(name string) string { return map[string]string{"NOTIFY_SOCKET": notify}[name] }}
+	mask := syscall.Umask(0) // a daemon must not depend on its caller's
+	t.Cleanup(func() { syscall.Umask(mask) })
+	return r
+}
+
+// start runs the daemon until it is ready.
+func (r *daemonRig) start() {
+	r.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel, r.ended = cancel, make(chan error, 1)
+	go func() { r.ended <- runDaemon(ctx, r.opts) }()
+	r.Cleanup(cancel)
+	if got := r.notified(); got != "READY=1" {
+		r.Fatalf("the service manager heard %q (%v)", got, <-r.ended)
+	}
+	conn, err := grpc.NewClient("unix:"+filepath.Join(r.home, "daemon.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() { conn.Close() })
+	r.conn, r.DaemonClient = conn, daemonpb.NewDaemonClient(conn)
+}
+
+// notified returns the next datagram to the service manager, "" when the daemon ends without one.
+func (r *daemonRig) notified() string {
+	r.Helper()
+	if err := r.manager.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		r.Fatal(err)
+	}
+	buf := make([]byte, 100)
+	n, err := r.manager.Read(buf)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return string(buf[:n])
+}
+
+// end waits until the daemon has ended, for at most limit, and returns its error.
+func (r *daemonRig) end(limit time.Duration) error {
+	r.Helper()
+	begin := time.Now()
+	select {
+	case err := <-r.ended:
+		if took := time.Since(begin); took > limit {
+			r.Errorf("the stop took %s, at most %s are allowed", took, limit)
+		}
+		return err
+	case <-time.After(limit + 20*time.Second):
+		r.Fatal("the daemon does not end")
+		return nil
+	}
+}
+
+func (r *daemonRig) stop() {
+	r.Helper()
+	if _, err := r.Shutdown(r.Context(), &daemonpb.ShutdownRequest{}); err != nil {
+		r.Fatal(err)
+	}
+	if err := r.end(15 * time.Second); err != nil {
+		r.Fatal(err)
+	}
+	if got := r.notified(); got != "STOPPING=1" {
+		r.Fatalf("the service manager heard %q", got)
+	}
+}
+
+func (r *daemonRig) login() {
+	r.Helper()
+	if _, err := r.Login(r.Context(), &daemonpb.LoginRequest{Username: "ann", Password: "correct"}); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// running submits a job and returns its watch once it runs.
+func (r *daemonRig) running() (id string, watch grpc.ServerStreamingClient[daemonpb.JobStatus]) {
+	r.Helper()
+	out, err := r.SubmitJob(r.Context(), commits(r))
+	if err != nil {
+		r.Fatal(err)
+	}
+	if watch, err = r.WatchJob(r.Context(), &daemonpb.WatchJobRequest{JobId: out.JobId}); err != nil {
+		r.Fatal(err)
+	}
+	for {
+		j, err := watch.Recv()
+		if err != nil {
+			r.Fatal(err)
+		}
+		if j.Status == statusRunning {
+			return out.JobId, watch
+		}
+	}
+}
+
+func wantExit(t *testing.T, err error, code int, text string) {
+	t.Helper()
+	e, ok := errors.AsType[exitError](err)
+	if !ok || e.code != code || !strings.Contains(err.Error(), text) {
+		t.Errorf("ended with %v, want exit code %d and %q", err, code, text)
+	}
+}
+
+func TestDaemonKeepsItsJobsAndLoginOverARestart(t *testing.T) {
+	r := newDaemonRig(t, "")
+	r.start()
+	if got, err := healthpb.NewHealthClient(r.conn).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil || got.Status != healthpb.HealthCheckResponse_SERVING {
+		t.Fatalf("ready, and yet %v (%v)", got, err)
+	}
+	r.login()
+	if _, err := r.PauseQueue(t.Context(), &daemonpb.PauseQueueRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.SubmitJob(t.Context(), commits(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	r.start()
+	if _, err := r.ResumeQueue(t.Context(), &daemonpb.ResumeQueueRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	watch, err := r.WatchJob(t.Context(), &daemonpb.WatchJobRequest{JobId: out.JobId})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		j, err := watch.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if j.Status == statusFailed {
+			t.Fatal(j)
+		}
+		if j.Status == statusCompleted {
+			break
+		}
+	}
+	r.stop()
+	log := string(mustRead(t, filepath.Join(r.home, "daemon.log")))
+	for _, line := range []string{`"message":"job submitted"`, `"message":"job started"`, `"message":"job completed"`, `"message":"daemon stopped"`} {
+		if !strings.Contains(log, line) {
+			t.Errorf("no %s in the log", line)
+		}
+	}
+	for name, data := range map[string][]byte{"log": []byte(log), "database": mustRead(t, filepath.Join(r.home, "daemon.db"))} {
+		if bytes.Contains(data, []byte("correct")) || bytes.Contains(data, []byte("e30.")) {
+			t.Errorf("the %s holds the password or a token", name)
+		}
+	}
+}
+
+func TestFilesAreTheOwnersAlone(t *testing.T) {
+	r := newDaemonRig(t, "")
+	if err := os.Mkdir(r.home, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.login()
+	if info, err := os.Stat(r.home); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("home: %v, %v", info.Mode(), err)
+	}
+	found := map[string]bool{}
+	err := filepath.WalkDir(r.home, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		found[d.Name()] = true
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", d.Name(), info.Mode(), err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"daemon.sock", "daemon.pid", "daemon.lock", "daemon.db", "daemon.db-wal", "daemon.db-shm", "daemon.log", "key"} {
+		if !found[name] {
+			t.Errorf("no %s", name)
+		}
+	}
+	if got := string(mustRead(t, filepath.Join(r.home, "daemon.pid"))); got != fmt.Sprintln(os.Getpid()) {
+		t.Errorf("daemon.pid holds %q", got)
+	}
+	r.stop()
+	for _, name := range []string{"daemon.sock", "daemon.pid"} {
+		if _, err := os.Lstat(filepath.Join(r.home, name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s was left behind: %v", name, err)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(r.home, "daemon.lock")); err != nil {
+		t.Errorf("the lock's file was removed, so that two could lock: %v", err)
+	}
+}
+
+func TestSecondDaemonOfAHomeIsRefused(t *testing.T) {
+	r := newDaemonRig(t, "")
+	r.start()
+	wantExit(t, runDaemon(t.Context(), r.opts), exitAlreadyRunning, "another daemon")
+	if held, err := lockHeld(lockPath(r.home)); err != nil || !held {
+		t.Errorf("lock held: %t, %v", held, err)
+	}
+	if _, err := r.Ping(t.Context(), &daemonpb.PingRequest{}); err != nil {
+		t.Fatalf("the first one: %v", err)
+	}
+	r.stop()
+	if held, err := lockHeld(lockPath(r.home)); err != nil || held {
+		t.Errorf("lock held after the stop: %t, %v", held, err)
+	}
+}
+
+func TestWhatAKilledDaemonLeftIsInNobodysWay(t *testing.T) {
+	r := newDaemonRig(t, "")
+	if err := os.Mkdir(r.home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(r.home, "daemon.sock")
+	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.SetUnlinkOnClose(false)
+	dead.Close()
+	putFile(t, r.home, "daemon.pid", "1\n")
+	putFile(t, r.home, "daemon.lock", "")
+	r.start()
+	if _, err := r.Ping(t.Context(), &daemonpb.PingRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+}
+
+func TestStartThatCannotSucceedSaysWhyAndEnds(t *testing.T) {
+	garbage := strings.Repeat("garbage ", 100)
+	for _, c := range []struct {
+		name, config string
+		prepare      func(r *daemonRig)
+		code         int
+		text         string
+	}{
+		{"unknown key", "queue:\n  workers: 2\n  wrokers: 3\n", nil, exitConfig, "config.yaml:3: queue.wrokers"},
+		{"duration without a unit", "daemon:\n  shutdown_timeout: 15\n", nil, exitConfig, "config.yaml:2: daemon.shutdown_timeout"},
+		{"missing configuration", "", func(r *daemonRig) { r.opts.ConfigFile += ".missing" }, exitConfig, "config.yaml.missing"},
+		{"long socket path", "daemon:\n  socket_path: /tmp/" + strings.Repeat("s", 110) + "\n", nil, exitConfig, "at most 107"},
+		{"garbage for a database", "", func(r *daemonRig) { putFile(r, r.home, "daemon.db", garbage) }, exitStorage, "not a honeydew database"},
+		{"empty database", "", func(r *daemonRig) { putFile(r, r.home, "daemon.db", "") }, exitStorage, "damaged"},
+		{"database in a missing directory", "storage:\n  database_path: nowhere/daemon.db\n", nil, exitStorage, "daemon.db"},
+		{"key that others can read", "", func(r *daemonRig) {
+			putFile(r, r.home, "key", strings.Repeat("k", 64))
+			if err := os.Chmod(filepath.Join(r.home, "key"), 0o644); err != nil {
+				r.Fatal(err)
+			}
+		}, exitConfig, "chmod"},
+		{"missing passphrase file", "auth:\n  passphrase_file: nowhere\n", nil, exitConfig, "nowhere"},
+		{"file for a home", "", func(r *daemonRig) { r.opts.Home = r.opts.ConfigFile }, exitConfig, "home"},
+		{"file for a socket", "", func(r *daemonRig) { putFile(r, r.home, "daemon.sock", "mine") }, 0, "in the way"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newDaemonRig(t, c.config)
+			if err := os.Mkdir(r.home, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if c.prepare != nil {
+				c.prepare(r)
+			}
+			r.ended = make(chan error, 1)
+			go func() { r.ended <- runDaemon(context.Background(), r.opts) }()
+			err := r.end(5 * time.Second)
+			if c.code != 0 {
+				wantExit(t, err, c.code, c.text)
+			} else if err == nil || !strings.Contains(err.Error(), c.text) {
+				t.Errorf("ended with %v, want %q", err, c.text)
+			}
+			if held, err := lockHeld(lockPath(r.home)); err != nil || held {
+				t.Errorf("lock held afterwards: %t, %v", held, err)
+			}
+			if c.name == "garbage for a database" {
+				if got := string(mustRead(t, filepath.Join(r.home, "daemon.db"))); got != garbage {
+					t.Error("the file was changed")
+				}
+			}
+			if c.name == "file for a socket" {
+				if got := string(mustRead(t, filepath.Join(r.home, "daemon.sock"))); got != "mine" {
+					t.Error("the file in the way was changed")
+				}
+			}
+		})
+	}
+}
+
+const quickStop = "daemon:\n  shutdown_timeout: 1s\napi:\n  graphql_endpoint: %s\n"
+
+func TestStopKeepsItsTimeWithAnOpenWatchAndAJobThatNeverEnds(t *testing.T) {
+	r := newDaemonRig(t, quickStop)
+	r.start()
+	r.login()
+	release := r.api.block(t, "github.commits")
+	id, watch := r.running()
+	r.cancel() // as a signal does
+	_, err := watch.Recv()
+	wantError(t, "the watch", err, codes.Unavailable, codeShuttingDown, "")
+	if err := r.end(time.Second + 500*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.notified(); got != "STOPPING=1" {
+		t.Fatalf("the service manager heard %q", got)
+	}
+	release()
+	s, err := openStore(filepath.Join(r.home, "daemon.db"), "full", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if j, err := s.Job(id, 1); err != nil || j.Status != statusPending || j.RetryCount != 0 || j.OpenStarts != 0 {
+		t.Fatalf("the job is %+v (%v), want its attempt given back", j, err)
+	}
+}
+
+func TestStopWaitsForAJobThatEndsInTime(t *testing.T) {
+	r := newDaemonRig(t, "daemon:\n  shutdown_timeout: 1m\napi:\n  graphql_endpoint: %s\n")
+	r.start()
+	r.login()
+	release := r.api.block(t, "github.commits")
+	id, watch := r.running()
+	if _, err := r.Shutdown(t.Context(), &daemonpb.ShutdownRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := watch.Recv(); err == nil {
+		t.Fatal("the watch goes on")
+	}
+	release()
+	if err := r.end(5 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	s, err := openStore(filepath.Join(r.home, "daemon.db"), "full", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if j, err := s.Job(id, 1); err != nil || j.Status != statusCompleted {
+		t.Fatalf("the job is %+v (%v), want it completed", j, err)
+	}
+}
+
+func TestForcedShutdownWaitsForNoJob(t *testing.T) {
+	r := newDaemonRig(t, "daemon:\n  shutdown_timeout: 1m\napi:\n  graphql_endpoint: %s\n")
+	r.start()
+	r.login()
+	r.api.block(t, "github.commits")
+	r.running()
+	if _, err := r.Shutdown(t.Context(), &daemonpb.ShutdownRequest{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.end(5 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDaemonDoesNotStartOnADamagedDatabase(t *testing.T) {
+	r := newDaemonRig(t, quickStop)
+	r.start()
+	r.stop()
+	path := filepath.Join(r.home, "daemon.db")
+	data := mustRead(t, path)
+	for page := 4096; page < len(data); page += 4096 { // all but the first, which start-up reads
+		copy(data[page:], strings.Repeat("\xff", 4096))
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.ended = make(chan error, 1)
+	go func() { r.ended <- runDaemon(context.Background(), r.opts) }()
+	wantExit(t, r.end(5*time.Second), exitStorage, "malformed")
+}
+
+func TestHomeIsWhereTheEnvironmentSays(t *testing.T) {
+	for env, want := range map[string]string{"": "/home/ann/.honeydew", "/srv/hd": "/srv/hd", "~/hd": "/home/ann/hd"} {
+		if got := defaultHome(func(string) string { return env }, "/home/ann"); got != want {
+			t.Errorf("%q: %s, want %s", env, got, want)
+		}
+	}
+}
