@@ -4,6 +4,7 @@ package main
 // comment line is the description, its one operation's variables are the arguments. There is no second list.
 
 import (
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -11,7 +12,11 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
+
+const maxPayloadBytes = 1 << 20 // as JSON
 
 // Argument is a variable of a command's operation.
 type Argument struct {
@@ -293,4 +298,27 @@ func editDistance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+// payloadJSON is a payload as it is stored and sent.
+func payloadJSON(payload map[string]any) ([]byte, error) {
+	text, err := json.Marshal(payload)
+	if err != nil {
+		return nil, errorf(codeInvalidArgument, "payload: %w", err)
+	}
+	if len(text) > maxPayloadBytes {
+		return nil, errorf(codeInvalidArgument, "payload: %d bytes as JSON; at most %d are allowed", len(text), maxPayloadBytes)
+	}
+	return text, nil
+}
+
+// checkName holds names of environments and schedules to what fits a line and a command: 1 to 100 printable
+// characters without blanks at the ends, not beginning with a dash.
+func checkName(field, name string) error {
+	n := utf8.RuneCountInString(name)
+	bad := strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
+	if n < 1 || n > 100 || bad || !utf8.ValidString(name) || strings.TrimSpace(name) != name || name[0] == '-' {
+		return errorf(codeInvalidArgument, "%s: %q; allowed: 1 to 100 printable characters, no blanks at the ends, no dash in front", field, name)
+	}
+	return nil
 }

@@ -254,7 +254,7 @@ func TestQueryFileForms(t *testing.T) {
 		"# d\nquery Q { a }":  "query    x.y () a",
 		"# d\n\n  query Q{a}": "query    x.y () a",
 		"# d\r\nquery Q {\r\n  a {\r\n    b\r\n  }\r\n}\r\n":         "query    x.y () a",
-		"# d\nmutation M($a:Int!,$b:Int) { a(a:$a,b:$b) { c, d } }":   "mutation x.y (a: Int!, b: Int) a",
+		"# d\nmutation M($a:Int!,$b:Int) { a(a:$a,b:$b) { c, d } }":  "mutation x.y (a: Int!, b: Int) a",
 		"# d\nquery Q($a: [Int]) { a(a: $a) }":                       "query    x.y (a: [Int]) a",
 		"# d\nquery Q($a: [ID!]!) { a(i: {n: $a}) { b(c: 1) {d} } }": "query    x.y (a: [ID!]!) a",
 	} {

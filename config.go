@@ -25,6 +25,8 @@ import (
 )
 
 const (
+	maxRetriesLimit   = 100            // of one job
+	maxTimeout        = 24 * time.Hour // of one attempt
 	maxConfigBytes    = 1 << 20
 	productionURL     = "https://api.honeydew.mobilecapital.net/graphql"
 	backoffKind       = "exponential" // the only retry_backoff

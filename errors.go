@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -83,4 +84,12 @@ func codeOf(err error) string {
 		return e.Code
 	}
 	return codeInternal
+}
+
+// cutText shortens s to n bytes at a character's boundary.
+func cutText(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n-3], "") + "..."
 }

@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -234,14 +233,6 @@ func toStatus(err error) *status.Status {
 		return detailed
 	}
 	return st
-}
-
-// cutText shortens s to n bytes at a character's boundary.
-func cutText(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	return strings.ToValidUTF8(s[:n-3], "") + "..."
 }
 
 func (s *rpcServer) Ping(context.Context, *daemonpb.PingRequest) (*daemonpb.PingResponse, error) {

@@ -6,21 +6,9 @@ import (
 	"context"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 
 	"honeydew/daemonpb"
 )
-
-// checkName holds names of environments and schedules to what fits a line and a command: 1 to 100 printable
-// characters without blanks at the ends, not beginning with a dash.
-func checkName(field, name string) error {
-	n := utf8.RuneCountInString(name)
-	bad := strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
-	if n < 1 || n > 100 || bad || !utf8.ValidString(name) || strings.TrimSpace(name) != name || name[0] == '-' {
-		return errorf(codeInvalidArgument, "%s: %q; allowed: 1 to 100 printable characters, no blanks at the ends, no dash in front", field, name)
-	}
-	return nil
-}
 
 func (s *rpcServer) Login(ctx context.Context, in *daemonpb.LoginRequest) (*daemonpb.LoginResponse, error) {
 	env, err := s.store.Environment(ctx, in.Environment)

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"time"
 
@@ -15,12 +14,7 @@ import (
 	"honeydew/daemonpb"
 )
 
-const (
-	maxPayloadBytes = 1 << 20
-	maxRetriesLimit = 100
-	maxTimeout      = 24 * time.Hour
-	maxKeyBytes     = 255
-)
+const maxKeyBytes = 255 // of an idempotency key
 
 // newJob checks everything about a request and makes its job; nothing is stored yet.
 func (s *rpcServer) newJob(ctx context.Context, c *Command, payload map[string]any, in *daemonpb.SubmitJobRequest) (*Job, error) {
@@ -67,17 +61,6 @@ func (s *rpcServer) newJob(ctx context.Context, c *Command, payload map[string]a
 		j.SubmittedPayload, err = payloadJSON(payload)
 	}
 	return j, err
-}
-
-func payloadJSON(payload map[string]any) ([]byte, error) {
-	text, err := json.Marshal(payload)
-	if err != nil {
-		return nil, errorf(codeInvalidArgument, "payload: %w", err)
-	}
-	if len(text) > maxPayloadBytes {
-		return nil, errorf(codeInvalidArgument, "payload: %d bytes as JSON; at most %d are allowed", len(text), maxPayloadBytes)
-	}
-	return text, nil
 }
 
 func (s *rpcServer) jobOf(ctx context.Context, in *daemonpb.SubmitJobRequest) (*Job, error) {
