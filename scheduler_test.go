@@ -646,6 +646,24 @@ func TestLastSuccessOfAClockThatWasAheadLeavesNoGap(t *testing.T) {
 	}
 }
 
+// The same, where the clock was corrected while the daemon was down, so that nobody saw the step.
+func TestLastSuccessThatLiesInTheFutureIsNotAskedFrom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newSchedulerRig(t, nil)
+		sc := r.syncSchedule()
+		if err := r.store.update(func(t *tx) error { return t.exec("UPDATE schedules SET last_success_at = '2030-01-01T00:00:00.000Z'") }); err != nil {
+			t.Fatal(err)
+		}
+		advance(2*time.Hour + time.Minute)
+		if got := string(r.jobs(sc)[0].Payload); strings.Contains(got, "startDate") {
+			t.Errorf("the first run: %s, want everything", got)
+		}
+		if got := string(r.jobs(sc)[1].Payload); !strings.Contains(got, `"startDate":"2000-01-01T01:00:00.000Z"`) {
+			t.Errorf("the second run: %s, want it from the first on", got)
+		}
+	})
+}
+
 func TestPreviewNamesTheNextTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newSchedulerRig(t, nil)
