@@ -345,7 +345,7 @@ func TestStartThatCannotSucceedSaysWhyAndEnds(t *testing.T) {
 	}
 }
 
-const quickStop = "daemon:\n  shutdown_timeout: 1s\napi:\n  graphql_endpoint: %s\n"
+const quickStop = "daemon:\n  shutdown_timeout: 3s\napi:\n  graphql_endpoint: %s\n"
 
 func TestStopKeepsItsTimeWithAnOpenWatchAndAJobThatNeverEnds(t *testing.T) {
 	r := newDaemonRig(t, quickStop)
@@ -356,7 +356,7 @@ func TestStopKeepsItsTimeWithAnOpenWatchAndAJobThatNeverEnds(t *testing.T) {
 	r.cancel() // as a signal does
 	_, err := watch.Recv()
 	wantError(t, "the watch", err, codes.Unavailable, codeShuttingDown, "")
-	if err := r.end(time.Second + 500*time.Millisecond); err != nil {
+	if err := r.end(4 * time.Second); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.notified(); got != "STOPPING=1" {

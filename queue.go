@@ -240,7 +240,8 @@ func (q *Queue) Fire(f Firing) (bool, error) {
 	return fired, err
 }
 
-// Retry submits a failed or cancelled job again, as a new one.
+// Retry submits a failed or cancelled job again, as a new one. It is no run of its schedule: its dates were resolved
+// long ago, and last-success would step over what came since.
 func (q *Queue) Retry(prefix string) (*Job, error) {
 	old, err := q.Store.Job(prefix, 0)
 	if err != nil {
@@ -251,7 +252,7 @@ func (q *Queue) Retry(prefix string) (*Job, error) {
 	}
 	now := timeNow()
 	j := &Job{Command: old.Command, Payload: old.Payload, Priority: old.Priority, Status: statusPending, MaxRetries: old.MaxRetries,
-		CreatedAt: now, UpdatedAt: now, Timeout: old.Timeout, Environment: old.Environment, Schedule: old.Schedule}
+		CreatedAt: now, UpdatedAt: now, Timeout: old.Timeout, Environment: old.Environment}
 	if _, err := q.Store.Environment(context.Background(), j.Environment); err != nil {
 		return nil, err
 	}
