@@ -230,7 +230,10 @@ func (c *cli) unknownVerb(verbs []verb, args []string) (*verb, []string, error) 
 			names = append(names, verbs[i].name, first)
 		}
 	}
-	wanted := strings.Join(args[:min(len(args), 2)], " ")
+	wanted := args[0]
+	if len(args) > 1 && !strings.HasPrefix(args[1], "-") {
+		wanted += " " + args[1]
+	}
 	e := &usageError{text: fmt.Sprintf("no command %q", wanted), hint: "see: honeydew --help"}
 	near, distance := closest(wanted, names)
 	if n, d := closest(args[0], names); d < distance {
@@ -390,10 +393,14 @@ func (c *cli) explain(err error) (code int, text, hint string) {
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted, "", ""
 	}
-	st, isStatus := status.FromError(err)
+	inner, isStatus := errors.AsType[interface {
+		error
+		GRPCStatus() *status.Status
+	}](err) // status.FromError would put the whole text of a wrapped one into the message
 	if !isStatus {
 		return exitFailed, errorText(err), hintOf(err)
 	}
+	st := inner.GRPCStatus()
 	reason, hint := errorInfo(st)
 	switch {
 	case st.Code() == codes.Canceled:

@@ -178,10 +178,10 @@ func providerVerb(c *cli, f *flag.FlagSet, cmd *Command) func(context.Context, [
 
 // submitFlags declares what every submit may say, and returns how to make the request of it.
 func submitFlags(f *flag.FlagSet) func(command string, payload map[string]any) (*daemonpb.SubmitJobRequest, error) {
-	priority := f.Int("priority", 0, "higher runs first")
+	priority := f.Int("priority", 0, "higher `N` run first")
 	environment := f.String("environment", "", "`NAME` of the environment (default: the active one)")
 	timeout := f.String("timeout", "", "`DURATION` of one attempt, such as 90s (default: api.timeout)")
-	retries := f.Int("max-retries", -1, "retries after a failure that may pass (default: queue.max_retries)")
+	retries := f.Int("max-retries", -1, "`N` retries after a failure that may pass (default: queue.max_retries)")
 	return func(command string, payload map[string]any) (*daemonpb.SubmitJobRequest, error) {
 		fields, err := structpb.NewStruct(payload)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"honeydew/daemonpb"
@@ -92,7 +93,7 @@ func (c *cli) examine(ctx context.Context) (all []finding) {
 		add("passphrase", err, "create "+cfg.Auth.PassphraseFile+" with mode 600", "the passphrase file can be read")
 	}
 	add("socket path", checkSocketPath(cfg.Daemon.SocketPath), "set daemon.socket_path to a shorter path", cfg.Daemon.SocketPath)
-	for _, dir := range []string{filepath.Dir(cfg.Storage.DatabasePath), filepath.Dir(cfg.Logging.File)} {
+	for _, dir := range slices.Compact([]string{filepath.Dir(cfg.Storage.DatabasePath), filepath.Dir(cfg.Logging.File)}) {
 		add("disk", tryWrite(dir), "make room, or make the directory writable", dir+" can be written to")
 	}
 	held, err := lockHeld(lockPath(c.home))
@@ -130,12 +131,13 @@ func (c *cli) examineRunning(s *daemonpb.DaemonStatus, add func(check string, er
 		login = fmt.Errorf("not logged in to %s", s.Environment)
 	}
 	add("login", login, "log in with: honeydew login", "logged in to "+s.Environment)
+	fix := "resume it with: honeydew queue resume"
 	if s.QueuePaused {
 		paused = errors.New("the queue is paused")
 	} else if s.HeldUntil != "" {
-		paused = errors.New("the API asked to wait until " + localTime(s.HeldUntil))
+		paused, fix = errors.New("the API asked to wait until "+localTime(s.HeldUntil)), "none needed: this ends by itself"
 	}
-	add("queue", paused, "resume it with: honeydew queue resume; a hold ends by itself", "jobs may run")
+	add("queue", paused, fix, "jobs may run")
 }
 
 func configSource(cfg *Config) string {
@@ -185,8 +187,8 @@ StartLimitBurst=5
 
 [Service]
 Type=notify
-ExecStart=%s daemon
-Environment=HONEYDEW_HOME=%s
+ExecStart="%s" daemon
+Environment="HONEYDEW_HOME=%s"
 Restart=on-failure
 RestartSec=5
 RestartPreventExitStatus=5 74 78
@@ -234,11 +236,9 @@ func (c *cli) service() (path, text, enable, disable string, err error) {
 		base = filepath.Join(c.userHome, ".config")
 	}
 	// systemd reads % as a specifier, and quotes as quotes.
-	quote := func(s string) string {
-		return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%", "$", "$$").Replace(s) + `"`
-	}
+	escape := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace
 	return filepath.Join(base, "systemd", "user", "honeydew.service"),
-		fmt.Sprintf(systemdUnit, quote(c.executable), strings.ReplaceAll(c.home, "%", "%%")),
+		fmt.Sprintf(systemdUnit, escape(c.executable), escape(c.home)),
 		"systemctl --user daemon-reload && systemctl --user enable --now honeydew\nto keep it running after you log out: loginctl enable-linger",
 		"systemctl --user disable --now honeydew", nil
 }
