@@ -560,7 +560,8 @@ func jobListVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error 
 			c.printTable([]string{"ID", "STATUS", "COMMAND", "ENVIRONMENT", "SUBMITTED", "ERROR"}, rows)
 		})
 		if out.NextPageToken != "" {
-			c.note("only the newest %d jobs are shown; see more with --limit N or --all, or go on with --page-token %s", len(out.Jobs), out.NextPageToken)
+			c.note("only the newest %s listed; see more with --limit N or --all, or go on with --page-token %s",
+				count(len(out.Jobs), "job"), out.NextPageToken)
 		}
 		return err
 	}
@@ -589,14 +590,16 @@ func (c *cli) each(ctx context.Context, ids []string, filter *daemonpb.ListJobsR
 	}
 	done := []map[string]string{}
 	var failed error
+	failures := 0
 	for _, id := range ids {
 		one := map[string]string{"jobId": id}
 		if !dryRun {
-			var err error
-			if one, err = do(id); err != nil {
-				if failed == nil {
-					failed = err
-				}
+			if one, failed = do(id); failed != nil && len(ids) == 1 || ctx.Err() != nil {
+				break
+			} else if failed != nil {
+				failures++
+				_, text, _ := c.explain(failed)
+				c.note("job %s: %s", printable(id), text)
 				continue
 			}
 		}
@@ -604,13 +607,16 @@ func (c *cli) each(ctx context.Context, ids []string, filter *daemonpb.ListJobsR
 			c.printf("%s", one["jobId"])
 		}
 	}
+	if failures > 0 {
+		failed = fmt.Errorf("%d of %d jobs could not be %s", failures, len(ids), past)
+	}
 	if c.json {
 		return errors.Join(failed, c.printJobs(done, named && len(ids) == 1))
 	}
 	if dryRun {
-		c.note("%d jobs would be %s", len(done), past)
+		c.note("%s would be %s", count(len(done), "job"), past)
 	} else if !named {
-		c.note("%d jobs %s", len(done), past)
+		c.note("%s %s", count(len(done), "job"), past)
 	}
 	return failed
 }

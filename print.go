@@ -138,12 +138,12 @@ func bytesText(n int64) string {
 	return fmt.Sprintf("%.1f %ciB", value, names[0])
 }
 
-// yesNo is a bool in words.
-func yesNo(b bool) string {
-	if b {
-		return "yes"
+// count says "1 job" or "2 jobs".
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
 	}
-	return "no"
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // indented is a JSON result for a terminal: in lines, and without the control characters that JSON lets pass (C1).

@@ -70,6 +70,7 @@ func TestScripts(t *testing.T) {
 	if binary == "" {
 		t.Skip("HONEYDEW_BIN is not set: no end-to-end tests; run: make e2e")
 	}
+	version := regexp.MustCompile(`^honeydew (\S+)`).FindStringSubmatch(outputOf(t, binary, "version"))[1]
 	repos := fixture(t)
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
@@ -85,6 +86,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("PATH", filepath.Dir(binary)+":"+env.Getenv("PATH"))
 			env.Setenv("REPOS", repos)
 			env.Setenv("TZ", "UTC")
+			env.Setenv("VERSION", version)
 			env.Setenv("BASH_COMPLETION_USER_DIR", root)
 			env.Values["scene"] = &scene{canned: map[string]string{}}
 			env.Defer(func() { cleanUp(binary, root) })
@@ -96,6 +98,15 @@ func TestScripts(t *testing.T) {
 			"perm": cmdPerm, "kill9": cmdSignal(syscall.SIGKILL), "sigterm": cmdSignal(syscall.SIGTERM), "interrupt": cmdInterrupt, "secrets": cmdSecrets,
 		},
 	})
+}
+
+func outputOf(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
 }
 
 // fixture makes the git repository that the API serves.
