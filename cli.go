@@ -6,6 +6,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -349,6 +350,15 @@ func (c *cli) printJSON(msg proto.Message) error {
 	}
 	_, err = c.out.Write(append(text, '\n'))
 	return err
+}
+
+// showText prints a text as it is, or as the one member of a JSON document.
+func (c *cli) showText(key, text string) error {
+	if c.json {
+		return json.NewEncoder(c.out).Encode(map[string]string{key: text})
+	}
+	c.printf("%s", text)
+	return nil
 }
 
 // printf prints a sentence for people; what came from outside must go through printable.

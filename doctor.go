@@ -251,8 +251,7 @@ func serviceInstallVerb(c *cli, f *flag.FlagSet) func(context.Context, []string)
 			return err
 		}
 		if *show {
-			_, err := c.out.WriteString(text)
-			return err
+			return c.showText("file", strings.TrimSuffix(text, "\n"))
 		}
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
@@ -272,8 +271,7 @@ func serviceUninstallVerb(c *cli, f *flag.FlagSet) func(context.Context, []strin
 			return err
 		}
 		if *show {
-			c.printf("%s", path)
-			return nil
+			return c.showText("path", path)
 		}
 		if err := os.Remove(path); err != nil {
 			return err

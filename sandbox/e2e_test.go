@@ -85,6 +85,9 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", filepath.Join(env.WorkDir, "user"))
 			env.Setenv("PATH", filepath.Dir(binary)+":"+env.Getenv("PATH"))
 			env.Setenv("REPOS", repos)
+			env.Setenv("BIN", filepath.Dir(binary))
+			env.Setenv("REALHOME", os.Getenv("HOME"))
+			env.Setenv("SOURCE", filepath.Dir(filepath.Dir(binary)))
 			env.Setenv("TZ", "UTC")
 			env.Setenv("VERSION", version)
 			env.Setenv("BASH_COMPLETION_USER_DIR", root)
@@ -199,7 +202,7 @@ func cmdControl(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // cmdAnswer gives a root field a body of its own: `answer FIELD BODY`, `answer FIELD big MIB` for a result of that
-// size, `answer FIELD` for the API's own again.
+// size, `answer FIELD @error` for a long error, `answer FIELD` for the API's own again.
 func cmdAnswer(ts *testscript.TestScript, neg bool, args []string) {
 	s := sceneOf(ts)
 	s.mu.Lock()
@@ -210,6 +213,8 @@ func cmdAnswer(ts *testscript.TestScript, neg bool, args []string) {
 		n, err := strconv.Atoi(args[2])
 		ts.Check(err)
 		body = fmt.Sprintf(`{"data":{%q:{"text":%q}}}`, args[0], strings.Repeat("0123456789abcdef", n<<16))
+	case len(args) == 2 && args[1] == "@error":
+		body = `{"data":null,"errors":[{"message":"` + strings.Repeat("word ", 190) + `"}]}`
 	case len(args) == 2:
 		body = args[1]
 	}
