@@ -191,7 +191,9 @@ func submitFlags(f *flag.FlagSet) func(command string, payload map[string]any) (
 		if int(in.Priority) != *priority {
 			return nil, usagef("--priority: %d is out of range", *priority)
 		}
-		if *retries >= 0 {
+		if *retries < -1 {
+			return nil, usagef("--max-retries: %d; allowed: 0 and more", *retries)
+		} else if *retries >= 0 {
 			n := int32(min(*retries, 1<<30))
 			in.MaxRetries = &n
 		}
@@ -227,6 +229,8 @@ func submitVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
 		in.IdempotencyKey, in.RunAfter = *key, *runAfter
 		if d, err := parseDuration(*runAfter); err == nil && *runAfter != "" {
 			in.RunAfter = timeText(time.Now().Add(d))
+		} else if _, err := time.Parse(time.RFC3339, *runAfter); err != nil && *runAfter != "" {
+			return usagef("--run-after: %q is neither an RFC 3339 time nor a duration such as 2h", *runAfter)
 		}
 		out, err := call(ctx, c, daemonpb.DaemonClient.SubmitJob, in)
 		if err != nil {
@@ -381,6 +385,12 @@ func (c *cli) watch(ctx context.Context, d daemonpb.DaemonClient, id string, pro
 		}
 		if isFinished(job) {
 			return job, nil
+		}
+		if first && job.Status == statusPending && !c.pauseTold {
+			s, err := call(ctx, c, daemonpb.DaemonClient.GetStatus, &daemonpb.GetStatusRequest{})
+			if c.pauseTold = err == nil && s.QueuePaused; c.pauseTold {
+				c.note("the queue is paused; resume it with: honeydew queue resume")
+			}
 		}
 		text := fmt.Sprintf("job %s: %s", job.JobId, job.Status)
 		if job.NextAttemptAt != "" {
@@ -629,7 +639,7 @@ func (c *cli) printJobs(done []map[string]string, single bool) error {
 			document[key] = value
 		}
 	}
-	return json.NewEncoder(c.out).Encode(document)
+	return c.encode(document)
 }
 
 func jobCancelVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {

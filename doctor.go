@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -55,7 +54,7 @@ func doctorVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
 			}
 		}
 		if c.json {
-			if err := json.NewEncoder(c.out).Encode(map[string]any{"findings": findings}); err != nil {
+			if err := c.encode(map[string]any{"findings": findings}); err != nil {
 				return err
 			}
 		}
@@ -282,7 +281,7 @@ func serviceUninstallVerb(c *cli, f *flag.FlagSet) func(context.Context, []strin
 
 func (c *cli) serviceDone(did, path, next string) error {
 	if c.json {
-		return json.NewEncoder(c.out).Encode(map[string]string{"path": path, "next": next})
+		return c.encode(map[string]string{"path": path, "next": next})
 	}
 	c.printf("%s %s", did, path)
 	c.printf("%s", next)
