@@ -37,7 +37,7 @@ type scene struct {
 	server *server
 	mu     sync.Mutex
 	canned map[string]string // a root field's body in place of the API's own
-	seen   []string          // User-Agent and Authorization's first word of every request
+	seen   []string          // the User-Agent of every request
 }
 
 // ServeHTTP answers as the sandbox does, but for the fields that have a body of their own.
@@ -412,7 +412,7 @@ func ended(pid int) bool {
 	return strings.HasPrefix(rest, "Z")
 }
 
-// cmdInterrupt is Ctrl-C for a background command by name, and its exit code: `interrupt NAME`.
+// cmdInterrupt is Ctrl-C for the process whose id stands in a file: `interrupt FILE`.
 func cmdInterrupt(ts *testscript.TestScript, neg bool, args []string) {
 	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[0])))
 	ts.Check(err)
