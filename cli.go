@@ -6,6 +6,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -54,12 +55,12 @@ type verb struct {
 // cli is one run of the command line.
 type cli struct {
 	process
-	home     string
-	json     bool
-	out      *bufio.Writer
-	conn     *grpc.ClientConn
-	commands *Commands
-	skewTold bool
+	home                string
+	json                bool
+	out                 *bufio.Writer
+	conn                *grpc.ClientConn
+	commands            *Commands
+	skewTold, pauseTold bool // said once
 }
 
 // usageError is wrong usage: exit code 2.
@@ -105,7 +106,7 @@ func (c *cli) run(ctx context.Context) error {
 	f := flag.NewFlagSet(v.name, flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	if v.name != "daemon" {
-		f.BoolVar(&c.json, "json", false, "print one JSON document")
+		f.BoolVar(&c.json, "json", c.json, "print one JSON document")
 		// The daemon has its own way with signals.
 		var stop context.CancelFunc
 		ctx, stop = signal.NotifyContext(ctx, os.Interrupt)
@@ -163,13 +164,17 @@ func checkArgs(v *verb, args []string) error {
 
 // explainUsage adds the nearest flag and the way to help.
 func (c *cli) explainUsage(v *verb, f *flag.FlagSet, err error) error {
-	e := &usageError{text: err.Error(), hint: "see: honeydew " + v.name + " --help"}
+	e, known := &usageError{text: err.Error(), hint: "see: honeydew " + v.name + " --help"}, []string{}
+	f.VisitAll(func(f *flag.Flag) {
+		if known = append(known, f.Name); len(f.Name) > 1 {
+			e.text = strings.Replace(e.text, " -"+f.Name, " --"+f.Name, 1)
+		}
+	})
+	e.text = strings.Replace(e.text, ": parse error", ": not what this flag takes", 1)
 	if name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); ok {
 		name = strings.TrimPrefix(name, "-")
 		e.text = fmt.Sprintf("%s: no flag --%s", v.name, name)
-		var names []string
-		f.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
-		if near := nearest(name, names); near != "" {
+		if near := nearest(name, known); near != "" {
 			e.text += fmt.Sprintf("; did you mean --%s?", near)
 		}
 	}
@@ -178,6 +183,9 @@ func (c *cli) explainUsage(v *verb, f *flag.FlagSet, err error) error {
 
 // find splits the arguments into a verb and the rest; nil means that help was printed.
 func (c *cli) find(args []string) (*verb, []string, error) {
+	if len(args) > 0 && args[0] == "--json" {
+		c.json, args = true, args[1:]
+	}
 	if len(args) > 0 && args[0] == "help" {
 		args = append(slices.Clone(args[1:]), "--help")
 	}
@@ -230,7 +238,10 @@ func (c *cli) unknownVerb(verbs []verb, args []string) (*verb, []string, error) 
 			names = append(names, verbs[i].name, first)
 		}
 	}
-	wanted := strings.Join(args[:min(len(args), 2)], " ")
+	wanted := args[0]
+	if len(args) > 1 && !strings.HasPrefix(args[1], "-") {
+		wanted += " " + args[1]
+	}
 	e := &usageError{text: fmt.Sprintf("no command %q", wanted), hint: "see: honeydew --help"}
 	near, distance := closest(wanted, names)
 	if n, d := closest(args[0], names); d < distance {
@@ -344,8 +355,23 @@ func (c *cli) printJSON(msg proto.Message) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.out.Write(append(text, '\n'))
-	return err
+	return c.encode(json.RawMessage(text)) // which drops protojson's spaces: they differ from build to build
+}
+
+// encode prints v as the one JSON document.
+func (c *cli) encode(v any) error {
+	e := json.NewEncoder(c.out)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// showText prints a text as it is, or as the one member of a JSON document.
+func (c *cli) showText(key, text string) error {
+	if c.json {
+		return c.encode(map[string]string{key: text})
+	}
+	c.printf("%s", text)
+	return nil
 }
 
 // printf prints a sentence for people; what came from outside must go through printable.
@@ -390,10 +416,14 @@ func (c *cli) explain(err error) (code int, text, hint string) {
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted, "", ""
 	}
-	st, isStatus := status.FromError(err)
+	inner, isStatus := errors.AsType[interface {
+		error
+		GRPCStatus() *status.Status
+	}](err) // status.FromError would put the whole text of a wrapped one into the message
 	if !isStatus {
 		return exitFailed, errorText(err), hintOf(err)
 	}
+	st := inner.GRPCStatus()
 	reason, hint := errorInfo(st)
 	switch {
 	case st.Code() == codes.Canceled:

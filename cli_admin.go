@@ -235,9 +235,9 @@ func pruneVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
 		}
 		return c.show(out, func() {
 			if *dryRun {
-				c.printf("%d jobs would be deleted.", out.Jobs)
+				c.printf("%s would be deleted.", count(int(out.Jobs), "job"))
 			} else {
-				c.printf("%d jobs deleted.", out.Jobs)
+				c.printf("%s deleted.", count(int(out.Jobs), "job"))
 			}
 		})
 	}

@@ -178,10 +178,10 @@ func providerVerb(c *cli, f *flag.FlagSet, cmd *Command) func(context.Context, [
 
 // submitFlags declares what every submit may say, and returns how to make the request of it.
 func submitFlags(f *flag.FlagSet) func(command string, payload map[string]any) (*daemonpb.SubmitJobRequest, error) {
-	priority := f.Int("priority", 0, "higher runs first")
+	priority := f.Int("priority", 0, "higher `N` run first")
 	environment := f.String("environment", "", "`NAME` of the environment (default: the active one)")
 	timeout := f.String("timeout", "", "`DURATION` of one attempt, such as 90s (default: api.timeout)")
-	retries := f.Int("max-retries", -1, "retries after a failure that may pass (default: queue.max_retries)")
+	retries := f.Int("max-retries", -1, "`N` retries after a failure that may pass (default: queue.max_retries)")
 	return func(command string, payload map[string]any) (*daemonpb.SubmitJobRequest, error) {
 		fields, err := structpb.NewStruct(payload)
 		if err != nil {
@@ -191,7 +191,9 @@ func submitFlags(f *flag.FlagSet) func(command string, payload map[string]any) (
 		if int(in.Priority) != *priority {
 			return nil, usagef("--priority: %d is out of range", *priority)
 		}
-		if *retries >= 0 {
+		if *retries < -1 {
+			return nil, usagef("--max-retries: %d; allowed: 0 and more", *retries)
+		} else if *retries >= 0 {
 			n := int32(min(*retries, 1<<30))
 			in.MaxRetries = &n
 		}
@@ -227,6 +229,8 @@ func submitVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
 		in.IdempotencyKey, in.RunAfter = *key, *runAfter
 		if d, err := parseDuration(*runAfter); err == nil && *runAfter != "" {
 			in.RunAfter = timeText(time.Now().Add(d))
+		} else if _, err := time.Parse(time.RFC3339, *runAfter); err != nil && *runAfter != "" {
+			return usagef("--run-after: %q is neither an RFC 3339 time nor a duration such as 2h", *runAfter)
 		}
 		out, err := call(ctx, c, daemonpb.DaemonClient.SubmitJob, in)
 		if err != nil {
@@ -381,6 +385,12 @@ func (c *cli) watch(ctx context.Context, d daemonpb.DaemonClient, id string, pro
 		}
 		if isFinished(job) {
 			return job, nil
+		}
+		if first && job.Status == statusPending && !c.pauseTold {
+			s, err := call(ctx, c, daemonpb.DaemonClient.GetStatus, &daemonpb.GetStatusRequest{})
+			if c.pauseTold = err == nil && s.QueuePaused; c.pauseTold {
+				c.note("the queue is paused; resume it with: honeydew queue resume")
+			}
 		}
 		text := fmt.Sprintf("job %s: %s", job.JobId, job.Status)
 		if job.NextAttemptAt != "" {
@@ -560,7 +570,8 @@ func jobListVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error 
 			c.printTable([]string{"ID", "STATUS", "COMMAND", "ENVIRONMENT", "SUBMITTED", "ERROR"}, rows)
 		})
 		if out.NextPageToken != "" {
-			c.note("only the newest %d jobs are shown; see more with --limit N or --all, or go on with --page-token %s", len(out.Jobs), out.NextPageToken)
+			c.note("only the newest %s listed; see more with --limit N or --all, or go on with --page-token %s",
+				count(len(out.Jobs), "job"), out.NextPageToken)
 		}
 		return err
 	}
@@ -589,14 +600,16 @@ func (c *cli) each(ctx context.Context, ids []string, filter *daemonpb.ListJobsR
 	}
 	done := []map[string]string{}
 	var failed error
+	failures := 0
 	for _, id := range ids {
 		one := map[string]string{"jobId": id}
 		if !dryRun {
-			var err error
-			if one, err = do(id); err != nil {
-				if failed == nil {
-					failed = err
-				}
+			if one, failed = do(id); failed != nil && len(ids) == 1 || ctx.Err() != nil {
+				break
+			} else if failed != nil {
+				failures++
+				_, text, _ := c.explain(failed)
+				c.note("job %s: %s", printable(id), text)
 				continue
 			}
 		}
@@ -604,13 +617,16 @@ func (c *cli) each(ctx context.Context, ids []string, filter *daemonpb.ListJobsR
 			c.printf("%s", one["jobId"])
 		}
 	}
+	if failures > 0 {
+		failed = fmt.Errorf("%d of %d jobs could not be %s", failures, len(ids), past)
+	}
 	if c.json {
 		return errors.Join(failed, c.printJobs(done, named && len(ids) == 1))
 	}
 	if dryRun {
-		c.note("%d jobs would be %s", len(done), past)
+		c.note("%s would be %s", count(len(done), "job"), past)
 	} else if !named {
-		c.note("%d jobs %s", len(done), past)
+		c.note("%s %s", count(len(done), "job"), past)
 	}
 	return failed
 }
@@ -623,7 +639,7 @@ func (c *cli) printJobs(done []map[string]string, single bool) error {
 			document[key] = value
 		}
 	}
-	return json.NewEncoder(c.out).Encode(document)
+	return c.encode(document)
 }
 
 func jobCancelVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"flag"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,7 +31,7 @@ func scheduleVerbs() []verb {
 func scheduleAddVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
 	in := &daemonpb.ScheduleJobRequest{}
 	payloadText := f.String("payload", "", "arguments as `JSON`, @FILE, or - for stdin")
-	priority := f.Int("priority", 0, "of its jobs")
+	priority := f.Int("priority", 0, "of its jobs; higher `N` run first")
 	f.StringVar(&in.Environment, "environment", "", "`NAME` of the environment (default: the active one)")
 	f.StringVar(&in.Missed, "missed", "", "what to do about times missed while down or asleep: `run_once` (default) or skip")
 	f.StringVar(&in.Overlap, "overlap", "", "while its previous job is unfinished: `skip` (default) or allow")
@@ -126,11 +127,11 @@ func scheduleTestVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) e
 			if err != nil {
 				return err
 			}
-			for _, s := range all.Schedules {
-				if s.Name == args[0] {
-					expr = s.CronExpr
-				}
+			i := slices.IndexFunc(all.Schedules, func(s *daemonpb.Schedule) bool { return s.Name == expr })
+			if i < 0 {
+				return errorf(codeNotFound, "no schedule %q, and no cron expression either", expr).hint("list them with: honeydew schedule list")
 			}
+			expr = all.Schedules[i].CronExpr
 		}
 		out, err := call(ctx, c, daemonpb.DaemonClient.PreviewSchedule, &daemonpb.PreviewScheduleRequest{CronExpr: expr})
 		if err != nil {

@@ -29,17 +29,11 @@ const fishCompletion = `complete -c honeydew -f -a '(set -l words (commandline -
 
 func completionVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
 	return func(_ context.Context, args []string) error {
-		switch args[0] {
-		case "bash":
-			c.printf("%s", bashCompletion)
-		case "zsh":
-			c.printf("%s", zshCompletion)
-		case "fish":
-			c.printf("%s", fishCompletion)
-		default:
+		script, known := map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}[args[0]]
+		if !known {
 			return usagef("completion: no shell %q; allowed: bash, zsh, fish", args[0])
 		}
-		return nil
+		return c.showText("script", script)
 	}
 }
 
@@ -68,6 +62,9 @@ func (c *cli) candidates(ctx context.Context, before []string, last string) (wor
 	verbs, err := c.verbs("")
 	if err != nil {
 		return nil, err
+	}
+	if len(before) > 0 && before[0] == "help" {
+		before = before[1:]
 	}
 	line := strings.Join(before, " ")
 	var found *verb

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"honeydew/daemonpb"
@@ -54,7 +54,7 @@ func doctorVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
 			}
 		}
 		if c.json {
-			if err := json.NewEncoder(c.out).Encode(map[string]any{"findings": findings}); err != nil {
+			if err := c.encode(map[string]any{"findings": findings}); err != nil {
 				return err
 			}
 		}
@@ -92,7 +92,7 @@ func (c *cli) examine(ctx context.Context) (all []finding) {
 		add("passphrase", err, "create "+cfg.Auth.PassphraseFile+" with mode 600", "the passphrase file can be read")
 	}
 	add("socket path", checkSocketPath(cfg.Daemon.SocketPath), "set daemon.socket_path to a shorter path", cfg.Daemon.SocketPath)
-	for _, dir := range []string{filepath.Dir(cfg.Storage.DatabasePath), filepath.Dir(cfg.Logging.File)} {
+	for _, dir := range slices.Compact([]string{filepath.Dir(cfg.Storage.DatabasePath), filepath.Dir(cfg.Logging.File)}) {
 		add("disk", tryWrite(dir), "make room, or make the directory writable", dir+" can be written to")
 	}
 	held, err := lockHeld(lockPath(c.home))
@@ -130,12 +130,13 @@ func (c *cli) examineRunning(s *daemonpb.DaemonStatus, add func(check string, er
 		login = fmt.Errorf("not logged in to %s", s.Environment)
 	}
 	add("login", login, "log in with: honeydew login", "logged in to "+s.Environment)
+	fix := "resume it with: honeydew queue resume"
 	if s.QueuePaused {
 		paused = errors.New("the queue is paused")
 	} else if s.HeldUntil != "" {
-		paused = errors.New("the API asked to wait until " + localTime(s.HeldUntil))
+		paused, fix = errors.New("the API asked to wait until "+localTime(s.HeldUntil)), "none needed: this ends by itself"
 	}
-	add("queue", paused, "resume it with: honeydew queue resume; a hold ends by itself", "jobs may run")
+	add("queue", paused, fix, "jobs may run")
 }
 
 func configSource(cfg *Config) string {
@@ -185,8 +186,8 @@ StartLimitBurst=5
 
 [Service]
 Type=notify
-ExecStart=%s daemon
-Environment=HONEYDEW_HOME=%s
+ExecStart="%s" daemon
+Environment="HONEYDEW_HOME=%s"
 Restart=on-failure
 RestartSec=5
 RestartPreventExitStatus=5 74 78
@@ -234,11 +235,9 @@ func (c *cli) service() (path, text, enable, disable string, err error) {
 		base = filepath.Join(c.userHome, ".config")
 	}
 	// systemd reads % as a specifier, and quotes as quotes.
-	quote := func(s string) string {
-		return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%", "$", "$$").Replace(s) + `"`
-	}
+	escape := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace
 	return filepath.Join(base, "systemd", "user", "honeydew.service"),
-		fmt.Sprintf(systemdUnit, quote(c.executable), strings.ReplaceAll(c.home, "%", "%%")),
+		fmt.Sprintf(systemdUnit, escape(c.executable), escape(c.home)),
 		"systemctl --user daemon-reload && systemctl --user enable --now honeydew\nto keep it running after you log out: loginctl enable-linger",
 		"systemctl --user disable --now honeydew", nil
 }
@@ -251,8 +250,7 @@ func serviceInstallVerb(c *cli, f *flag.FlagSet) func(context.Context, []string)
 			return err
 		}
 		if *show {
-			_, err := c.out.WriteString(text)
-			return err
+			return c.showText("file", strings.TrimSuffix(text, "\n"))
 		}
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
@@ -272,8 +270,7 @@ func serviceUninstallVerb(c *cli, f *flag.FlagSet) func(context.Context, []strin
 			return err
 		}
 		if *show {
-			c.printf("%s", path)
-			return nil
+			return c.showText("path", path)
 		}
 		if err := os.Remove(path); err != nil {
 			return err
@@ -284,7 +281,7 @@ func serviceUninstallVerb(c *cli, f *flag.FlagSet) func(context.Context, []strin
 
 func (c *cli) serviceDone(did, path, next string) error {
 	if c.json {
-		return json.NewEncoder(c.out).Encode(map[string]string{"path": path, "next": next})
+		return c.encode(map[string]string{"path": path, "next": next})
 	}
 	c.printf("%s %s", did, path)
 	c.printf("%s", next)

@@ -15,8 +15,8 @@ import (
 
 const minColumn = 8 // a column is not cut to less than this many characters
 
-// printTable prints rows under headers, aligned. On a terminal its widest columns are cut until a row fits a line; a pipe
-// gets everything.
+// printTable prints rows under headers, aligned. On a terminal its widest columns are cut until a row fits a line, but the
+// first, which one wants to copy, is not; a pipe gets everything.
 func (c *cli) printTable(headers []string, rows [][]string) {
 	widths := make([]int, len(headers))
 	all := append([][]string{headers}, rows...)
@@ -27,7 +27,7 @@ func (c *cli) printTable(headers []string, rows [][]string) {
 		}
 	}
 	if c.stdoutWidth > 0 {
-		shrink(widths, c.stdoutWidth-2*(len(widths)-1))
+		shrink(widths[1:], c.stdoutWidth-widths[0]-2*(len(widths)-1))
 	}
 	for _, row := range all {
 		var line strings.Builder
@@ -138,12 +138,12 @@ func bytesText(n int64) string {
 	return fmt.Sprintf("%.1f %ciB", value, names[0])
 }
 
-// yesNo is a bool in words.
-func yesNo(b bool) string {
-	if b {
-		return "yes"
+// count says "1 job" or "2 jobs".
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
 	}
-	return "no"
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // indented is a JSON result for a terminal: in lines, and without the control characters that JSON lets pass (C1).
@@ -196,7 +196,7 @@ func logLine(line []byte) string {
 			fmt.Fprintf(&rest, " %v=%s", key, text)
 		}
 	}
-	return printable(fmt.Sprintf("%s %-5s %s%s", head[0], head[1], head[2], rest.String()))
+	return fmt.Sprintf("%s %-5s %s", printable(head[0]), printable(head[1]), printable(head[2]+rest.String()))
 }
 
 // ticker shows on a terminal what a wait is waiting for, on one line that is written over; elsewhere nothing.

@@ -143,7 +143,7 @@ func (s *server) graphql(w http.ResponseWriter, r *http.Request) {
 		if f.retryAfter > 0 {
 			w.Header().Set("Retry-After", strconv.Itoa(f.retryAfter))
 		}
-		s.sendErrors(w, r, f.status, apiError{"SANDBOX_FAULT", fmt.Sprintf("sandbox fault: %d %s", f.status, http.StatusText(f.status))})
+		s.sendErrors(w, r, f.status, apiError{faultCode(f.status), fmt.Sprintf("sandbox fault: %d %s", f.status, http.StatusText(f.status))})
 		return
 	}
 	if !isAuth(fields) {
@@ -155,6 +155,15 @@ func (s *server) graphql(w http.ResponseWriter, r *http.Request) {
 	}
 	status, body := s.execute(r.Context(), req, answerType(r))
 	s.sendFaulty(w, r, f, status, body)
+}
+
+// faultCode is what GraphQL servers call a status.
+func faultCode(status int) string {
+	code, ok := map[int]string{500: "INTERNAL_SERVER_ERROR", 502: "BAD_GATEWAY", 503: "SERVICE_UNAVAILABLE", 504: "GATEWAY_TIMEOUT"}[status]
+	if !ok {
+		return "SANDBOX_FAULT"
+	}
+	return code
 }
 
 // execute answers 400 for a document that was not executed only in the media type that gives such a status a meaning;

@@ -751,10 +751,10 @@ func TestFaults(t *testing.T) {
 		code       string
 		retryAfter string
 	}{
-		{`{"error_rate": 1}`, `{"error_rate": 0}`, 500, "SANDBOX_FAULT", ""},
+		{`{"error_rate": 1}`, `{"error_rate": 0}`, 500, "INTERNAL_SERVER_ERROR", ""},
 		{`{"unauthorized_rate": 1}`, `{"unauthorized_rate": 0}`, 401, "UNAUTHENTICATED", ""},
 		{`{"rate_limit_rate": 1, "retry_after": 7}`, `{"rate_limit_rate": 0}`, 429, "SANDBOX_FAULT", "7"},
-		{`{"fail_next": 1}`, `{}`, 503, "SANDBOX_FAULT", "7"},
+		{`{"fail_next": 1}`, `{}`, 503, "SERVICE_UNAVAILABLE", "7"},
 		{`{"fail_next": 1, "fail_status": 404}`, `{}`, 404, "SANDBOX_FAULT", ""},
 		{`{"fail_next": 1, "fail_status": 401}`, `{}`, 401, "UNAUTHENTICATED", ""},
 	} {
