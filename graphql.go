@@ -482,6 +482,9 @@ func skipValue(text []byte, i int) int {
 // describe says what a refusal says of itself.
 func describe(line string, env envelope, text []byte) string {
 	if len(env.errors) > 0 {
+		if strings.HasPrefix(line, "HTTP 2") {
+			return env.complaint()
+		}
 		return line + ": " + env.complaint()
 	}
 	if s := snippet(text); strings.TrimSpace(s) != "" {
