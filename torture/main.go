@@ -342,6 +342,7 @@ func (t *torture) aftermath(before int, killed time.Time) (lost bool, err error)
 		settled := t.api.families[len(t.api.families)-1].lastUse().After(killed)
 		t.api.mu.Unlock()
 		if settled {
+			time.Sleep(100 * time.Millisecond) // or this kill would be one of those that are counted
 			break
 		}
 	}
