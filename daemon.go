@@ -121,7 +121,7 @@ func (d *Daemon) start(ctx context.Context, cancel context.CancelCauseFunc) (err
 	if d.lock, err = lockInstance(lockPath(d.Home)); errors.Is(err, errAlreadyRunning) {
 		return exitError{exitAlreadyRunning, err}
 	} else if err != nil {
-		return fmt.Errorf("lock: %w", err)
+		return exitError{exitStorage, fmt.Errorf("lock: %w", err)}
 	}
 	if d.log, d.logFile, err = newLogger(d.cfg, d.Stderr); err != nil {
 		return fmt.Errorf("log: %w", err)
