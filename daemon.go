@@ -81,6 +81,7 @@ func runDaemon(ctx context.Context, o DaemonOptions) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if err := d.start(ctx, cancel); err != nil {
+		cancel(nil) // close waits for what start began
 		return errors.Join(err, d.close())
 	}
 	failed := make(chan error, 1)

@@ -89,12 +89,21 @@ func TestFullDiskStart(t *testing.T) {
 	dir := tmpfs(t, "8m")
 	r := newRig(t, dir, "").up()
 	r.completes()
-	_, free := r.choke(dir)
+	acked, free := r.choke(dir)
 	r.kill()
-	out, code := r.cli(r.ctx, "daemon")
-	t.Logf("a start on a full disk ends with %d: %s", code, strings.TrimSpace(out))
-	free()
-	r.again()
+	if err := r.start(); err != nil {
+		if code := r.end(time.Second); code != 74 {
+			t.Errorf("a start on a full disk ends with %d: %s", code, r.stderr.String())
+		}
+		free()
+		r.again()
+	} else {
+		r.dialAgain()
+		for _, id := range acked {
+			r.job(id)
+		}
+		free()
+	}
 	r.completes()
 }
 
