@@ -144,7 +144,7 @@ func (d *Daemon) start(ctx context.Context, cancel context.CancelCauseFunc) (err
 		return fmt.Errorf("socket: %w", err)
 	}
 	if err := writePID(d.cfg.Daemon.PIDFile); err != nil {
-		return fmt.Errorf("PID file: %w", err)
+		return exitError{exitStorage, fmt.Errorf("PID file: %w", err)}
 	}
 	d.server, d.setServing = newGRPCServer(&rpcServer{
 		cfg: d.cfg, store: d.store, queue: d.queue, scheduler: d.scheduler, auth: d.auth, commands: d.commands, log: d.log,
