@@ -85,7 +85,8 @@ func runDaemon(ctx context.Context, o DaemonOptions) (err error) {
 		return errors.Join(err, d.close())
 	}
 	failed := make(chan error, 1)
-	d.background.Go(func() { failed <- d.server.Serve(d.listener) })
+	// Not one of those that close waits for: a connection that has not said a word keeps it for two minutes.
+	go func() { failed <- d.server.Serve(d.listener) }()
 	d.setServing(true)
 	d.log.Info("daemon started", "version", o.Version, "pid", os.Getpid(), "socket", d.cfg.Daemon.SocketPath)
 	if err := notifySystemd(o.Getenv("NOTIFY_SOCKET"), "READY=1"); err != nil {
