@@ -66,7 +66,7 @@ type api struct {
 
 	mu       sync.Mutex
 	calm     bool // no faults, no delays
-	lenient  bool // a spent refresh token is merely refused
+	lenient  bool // a spent refresh token is taken once more: a grace period
 	fates    map[string]*fate
 	order    []string // ids in the order of arrival
 	families []*family
@@ -415,11 +415,11 @@ func (a *api) renew(w http.ResponseWriter, token string) {
 			mine, spent = f, f.spent[token]
 		}
 	}
-	if mine == nil || mine.revoked || spent != nil {
-		if spent != nil && !mine.revoked {
-			mine.revoked = !a.lenient
-			a.reuses = append(a.reuses, reuse{time.Now(), *spent})
-		}
+	if spent != nil {
+		a.reuses = append(a.reuses, reuse{time.Now(), *spent})
+		mine.revoked = mine.revoked || !a.lenient
+	}
+	if mine == nil || mine.revoked {
 		a.mu.Unlock()
 		graphQLError(w, http.StatusOK, "UNAUTHENTICATED")
 		return
