@@ -123,9 +123,9 @@ func TestBadAnswers(t *testing.T) {
 		})},
 		{"null", "BAD_RESPONSE API_ERROR", body("application/json", `{"data":null}`)},
 		{"a GraphQL error", "API_ERROR", body("application/json", `{"errors":[{"message":"no"}]}`)},
-		{"403", "API_ERROR", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "forbidden", 403) }},
+		{"403", "API_ERROR", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "forbidden", http.StatusForbidden) }},
 		{"404", "API_ERROR", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 404) }},
-		{"408", "TIMEOUT", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "slow", 408) }},
+		{"408", "TIMEOUT", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "slow", http.StatusRequestTimeout) }},
 		{"500", "SERVER_ERROR", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 500) }},
 		{"502 with endless HTML", "SERVER_ERROR", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(502)
