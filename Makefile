@@ -57,3 +57,18 @@ bench:
 
 clean:
 	rm -rf bin dist
+
+# ── torture/: kills, full disks, broken networks. TORTURE='-seed N' repeats a run ────────────────────────────────────
+
+.PHONY: torture torture-short faults
+
+torture: build ## kill the daemon 500 times at bad moments and hold it to its word; about ten minutes
+	go build -C torture -o ../bin/torture .
+	bin/torture -bin bin/honeydew -n 500 $(TORTURE)
+
+torture-short: build ## the same with 25 kills, for CI
+	go build -C torture -o ../bin/torture .
+	timeout 90 bin/torture -bin bin/honeydew -n 25 $(TORTURE)
+
+faults: build ## disks, databases, lifecycle, network, order of system calls; what cannot be tried here says SKIPPED
+	HONEYDEW_BIN=$(CURDIR)/bin/honeydew go test -C torture -count=1 -v ./...

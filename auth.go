@@ -386,7 +386,9 @@ func (t *TokenSource) refresh(ctx context.Context, env Environment, s *session, 
 	unsaved := s.unsaved
 	t.mu.Unlock()
 	if unsaved != nil {
-		return t.save(env, s, *unsaved)
+		if err := t.save(env, s, *unsaved); err != nil || !past(unsaved.AccessExpires) {
+			return err
+		}
 	}
 	row, err := t.Store.Tokens(ctx, env.ID)
 	if codeOf(err) == codeNotFound {
@@ -403,7 +405,7 @@ func (t *TokenSource) refresh(ctx context.Context, env Environment, s *session, 
 	if err != nil {
 		return err
 	}
-	if pair.access != seen {
+	if pair.access != seen && unsaved == nil { // what was saved late may have expired meanwhile
 		return nil
 	}
 	if pair.refresh == "" || past(pair.refreshExpires) {

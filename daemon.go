@@ -85,7 +85,8 @@ func runDaemon(ctx context.Context, o DaemonOptions) (err error) {
 		return errors.Join(err, d.close())
 	}
 	failed := make(chan error, 1)
-	d.background.Go(func() { failed <- d.server.Serve(d.listener) })
+	// Not one of those that close waits for: a connection that has not said a word keeps it for two minutes.
+	go func() { failed <- d.server.Serve(d.listener) }()
 	d.setServing(true)
 	d.log.Info("daemon started", "version", o.Version, "pid", os.Getpid(), "socket", d.cfg.Daemon.SocketPath)
 	if err := notifySystemd(o.Getenv("NOTIFY_SOCKET"), "READY=1"); err != nil {
@@ -122,7 +123,7 @@ func (d *Daemon) start(ctx context.Context, cancel context.CancelCauseFunc) (err
 	if d.lock, err = lockInstance(lockPath(d.Home)); errors.Is(err, errAlreadyRunning) {
 		return exitError{exitAlreadyRunning, err}
 	} else if err != nil {
-		return fmt.Errorf("lock: %w", err)
+		return exitError{exitStorage, fmt.Errorf("lock: %w", err)}
 	}
 	if d.log, d.logFile, err = newLogger(d.cfg, d.Stderr); err != nil {
 		return fmt.Errorf("log: %w", err)
@@ -144,7 +145,7 @@ func (d *Daemon) start(ctx context.Context, cancel context.CancelCauseFunc) (err
 		return fmt.Errorf("socket: %w", err)
 	}
 	if err := writePID(d.cfg.Daemon.PIDFile); err != nil {
-		return fmt.Errorf("PID file: %w", err)
+		return exitError{exitStorage, fmt.Errorf("PID file: %w", err)}
 	}
 	d.server, d.setServing = newGRPCServer(&rpcServer{
 		cfg: d.cfg, store: d.store, queue: d.queue, scheduler: d.scheduler, auth: d.auth, commands: d.commands, log: d.log,

@@ -76,6 +76,26 @@ func inspectDatabase(path string) error {
 	if v := binary.BigEndian.Uint32(header[60:]); v > schemaVersion {
 		return fmt.Errorf("made by a newer honeydew: its version is %d, this program knows %d", v, schemaVersion)
 	}
+	return checkLength(path, f, header)
+}
+
+// checkLength finds a file that was cut off. SQLite takes half a page for a page with zeros at its end. Beside a WAL
+// the file may be short: a checkpoint that was cut off is done again.
+func checkLength(path string, f *os.File, header []byte) error {
+	if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	pageSize := int64(binary.BigEndian.Uint16(header[16:]))
+	if pageSize == 1 {
+		pageSize = 1 << 16
+	}
+	if want := pageSize * int64(binary.BigEndian.Uint32(header[28:])); info.Size() < want {
+		return fmt.Errorf("damaged: it has %d bytes instead of %d", info.Size(), want)
+	}
 	return nil
 }
 
