@@ -187,7 +187,7 @@ func (s *rpcServer) outcome(method string, panicked any, err error) error {
 		return nil
 	}
 	st := toStatus(err)
-	if st.Code() == codes.Internal && panicked == nil {
+	if (st.Code() == codes.Internal || codeOf(err) == codeStorageFailed) && panicked == nil {
 		s.log.Error("request failed", "method", method, "error", err.Error())
 	}
 	return st.Err()
@@ -217,7 +217,7 @@ func toStatus(err error) *status.Status {
 		code = codes.FailedPrecondition
 	case codeLoginRefused, codeAuthRequired, codeAuthExpired, codeAuthInvalid:
 		code = codes.Unauthenticated
-	case codeAPIUnreachable, codeShuttingDown, codeAuthNetwork:
+	case codeAPIUnreachable, codeShuttingDown, codeAuthNetwork, codeStorageFailed:
 		code = codes.Unavailable
 	case codePermissionDenied:
 		code = codes.PermissionDenied

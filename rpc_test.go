@@ -1098,7 +1098,7 @@ func TestEveryReasonHasItsStatus(t *testing.T) {
 		codeInvalidArgument: codes.InvalidArgument, codeUnknownCommand: codes.InvalidArgument, codeNotFound: codes.NotFound,
 		codeAlreadyExists: codes.AlreadyExists, codeFailedPrecondition: codes.FailedPrecondition, codeLoginRefused: codes.Unauthenticated,
 		codeAPIUnreachable: codes.Unavailable, codeShuttingDown: codes.Unavailable, codePermissionDenied: codes.PermissionDenied,
-		codeQueueFull: codes.ResourceExhausted, codeStorageFull: codes.ResourceExhausted, codeStorageFailed: codes.Internal, codeInternal: codes.Internal,
+		codeQueueFull: codes.ResourceExhausted, codeStorageFull: codes.ResourceExhausted, codeStorageFailed: codes.Unavailable, codeInternal: codes.Internal,
 	} {
 		wantError(t, reason, toStatus(errorf(reason, "x")).Err(), code, reason, "x")
 	}

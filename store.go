@@ -253,12 +253,12 @@ func (s *Store) do(w *write) error {
 	s.enqueue(w)
 	select {
 	case err := <-ack:
-		return storageError(err)
+		return s.failure(err)
 	case <-s.gone:
 	}
 	select {
 	case err := <-ack:
-		return storageError(err)
+		return s.failure(err)
 	default:
 		return errStoreClosed
 	}
@@ -327,7 +327,8 @@ func (s *Store) writer() {
 // run commits batch and answers its members.
 func (s *Store) run(batch []*write) {
 	err := s.commit(batch)
-	if err != nil && len(batch) > 1 {
+	// Trying again one by one is for a member's own fault; a lock would make each wait anew.
+	if err != nil && len(batch) > 1 && primaryCode(err) != sqliteBusy {
 		for i := range batch {
 			s.run(batch[i : i+1])
 		}
@@ -350,14 +351,19 @@ func (s *Store) note(err error) {
 		}
 		return
 	}
-	text := storageError(err).Error()
+	text := s.failure(err).Error()
 	s.problem.Store(&text)
+}
+
+// failure is storageError for what the database itself said: damage, met by a write or a read, ends the daemon.
+func (s *Store) failure(err error) error {
 	if code := primaryCode(err); code == sqliteCorrupt || code == sqliteNotADB {
 		select {
 		case s.fatal <- err:
 		default:
 		}
 	}
+	return storageError(err)
 }
 
 // commit writes batch in one transaction: new jobs first, many rows a statement, then the rest in order, then the

@@ -46,18 +46,18 @@ func (s *Store) Environments(ctx context.Context) ([]Environment, error) {
 	}
 	rows, err := s.read.QueryContext(ctx, "SELECT "+environmentColumns+" FROM api_environments e ORDER BY e.rowid")
 	if err != nil {
-		return nil, storageError(err)
+		return nil, s.failure(err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		e, err := scanEnvironment(rows)
 		if err != nil {
-			return nil, storageError(err)
+			return nil, s.failure(err)
 		}
 		all = append(all, e)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, storageError(err)
+		return nil, s.failure(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,13 +176,13 @@ func (s *Store) Tokens(ctx context.Context, envID string) (r TokenRow, err error
 	if errors.Is(err, sql.ErrNoRows) {
 		return r, errorf(codeNotFound, "no login")
 	} else if err != nil {
-		return r, storageError(err)
+		return r, s.failure(err)
 	}
 	var e1, e2, e3 error
 	r.AccessExpires, e1 = parseTimeText(access)
 	r.RefreshExpires, e2 = parseTimeText(refresh)
 	r.UpdatedAt, e3 = parseTimeText(updated)
-	return r, storageError(errors.Join(e1, e2, e3))
+	return r, s.failure(errors.Join(e1, e2, e3))
 }
 
 // SaveTokens stores a pair of sealed tokens in place of any earlier one. A login also ends the need for one.
@@ -234,7 +234,7 @@ func (s *Store) SetNeedsReauth(envID string) error {
 func (s *Store) AuthFailures(ctx context.Context, e Environment) (n int, err error) {
 	err = s.read.QueryRowContext(ctx, `SELECT count(*) FROM jobs WHERE environment = ? AND completed_at >= ? AND status = 'failed'
 		AND error_code IN ('AUTH_REQUIRED', 'AUTH_EXPIRED', 'AUTH_INVALID', 'AUTH_NETWORK_ERROR')`, e.Name, timeText(e.LastLoginAt)).Scan(&n)
-	return n, storageError(err)
+	return n, s.failure(err)
 }
 
 // ConfigValue reads a single setting, "" when unset.
@@ -243,7 +243,7 @@ func (s *Store) ConfigValue(ctx context.Context, key string) (value string, err 
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}
-	return value, storageError(err)
+	return value, s.failure(err)
 }
 
 // SetConfigValue stores a single setting.
@@ -296,18 +296,18 @@ func scanSchedule(row interface{ Scan(...any) error }) (s Schedule, err error) {
 func (s *Store) Schedules(ctx context.Context) ([]Schedule, error) {
 	rows, err := s.read.QueryContext(ctx, scheduleQuery+"ORDER BY s.name")
 	if err != nil {
-		return nil, storageError(err)
+		return nil, s.failure(err)
 	}
 	defer rows.Close()
 	var all []Schedule
 	for rows.Next() {
 		sc, err := scanSchedule(rows)
 		if err != nil {
-			return nil, storageError(err)
+			return nil, s.failure(err)
 		}
 		all = append(all, sc)
 	}
-	return all, storageError(rows.Err())
+	return all, s.failure(rows.Err())
 }
 
 // Schedule reads one by name or id.
@@ -316,7 +316,7 @@ func (s *Store) Schedule(ctx context.Context, name string) (Schedule, error) {
 	if errors.Is(err, sql.ErrNoRows) {
 		return sc, noSchedule(name)
 	}
-	return sc, storageError(err)
+	return sc, s.failure(err)
 }
 
 func noSchedule(name string) *Error {
@@ -433,7 +433,7 @@ func (s *Store) Backup(ctx context.Context, path string) (int64, error) {
 	defer f.Close()
 	size, err := s.copyInto(ctx, f)
 	if err != nil {
-		return 0, errors.Join(storageError(err), os.Remove(path))
+		return 0, errors.Join(s.failure(err), os.Remove(path))
 	}
 	return size, nil
 }

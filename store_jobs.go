@@ -136,7 +136,7 @@ func (s *Store) JobBySeq(seq int64) (*Job, error) {
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, errorf(codeNotFound, "the job is gone")
 	}
-	return j, storageError(err)
+	return j, s.failure(err)
 }
 
 // JobID returns the whole id and the place of the job that prefix names: exactly, or alone among all ids.
@@ -146,7 +146,7 @@ func (s *Store) JobID(prefix string) (id string, seq int64, err error) {
 	}
 	rows, err := s.read.Query("SELECT id, seq FROM jobs WHERE id >= ?1 AND id < ?1 || char(1114111) ORDER BY id LIMIT 2", prefix)
 	if err != nil {
-		return "", 0, storageError(err)
+		return "", 0, s.failure(err)
 	}
 	defer rows.Close()
 	found := 0
@@ -154,7 +154,7 @@ func (s *Store) JobID(prefix string) (id string, seq int64, err error) {
 		var other string
 		var otherSeq int64
 		if err := rows.Scan(&other, &otherSeq); err != nil {
-			return "", 0, storageError(err)
+			return "", 0, s.failure(err)
 		}
 		if found == 0 {
 			id, seq = other, otherSeq
@@ -162,7 +162,7 @@ func (s *Store) JobID(prefix string) (id string, seq int64, err error) {
 	}
 	switch {
 	case rows.Err() != nil:
-		return "", 0, storageError(rows.Err())
+		return "", 0, s.failure(rows.Err())
 	case found == 0:
 		return "", 0, errorf(codeNotFound, "no job %q", prefix).hint("list ids with: honeydew job list")
 	case found > 1 && id != prefix:
@@ -183,7 +183,7 @@ func (s *Store) Job(prefix string, maxResult int64) (*Job, error) {
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, errorf(codeNotFound, "no job %q", prefix)
 	} else if err != nil {
-		return nil, storageError(err)
+		return nil, s.failure(err)
 	}
 	j.Result = result
 	return j, nil
@@ -223,19 +223,19 @@ func (s *Store) Jobs(f JobFilter) ([]*Job, error) {
 	query, args := f.listQuery()
 	rows, err := s.read.Query(query, args...)
 	if err != nil {
-		return nil, storageError(err)
+		return nil, s.failure(err)
 	}
 	defer rows.Close()
 	var jobs []*Job
 	for size := 0; (f.MaxBytes == 0 || size <= f.MaxBytes) && rows.Next(); {
 		j, err := scanJob(rows, nil)
 		if err != nil {
-			return nil, storageError(err)
+			return nil, s.failure(err)
 		}
 		jobs = append(jobs, j)
 		size += len(j.Payload)
 	}
-	return jobs, storageError(rows.Err())
+	return jobs, s.failure(rows.Err())
 }
 
 // OldestPending is the creation time of the pending job that has waited longest, zero when none waits.
@@ -245,7 +245,7 @@ func (s *Store) OldestPending() (time.Time, error) {
 	if errors.Is(err, sql.ErrNoRows) {
 		return time.Time{}, nil
 	} else if err != nil {
-		return time.Time{}, storageError(err)
+		return time.Time{}, s.failure(err)
 	}
 	return parseTimeText(text)
 }
@@ -265,11 +265,11 @@ func (s *Store) OpenJobs(each func(OpenJob)) error {
 	ctx := context.Background()
 	conn, err := s.read.Conn(ctx)
 	if err != nil {
-		return storageError(err)
+		return s.failure(err)
 	}
 	defer conn.Close()
 	// Through the driver: database/sql's Scan would double the time that a long queue takes to load.
-	return storageError(conn.Raw(func(c any) error {
+	return s.failure(conn.Raw(func(c any) error {
 		rows, err := c.(driver.QueryerContext).QueryContext(ctx, `SELECT seq, priority, next_attempt_at, command, environment,
 			status = 'running', error_code IS 'RATE_LIMITED' FROM jobs WHERE status IN ('pending', 'running') ORDER BY status, seq`, nil)
 		if err != nil {
@@ -337,7 +337,7 @@ func (s *Store) Prune(ctx context.Context, cutoff time.Time, dryRun bool) (int64
 			var n int64
 			err := s.read.QueryRow("SELECT count(*) FROM jobs WHERE status = ? AND completed_at < ?", status, timeText(cutoff)).Scan(&n)
 			if err != nil {
-				return 0, storageError(err)
+				return 0, s.failure(err)
 			}
 			total += n
 			continue
@@ -368,18 +368,18 @@ func (s *Store) prunable(status string, cutoff time.Time, after int64) ([]int64,
 	rows, err := s.read.Query("SELECT seq FROM jobs WHERE status = ? AND seq > ? AND completed_at < ? ORDER BY seq LIMIT ?",
 		status, after, timeText(cutoff), pruneBatch)
 	if err != nil {
-		return nil, storageError(err)
+		return nil, s.failure(err)
 	}
 	defer rows.Close()
 	var seqs []int64
 	for rows.Next() {
 		var seq int64
 		if err := rows.Scan(&seq); err != nil {
-			return nil, storageError(err)
+			return nil, s.failure(err)
 		}
 		seqs = append(seqs, seq)
 	}
-	return seqs, storageError(rows.Err())
+	return seqs, s.failure(rows.Err())
 }
 
 func (s *Store) deleteJobs(status string, seqs []int64) (deleted int64, err error) {
@@ -403,12 +403,12 @@ func (s *Store) shrink(ctx context.Context) error {
 	for ctx.Err() == nil {
 		var free int
 		if err := s.read.QueryRow("PRAGMA freelist_count").Scan(&free); err != nil {
-			return storageError(err)
+			return s.failure(err)
 		}
 		if free == 0 {
 			// What was moved went through the log, which keeps its size until somebody cuts it.
 			_, err := s.read.Exec("PRAGMA wal_checkpoint(TRUNCATE)")
-			return storageError(err)
+			return s.failure(err)
 		}
 		if err := s.update(func(t *tx) error { return t.drain("PRAGMA incremental_vacuum(1000)") }); err != nil {
 			return err
