@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/signal"
@@ -46,6 +47,22 @@ const (
 	maxReceive  = 16 << 20
 )
 
+// process is what the outside world is to the program.
+type process struct {
+	name            string // as called, without directory
+	args            []string
+	executable      string // absolute path of the binary
+	getenv          func(string) string
+	userHome        string
+	stdin           *os.File
+	stdout, stderr  *os.File
+	queries         fs.FS
+	version         string
+	stdoutWidth     int // columns of the terminal, 0 if it is none
+	stderrIsTTY     bool
+	stdinIsTerminal bool
+}
+
 // verb is one command of the command line. setup declares its flags and returns what it does.
 type verb struct {
 	name, args, short, example string // args: NAME is required, [NAME] may be left out, ... repeats
@@ -55,9 +72,9 @@ type verb struct {
 // cli is one run of the command line.
 type cli struct {
 	process
+	printer
 	home                string
 	json                bool
-	out                 *bufio.Writer
 	conn                *grpc.ClientConn
 	commands            *Commands
 	skewTold, pauseTold bool // said once
@@ -84,7 +101,7 @@ func (e *jobError) Error() string {
 
 // runCLI is the whole program; it returns the exit code.
 func runCLI(ctx context.Context, p process) int {
-	c := &cli{process: p, home: defaultHome(p.getenv, p.userHome), out: bufio.NewWriterSize(p.stdout, 64<<10)}
+	c := &cli{process: p, home: defaultHome(p.getenv, p.userHome), printer: printer{out: bufio.NewWriterSize(p.stdout, 64<<10), width: p.stdoutWidth}}
 	err := c.run(ctx)
 	if c.conn != nil {
 		err = errors.Join(err, c.conn.Close())
@@ -373,9 +390,6 @@ func (c *cli) showText(key, text string) error {
 	c.printf("%s", text)
 	return nil
 }
-
-// printf prints a sentence for people; what came from outside must go through printable.
-func (c *cli) printf(format string, args ...any) { fmt.Fprintf(c.out, format+"\n", args...) }
 
 // note prints to stderr what is not the answer itself.
 func (c *cli) note(format string, args ...any) {

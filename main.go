@@ -7,7 +7,6 @@ package main
 import (
 	"context"
 	"embed"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,22 +20,6 @@ var queries embed.FS
 
 // version is set by the linker.
 var version = "dev"
-
-// process is what the outside world is to the program.
-type process struct {
-	name            string // as called, without directory
-	args            []string
-	executable      string // absolute path of the binary
-	getenv          func(string) string
-	userHome        string
-	stdin           *os.File
-	stdout, stderr  *os.File
-	queries         fs.FS
-	version         string
-	stdoutWidth     int // columns of the terminal, 0 if it is none
-	stderrIsTTY     bool
-	stdinIsTerminal bool
-}
 
 func main() {
 	name := strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")

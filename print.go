@@ -4,6 +4,7 @@ package main
 // an issue can move the cursor. Scripts use --json, which does not come through here.
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -13,11 +14,20 @@ import (
 	"unicode/utf8"
 )
 
+// printer writes to stdout; whoever owns it flushes out, and hears then of a write that failed.
+type printer struct {
+	out   *bufio.Writer
+	width int // columns of the terminal, 0 if it is none
+}
+
+// printf prints a line; what came from outside must go through printable.
+func (p *printer) printf(format string, args ...any) { fmt.Fprintf(p.out, format+"\n", args...) }
+
 const minColumn = 8 // a column is not cut to less than this many characters
 
 // printTable prints rows under headers, aligned. On a terminal its widest columns are cut until a row fits a line, but the
 // first, which one wants to copy, is not; a pipe gets everything.
-func (c *cli) printTable(headers []string, rows [][]string) {
+func (p *printer) printTable(headers []string, rows [][]string) {
 	widths := make([]int, len(headers))
 	all := append([][]string{headers}, rows...)
 	for _, row := range all {
@@ -26,8 +36,8 @@ func (c *cli) printTable(headers []string, rows [][]string) {
 			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
 		}
 	}
-	if c.stdoutWidth > 0 {
-		shrink(widths[1:], c.stdoutWidth-widths[0]-2*(len(widths)-1))
+	if p.width > 0 {
+		shrink(widths[1:], p.width-widths[0]-2*(len(widths)-1))
 	}
 	for _, row := range all {
 		var line strings.Builder
@@ -39,7 +49,7 @@ func (c *cli) printTable(headers []string, rows [][]string) {
 			line.WriteString(cell)
 			line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)))
 		}
-		c.printf("%s", strings.TrimRight(line.String(), " "))
+		p.printf("%s", strings.TrimRight(line.String(), " "))
 	}
 }
 
@@ -72,7 +82,7 @@ func cutRunes(s string, n int) string {
 }
 
 // pairs prints names and values, one pair a line, leaving out empty values.
-func (c *cli) pairs(list ...string) {
+func (p *printer) pairs(list ...string) {
 	width := 0
 	for i := 0; i < len(list); i += 2 {
 		if list[i+1] != "" {
@@ -81,7 +91,7 @@ func (c *cli) pairs(list ...string) {
 	}
 	for i := 0; i < len(list); i += 2 {
 		if list[i+1] != "" {
-			c.printf("%-*s  %s", width+1, list[i]+":", printable(list[i+1]))
+			p.printf("%-*s  %s", width+1, list[i]+":", printable(list[i+1]))
 		}
 	}
 }
