@@ -13,7 +13,7 @@ mkdir -p $common/licenses $common/completions
 cp README.md SECURITY.md $common/
 go build -trimpath -o dist/self .
 for shell in bash zsh fish; do dist/self completion $shell >$common/completions/honeydew.$shell; done
-dist/self __man >$common/honeydew.1
+./man.sh dist/self "$version" "$(date -u -d "@$epoch" +%F)" >$common/honeydew.1
 go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' . | sort -u |
   while read -r path _ dir; do
     for file in "$dir"/LICENSE* "$dir"/LICENCE* "$dir"/COPYING* "$dir"/NOTICE*; do
