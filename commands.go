@@ -79,7 +79,7 @@ func parseCommand(name, text string) (*Command, error) {
 	first, query, _ := strings.Cut(text, "\n")
 	description, marked := strings.CutPrefix(first, "# ")
 	if description = strings.TrimSpace(description); !marked || description == "" {
-		return nil, fmt.Errorf("the first line is no description: # ...")
+		return nil, fmt.Errorf("the first line is no description (# and a sentence)")
 	}
 	head, body, _ := strings.Cut(query, "{")
 	kind, signature, _ := strings.Cut(strings.TrimSpace(head), " ")

@@ -134,12 +134,6 @@ func (r *queueRig) attempts() []queueRun {
 	return slices.Clone(r.runs)
 }
 
-// untilAbandoned is a request that ends only with its context, as the API client's do.
-func untilAbandoned(ctx context.Context, _ *Job) (string, error) {
-	<-ctx.Done()
-	return "", &Error{Code: codeNetwork, Message: "the request was abandoned", Retry: true, Cause: context.Canceled}
-}
-
 func TestHigherPriorityRunsFirstAndThenTheOlder(t *testing.T) {
 	for range 8 {
 		synctest.Test(t, func(t *testing.T) {

@@ -62,7 +62,7 @@ type rpcServer struct {
 func newGRPCServer(s *rpcServer) (server *grpc.Server, setServing func(bool)) {
 	s.header = metadata.Pairs(versionHeader, s.version)
 	server = grpc.NewServer(grpc.Creds(peerCredentials{}), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
-		grpc.MaxRecvMsgSize(maxMessageBytes), grpc.WaitForHandlers(true), grpc.SharedWriteBuffer(true))
+		grpc.MaxRecvMsgSize(maxMessageBytes), grpc.WaitForHandlers(true))
 	server.RegisterService(typedMethods(s), s)
 	checker := health.NewServer()
 	healthpb.RegisterHealthServer(server, checker)
