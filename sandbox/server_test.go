@@ -814,7 +814,7 @@ func TestSeedDecides(t *testing.T) {
 		}
 		return b.String()
 	}
-	if fate(1) != fate(1) || fate(1) == fate(2) || !strings.Contains(fate(1), "500 ") || !strings.Contains(fate(1), "0 0 ") {
+	if again := fate(1); again != fate(1) || again == fate(2) || !strings.Contains(fate(1), "500 ") || !strings.Contains(fate(1), "0 0 ") {
 		t.Errorf("seed 1: %s", fate(1))
 	}
 }
