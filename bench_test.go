@@ -87,7 +87,7 @@ func benchDaemon(b *testing.B, api string) (home string, dialed func() daemonpb.
 	return home, dialed
 }
 
-func benchRequest(b *testing.B) *daemonpb.SubmitJobRequest {
+func benchRequest(b testing.TB) *daemonpb.SubmitJobRequest {
 	payload, err := structpb.NewStruct(map[string]any{"organization": "acme", "repository": "api", "startDate": "2026-01-01", "author": "ada@example.com"})
 	if err != nil {
 		b.Fatal(err)

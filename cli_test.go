@@ -1,0 +1,165 @@
+package main
+
+// What the command line makes of words from outside. What its verbs do is driven as a user would, in sandbox/testdata.
+
+import (
+	"bufio"
+	"bytes"
+	"flag"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+// testCLI is a command line without a daemon that prints to a buffer.
+func testCLI(width int) (*cli, *bytes.Buffer) {
+	var out bytes.Buffer
+	return &cli{process: process{queries: queries}, printer: printer{out: bufio.NewWriter(&out), width: width}}, &out
+}
+
+func TestFlagsMayStandAnywhereAndEndAtTwoDashes(t *testing.T) {
+	for _, c := range []struct{ line, args, status string }{
+		{"a b", "a b", ""},
+		{"--status failed a b", "a b", "failed"},
+		{"a --status=failed b", "a b", "failed"},
+		{"a b --status -7d", "a b", "-7d"},
+		{"a -- --status x", "a --status x", ""},
+		{"-", "-", ""},
+	} {
+		f := flag.NewFlagSet("x", flag.ContinueOnError)
+		status := f.String("status", "", "")
+		args, err := parseInterspersed(f, strings.Fields(c.line))
+		if err != nil || strings.Join(args, " ") != c.args || *status != c.status {
+			t.Errorf("%q: %q, --status %q (%v), want %q, %q", c.line, args, *status, err, c.args, c.status)
+		}
+	}
+}
+
+func TestArgumentsTakeTheTypeOfTheQuery(t *testing.T) {
+	for _, c := range []struct {
+		typ, text string
+		want      any // nil: refused
+	}{
+		{"String!", "7", "7"}, {"Int!", "7", 7.0}, {"Int", "7.5", nil}, {"Int", "x", nil}, {"Float", "7.5", 7.5},
+		{"Boolean", "true", true}, {"Boolean", "maybe", nil}, {"[Int!]!", "1,2", []any{1.0, 2.0}}, {"[String!]", "a, b", []any{"a", "b"}},
+		{"[Int!]!", "1,x", nil},
+	} {
+		v := argumentValue{Argument: Argument{Name: "x", Type: c.typ}}
+		err := v.Set(c.text)
+		list, isList := c.want.([]any)
+		got, _ := v.value.([]any)
+		if (err == nil) != (c.want != nil) || err == nil && !isList && v.value != c.want || isList && !slices.Equal(got, list) {
+			t.Errorf("%s %q: %v (%v), want %v", c.typ, c.text, v.value, err, c.want)
+		}
+	}
+}
+
+func TestEveryVerbHasAnExampleThatItWouldTake(t *testing.T) {
+	c, _ := testCLI(0)
+	all, err := c.verbs("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range all {
+		if strings.HasPrefix(v.name, "__") || v.name == "completion" {
+			continue
+		}
+		line := strings.ReplaceAll(v.example, "'", "\x00")
+		var words []string
+		for i, part := range strings.Split(line, "\x00") {
+			if i%2 == 1 {
+				words = append(words, part)
+			} else {
+				words = append(words, strings.Fields(part)...)
+			}
+		}
+		found, rest, err := c.find(words[1:])
+		if err != nil || found == nil || found.name != v.name {
+			t.Errorf("%s: the example %q is of another verb (%v)", v.name, v.example, err)
+			continue
+		}
+		f := flag.NewFlagSet(v.name, flag.ContinueOnError)
+		f.SetOutput(io.Discard)
+		v.setup(c, f)
+		args, err := parseInterspersed(f, rest)
+		if err == nil {
+			err = checkArgs(found, args)
+		}
+		if err != nil {
+			t.Errorf("%s: the example %q: %v", v.name, v.example, err)
+		}
+	}
+}
+
+func TestTablesFitTheTerminalAndKeepTheFirstColumn(t *testing.T) {
+	for _, width := range []int{0, 40, 80} {
+		c, out := testCLI(width)
+		c.printTable([]string{"ID", "STATUS", "ERROR"}, [][]string{{"4k2mzq7xw3p5ar2n", "failed", strings.Repeat("long ", 30) + "\x1b[31mred\u202e"}})
+		if err := c.out.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(out.String()) {
+			line = strings.TrimSuffix(line, "\n")
+			if n := len([]rune(line)); width > 0 && n > width {
+				t.Errorf("width %d: %d columns: %q", width, n, line)
+			}
+			if strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) {
+				t.Errorf("width %d: %q would reach the terminal", width, line)
+			}
+		}
+		if !strings.Contains(out.String(), "4k2mzq7xw3p5ar2n") {
+			t.Errorf("width %d: the id was cut: %q", width, out.String())
+		}
+	}
+}
+
+// FuzzCommandLine: whatever the words are, they name a verb with its arguments, or are refused with a sentence.
+func FuzzCommandLine(f *testing.F) {
+	for _, line := range []string{"", "github commits acme api --start-date -7d", "job list --limit x", "submit a.b c=d --payload {", "-- --", "help",
+		"schedule add a b c d=\x00", "azuredevops work-items acme 1,2,x", "env", "nosuch --json", "job cancel --status"} {
+		f.Add(line)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		c, _ := testCLI(80)
+		v, rest, err := c.find(strings.Fields(line))
+		if err != nil || v == nil {
+			if err != nil && err.Error() == "" {
+				t.Error("refused without a word")
+			}
+			return
+		}
+		flags := flag.NewFlagSet(v.name, flag.ContinueOnError)
+		flags.SetOutput(io.Discard)
+		v.setup(c, flags)
+		args, err := parseInterspersed(flags, rest)
+		if err == nil {
+			err = checkArgs(v, args)
+		}
+		if err != nil && c.explainUsage(v, flags, err).Error() == "" {
+			t.Error("refused without a word")
+		}
+	})
+}
+
+// FuzzShown: nothing of what came from outside moves a terminal's cursor, and a result stays JSON.
+func FuzzShown(f *testing.F) {
+	for _, s := range []string{`{"timestamp":"2026-01-02T15:04:05.000Z","level":"info","message":"x","a":1}`, "\x1b[2J", `{"a":"\u001b"}`, "{", "\u202e\u009b31m", `["\x9b"]`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for _, shown := range []string{logLine(text), printable(string(text))} {
+			if strings.ContainsFunc(shown, func(r rune) bool { return !unicode.IsPrint(r) && r != utf8Error }) {
+				t.Errorf("%q is shown as %q", text, shown)
+			}
+		}
+		for _, b := range indented(text) {
+			if b < ' ' && b != '\n' && b != '\t' && b != '\r' || b == 0x7f {
+				t.Errorf("%q is shown with the byte %#x", text, b)
+			}
+		}
+	})
+}
+
+const utf8Error = '\uFFFD'
