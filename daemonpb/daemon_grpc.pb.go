@@ -19,7 +19,7 @@
 //   PERMISSION_DENIED   PermissionDenied    the caller is another user's process
 //   QUEUE_FULL          ResourceExhausted   queue.max_pending jobs are waiting
 //   STORAGE_FULL        ResourceExhausted   the disk is full
-//   STORAGE_FAILED      Internal            the database cannot be read or written
+//   STORAGE_FAILED      Unavailable         the database cannot be read or written: locked, or damaged
 //   INTERNAL            Internal            a bug: logged with its stack
 //
 // Timestamps are RFC 3339 UTC strings with milliseconds, empty when unset. Durations are Go durations ("90s",
