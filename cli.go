@@ -63,10 +63,13 @@ type process struct {
 	stdinIsTerminal bool
 }
 
+// action is what a verb does with its arguments.
+type action = func(ctx context.Context, args []string) error
+
 // verb is one command of the command line. setup declares its flags and returns what it does.
 type verb struct {
 	name, args, short, example string // args: NAME is required, [NAME] may be left out, ... repeats
-	setup                      func(c *cli, f *flag.FlagSet) func(ctx context.Context, args []string) error
+	setup                      func(c *cli, f *flag.FlagSet) action
 }
 
 // cli is one run of the command line.
@@ -356,6 +359,15 @@ func call[In, Out proto.Message](ctx context.Context, c *cli, method func(daemon
 		return out, err
 	}
 	return method(d, ctx, in)
+}
+
+// ask is a call whose answer is all there is to show.
+func ask[In, Out proto.Message](ctx context.Context, c *cli, method func(daemonpb.DaemonClient, context.Context, In, ...grpc.CallOption) (Out, error), in In, people func(Out)) error {
+	out, err := call(ctx, c, method, in)
+	if err != nil {
+		return err
+	}
+	return c.show(out, func() { people(out) })
 }
 
 // show prints the answer: protojson, or what people returns to read.

@@ -34,7 +34,7 @@ func adminVerbs() []verb {
 	}
 }
 
-func loginVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
+func loginVerb(c *cli, f *flag.FlagSet) action {
 	username := f.String("username", "", "log in as `USER`")
 	fromStdin := f.Bool("password-stdin", false, "read the password from stdin")
 	environment := f.String("environment", "", "log in to `NAME` instead of the active environment")
@@ -55,11 +55,9 @@ func loginVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
 		}
 		ctx, cancel := context.WithTimeout(ctx, longTimeout) // api.timeout decides
 		defer cancel()
-		out, err := call(ctx, c, daemonpb.DaemonClient.Login, &daemonpb.LoginRequest{Username: *username, Password: password, Environment: *environment})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() { c.printf("Logged in to %s as %s.", printable(out.Environment), printable(out.Username)) })
+		return ask(ctx, c, daemonpb.DaemonClient.Login, &daemonpb.LoginRequest{Username: *username, Password: password, Environment: *environment}, func(out *daemonpb.LoginResponse) {
+			c.printf("Logged in to %s as %s.", printable(out.Environment), printable(out.Username))
+		})
 	}
 }
 
@@ -83,14 +81,10 @@ func (c *cli) readLogin(username *string, fromStdin bool) (password string, err 
 	return string(text), err
 }
 
-func logoutVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
+func logoutVerb(c *cli, f *flag.FlagSet) action {
 	environment := f.String("environment", "", "log out of `NAME` instead of the active environment")
 	return func(ctx context.Context, _ []string) error {
-		out, err := call(ctx, c, daemonpb.DaemonClient.Logout, &daemonpb.LogoutRequest{Environment: *environment})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() {
+		return ask(ctx, c, daemonpb.DaemonClient.Logout, &daemonpb.LogoutRequest{Environment: *environment}, func(out *daemonpb.LogoutResponse) {
 			if out.LoggedOut {
 				c.printf("Logged out.")
 			} else {
@@ -100,14 +94,10 @@ func logoutVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
 	}
 }
 
-func authStatusVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
+func authStatusVerb(c *cli, f *flag.FlagSet) action {
 	environment := f.String("environment", "", "show `NAME` instead of the active environment")
 	return func(ctx context.Context, _ []string) error {
-		s, err := call(ctx, c, daemonpb.DaemonClient.GetAuthStatus, &daemonpb.GetAuthStatusRequest{Environment: *environment})
-		if err != nil {
-			return err
-		}
-		return c.show(s, func() {
+		return ask(ctx, c, daemonpb.DaemonClient.GetAuthStatus, &daemonpb.GetAuthStatusRequest{Environment: *environment}, func(s *daemonpb.AuthStatus) {
 			state := "logged in"
 			if s.NeedsReauth {
 				state = "expired; run: honeydew login"
@@ -124,7 +114,7 @@ func authStatusVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) err
 	}
 }
 
-func envAddVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
+func envAddVerb(c *cli, f *flag.FlagSet) action {
 	description := f.String("description", "", "what it is for")
 	use := f.Bool("use", false, "make it the active environment at once")
 	return func(ctx context.Context, args []string) error {
@@ -144,13 +134,9 @@ func envAddVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
 	}
 }
 
-func envListVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func envListVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
-		out, err := call(ctx, c, daemonpb.DaemonClient.ListEnvironments, &daemonpb.ListEnvironmentsRequest{})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() {
+		return ask(ctx, c, daemonpb.DaemonClient.ListEnvironments, &daemonpb.ListEnvironmentsRequest{}, func(out *daemonpb.ListEnvironmentsResponse) {
 			names, width := make([]string, len(out.Environments)), 0
 			for i, e := range out.Environments {
 				if names[i] = printable(e.Name); e.Active {
@@ -165,13 +151,9 @@ func envListVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error 
 	}
 }
 
-func envUseVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func envUseVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, args []string) error {
-		out, err := call(ctx, c, daemonpb.DaemonClient.SetActiveEnvironment, &daemonpb.SetActiveEnvironmentRequest{Name: args[0]})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() {
+		return ask(ctx, c, daemonpb.DaemonClient.SetActiveEnvironment, &daemonpb.SetActiveEnvironmentRequest{Name: args[0]}, func(out *daemonpb.SetActiveEnvironmentResponse) {
 			if out.NeedsAuth {
 				c.printf("Switched to %s. Please login: honeydew login", printable(args[0]))
 			} else {
@@ -181,59 +163,43 @@ func envUseVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
 	}
 }
 
-func envCurrentVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func envCurrentVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
-		out, err := call(ctx, c, daemonpb.DaemonClient.GetActiveEnvironment, &daemonpb.GetActiveEnvironmentRequest{})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() {
+		return ask(ctx, c, daemonpb.DaemonClient.GetActiveEnvironment, &daemonpb.GetActiveEnvironmentRequest{}, func(out *daemonpb.GetActiveEnvironmentResponse) {
 			c.printf("%s - %s", printable(out.Environment.GetName()), printable(out.Environment.GetBaseUrl()))
 		})
 	}
 }
 
-func envRemoveVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func envRemoveVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, args []string) error {
-		out, err := call(ctx, c, daemonpb.DaemonClient.RemoveEnvironment, &daemonpb.RemoveEnvironmentRequest{Name: args[0]})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() { c.printf("Removed %s and its login.", printable(args[0])) })
+		return ask(ctx, c, daemonpb.DaemonClient.RemoveEnvironment, &daemonpb.RemoveEnvironmentRequest{Name: args[0]}, func(out *daemonpb.RemoveEnvironmentResponse) {
+			c.printf("Removed %s and its login.", printable(args[0]))
+		})
 	}
 }
 
-func queuePauseVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func queuePauseVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
-		out, err := call(ctx, c, daemonpb.DaemonClient.PauseQueue, &daemonpb.PauseQueueRequest{})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() { c.printf("Paused: no more jobs start. Resume with: honeydew queue resume") })
+		return ask(ctx, c, daemonpb.DaemonClient.PauseQueue, &daemonpb.PauseQueueRequest{}, func(out *daemonpb.PauseQueueResponse) {
+			c.printf("Paused: no more jobs start. Resume with: honeydew queue resume")
+		})
 	}
 }
 
-func queueResumeVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func queueResumeVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
-		out, err := call(ctx, c, daemonpb.DaemonClient.ResumeQueue, &daemonpb.ResumeQueueRequest{})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() { c.printf("Resumed.") })
+		return ask(ctx, c, daemonpb.DaemonClient.ResumeQueue, &daemonpb.ResumeQueueRequest{}, func(out *daemonpb.ResumeQueueResponse) { c.printf("Resumed.") })
 	}
 }
 
-func pruneVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
+func pruneVerb(c *cli, f *flag.FlagSet) action {
 	age := f.String("older-than", "", "delete what ended longer than `AGE` ago, such as 7d (default: storage.retention)")
 	dryRun := f.Bool("dry-run", false, "only count")
 	return func(ctx context.Context, _ []string) error {
 		ctx, cancel := context.WithTimeout(ctx, longTimeout)
 		defer cancel()
-		out, err := call(ctx, c, daemonpb.DaemonClient.Prune, &daemonpb.PruneRequest{OlderThan: *age, DryRun: *dryRun})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() {
+		return ask(ctx, c, daemonpb.DaemonClient.Prune, &daemonpb.PruneRequest{OlderThan: *age, DryRun: *dryRun}, func(out *daemonpb.PruneResponse) {
 			if *dryRun {
 				c.printf("%s would be deleted.", count(int(out.Jobs), "job"))
 			} else {
@@ -243,7 +209,7 @@ func pruneVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
 	}
 }
 
-func backupVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func backupVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, args []string) error {
 		path, err := filepath.Abs(expandPath(args[0], c.userHome))
 		if err != nil {
@@ -251,10 +217,6 @@ func backupVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
 		}
 		ctx, cancel := context.WithTimeout(ctx, longTimeout)
 		defer cancel()
-		out, err := call(ctx, c, daemonpb.DaemonClient.Backup, &daemonpb.BackupRequest{Path: path})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() { c.printf("Wrote %s to %s.", bytesText(out.Bytes), printable(path)) })
+		return ask(ctx, c, daemonpb.DaemonClient.Backup, &daemonpb.BackupRequest{Path: path}, func(out *daemonpb.BackupResponse) { c.printf("Wrote %s to %s.", bytesText(out.Bytes), printable(path)) })
 	}
 }

@@ -41,7 +41,7 @@ func daemonVerbs() []verb {
 	}
 }
 
-func daemonVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
+func daemonVerb(c *cli, f *flag.FlagSet) action {
 	config := f.String("config", "", "read this configuration `FILE` instead of config.yaml in the home")
 	return func(ctx context.Context, _ []string) error {
 		return runDaemon(ctx, DaemonOptions{Home: c.home, UserHome: c.userHome, ConfigFile: *config, Version: c.version, Queries: c.queries,
@@ -49,7 +49,7 @@ func daemonVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
 	}
 }
 
-func versionVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func versionVerb(c *cli, _ *flag.FlagSet) action {
 	return func(context.Context, []string) error {
 		if c.json {
 			c.printf(`{"version":%q,"go":%q,"platform":%q}`, c.version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
@@ -60,25 +60,17 @@ func versionVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error 
 	}
 }
 
-func pingVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func pingVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
-		out, err := call(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() {
+		return ask(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}, func(out *daemonpb.PingResponse) {
 			c.printf("honeydew %s is running, for %s", printable(out.Version), span(time.Duration(out.UptimeSeconds)*time.Second))
 		})
 	}
 }
 
-func statusVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func statusVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
-		s, err := call(ctx, c, daemonpb.DaemonClient.GetStatus, &daemonpb.GetStatusRequest{})
-		if err != nil {
-			return err
-		}
-		return c.show(s, func() {
+		return ask(ctx, c, daemonpb.DaemonClient.GetStatus, &daemonpb.GetStatusRequest{}, func(s *daemonpb.DaemonStatus) {
 			login := "logged in"
 			if s.NeedsReauth {
 				login = "login expired; run: honeydew login"
@@ -102,7 +94,7 @@ func statusVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
 	}
 }
 
-func startVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
+func startVerb(c *cli, f *flag.FlagSet) action {
 	config := f.String("config", "", "read this configuration `FILE` instead of config.yaml in the home")
 	return func(ctx context.Context, _ []string) error {
 		if ping, err := call(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}); err == nil {
@@ -198,7 +190,7 @@ func (c *cli) startFailure(err error) error {
 	return exitError{code, errorf(codeInternal, "%s", message).hint("%s", hint)}
 }
 
-func stopVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
+func stopVerb(c *cli, f *flag.FlagSet) action {
 	force := f.Bool("force", false, "do not wait for running jobs; they are taken up again at the next start")
 	return func(ctx context.Context, _ []string) error {
 		out, err := call(ctx, c, daemonpb.DaemonClient.Shutdown, &daemonpb.ShutdownRequest{Force: *force})
@@ -254,7 +246,7 @@ func (c *cli) awaitStopped(ctx context.Context) error {
 	}
 }
 
-func logsVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
+func logsVerb(c *cli, f *flag.FlagSet) action {
 	follow := f.Bool("f", false, "go on with new lines, across rotation")
 	lines := f.Int("n", 50, "begin with the last `N` lines; 0: all of the present file")
 	return func(ctx context.Context, _ []string) error {

@@ -28,7 +28,7 @@ func scheduleVerbs() []verb {
 	}
 }
 
-func scheduleAddVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
+func scheduleAddVerb(c *cli, f *flag.FlagSet) action {
 	in := &daemonpb.ScheduleJobRequest{}
 	payloadText := f.String("payload", "", "arguments as `JSON`, @FILE, or - for stdin")
 	priority := f.Int("priority", 0, "of its jobs; higher `N` run first")
@@ -45,21 +45,15 @@ func scheduleAddVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) er
 		if in.Payload, err = structpb.NewStruct(payload); err != nil {
 			return usagef("payload: %s", err)
 		}
-		out, err := call(ctx, c, daemonpb.DaemonClient.ScheduleJob, in)
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() { c.printf("Added %s. It runs next at %s.", printable(in.Name), localTime(out.NextRunAt)) })
+		return ask(ctx, c, daemonpb.DaemonClient.ScheduleJob, in, func(out *daemonpb.ScheduleJobResponse) {
+			c.printf("Added %s. It runs next at %s.", printable(in.Name), localTime(out.NextRunAt))
+		})
 	}
 }
 
-func scheduleListVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func scheduleListVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
-		out, err := call(ctx, c, daemonpb.DaemonClient.ListSchedules, &daemonpb.ListSchedulesRequest{})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() {
+		return ask(ctx, c, daemonpb.DaemonClient.ListSchedules, &daemonpb.ListSchedulesRequest{}, func(out *daemonpb.ListSchedulesResponse) {
 			rows := make([][]string, len(out.Schedules))
 			for i, s := range out.Schedules {
 				next := shortTime(s.NextRunAt)
@@ -77,24 +71,16 @@ func scheduleListVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) e
 	}
 }
 
-func scheduleRemoveVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func scheduleRemoveVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, args []string) error {
-		out, err := call(ctx, c, daemonpb.DaemonClient.UnscheduleJob, &daemonpb.UnscheduleJobRequest{Name: args[0]})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() { c.printf("Removed %s.", printable(args[0])) })
+		return ask(ctx, c, daemonpb.DaemonClient.UnscheduleJob, &daemonpb.UnscheduleJobRequest{Name: args[0]}, func(out *daemonpb.UnscheduleJobResponse) { c.printf("Removed %s.", printable(args[0])) })
 	}
 }
 
-func scheduleEnableVerb(enabled bool) func(*cli, *flag.FlagSet) func(context.Context, []string) error {
-	return func(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func scheduleEnableVerb(enabled bool) func(*cli, *flag.FlagSet) action {
+	return func(c *cli, _ *flag.FlagSet) action {
 		return func(ctx context.Context, args []string) error {
-			out, err := call(ctx, c, daemonpb.DaemonClient.SetScheduleEnabled, &daemonpb.SetScheduleEnabledRequest{Name: args[0], Enabled: enabled})
-			if err != nil {
-				return err
-			}
-			return c.show(out, func() {
+			return ask(ctx, c, daemonpb.DaemonClient.SetScheduleEnabled, &daemonpb.SetScheduleEnabledRequest{Name: args[0], Enabled: enabled}, func(out *daemonpb.SetScheduleEnabledResponse) {
 				if enabled {
 					c.printf("Resumed %s. It runs next at %s.", printable(args[0]), localTime(out.Schedule.GetNextRunAt()))
 				} else {
@@ -105,7 +91,7 @@ func scheduleEnableVerb(enabled bool) func(*cli, *flag.FlagSet) func(context.Con
 	}
 }
 
-func scheduleRunVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
+func scheduleRunVerb(c *cli, f *flag.FlagSet) action {
 	wait := f.Bool("wait", false, "wait for the end of the job")
 	return func(ctx context.Context, args []string) error {
 		out, err := call(ctx, c, daemonpb.DaemonClient.TriggerSchedule, &daemonpb.TriggerScheduleRequest{Name: args[0]})
@@ -119,7 +105,7 @@ func scheduleRunVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) er
 	}
 }
 
-func scheduleTestVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func scheduleTestVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, args []string) error {
 		expr := args[0]
 		if !strings.ContainsAny(expr, " @") { // no expression: a name
@@ -133,11 +119,7 @@ func scheduleTestVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) e
 			}
 			expr = all.Schedules[i].CronExpr
 		}
-		out, err := call(ctx, c, daemonpb.DaemonClient.PreviewSchedule, &daemonpb.PreviewScheduleRequest{CronExpr: expr})
-		if err != nil {
-			return err
-		}
-		return c.show(out, func() {
+		return ask(ctx, c, daemonpb.DaemonClient.PreviewSchedule, &daemonpb.PreviewScheduleRequest{CronExpr: expr}, func(out *daemonpb.PreviewScheduleResponse) {
 			for _, text := range out.Times {
 				if t, err := parseTimeText(text); err == nil {
 					c.printf("%s  %s", t.Local().Format("Mon "+time.DateTime+" MST"), relative(time.Until(t)))

@@ -27,7 +27,7 @@ compdef _honeydew honeydew`
 
 const fishCompletion = `complete -c honeydew -f -a '(set -l words (commandline -opc) (commandline -ct); honeydew __complete -- $words[2..-1] 2>/dev/null)'`
 
-func completionVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func completionVerb(c *cli, _ *flag.FlagSet) action {
 	return func(_ context.Context, args []string) error {
 		script, known := map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}[args[0]]
 		if !known {
@@ -38,7 +38,7 @@ func completionVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) err
 }
 
 // completeVerb prints what may stand in place of the last of args.
-func completeVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func completeVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, args []string) error {
 		if len(args) == 0 {
 			args = []string{""}

@@ -36,7 +36,7 @@ type finding struct {
 	Fix     string `json:"fix"`
 }
 
-func doctorVerb(c *cli, _ *flag.FlagSet) func(context.Context, []string) error {
+func doctorVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
 		findings := c.examine(ctx)
 		bad := 0
@@ -242,7 +242,7 @@ func (c *cli) service() (path, text, enable, disable string, err error) {
 		"systemctl --user disable --now honeydew", nil
 }
 
-func serviceInstallVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
+func serviceInstallVerb(c *cli, f *flag.FlagSet) action {
 	show := f.Bool("print", false, "only print the file")
 	return func(context.Context, []string) error {
 		path, text, enable, _, err := c.service()
@@ -262,7 +262,7 @@ func serviceInstallVerb(c *cli, f *flag.FlagSet) func(context.Context, []string)
 	}
 }
 
-func serviceUninstallVerb(c *cli, f *flag.FlagSet) func(context.Context, []string) error {
+func serviceUninstallVerb(c *cli, f *flag.FlagSet) action {
 	show := f.Bool("print", false, "only print the file's path")
 	return func(context.Context, []string) error {
 		path, _, _, disable, err := c.service()
