@@ -19,7 +19,7 @@ const (
 // isDate tells the arguments that take dates.
 func (a *Argument) isDate() bool { return a.Name == "startDate" || a.Name == "endDate" }
 
-// resolveDates returns payload with its relative dates made absolute, as of now in the local zone. In a schedule,
+// resolveDates returns payload with its relative dates made absolute, as of now, in now's zone. In a schedule,
 // last-success becomes since, or is left out where that is zero.
 func (c *Command) resolveDates(payload map[string]any, now, since time.Time, schedule bool) (map[string]any, error) {
 	out := maps.Clone(payload)
@@ -60,8 +60,8 @@ func resolveDate(text string, now time.Time) (string, bool) {
 	if _, err := time.Parse(time.RFC3339, text); err == nil && text[13] == ':' && !strings.Contains(text, ",") {
 		return text, true
 	}
-	// In UTC, since local midnight may not exist: on the day of a clock change the count would be one day off.
-	year, month, day := now.Local().Date()
+	// Counted in UTC, since local midnight may not exist: on the day of a clock change the count would be one day off.
+	year, month, day := now.Date()
 	before := func(days int) string {
 		return time.Date(year, month, day-days, 0, 0, 0, 0, time.UTC).Format(time.DateOnly)
 	}
