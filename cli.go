@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -454,6 +455,8 @@ func (c *cli) explain(err error) (code int, text, hint string) {
 	switch {
 	case st.Code() == codes.Canceled:
 		return exitInterrupted, "interrupted", ""
+	case st.Code() == codes.Unavailable && reason == "" && strings.Contains(st.Message(), syscall.EACCES.Error()):
+		return exitFailed, "the daemon's socket is not yours to use", "it belongs to another user, or $HONEYDEW_SOCKET names the wrong file"
 	case st.Code() == codes.Unavailable && reason == "":
 		return exitNotRunning, "the daemon is not running", "start it with: honeydew start"
 	case reason == codeShuttingDown:

@@ -432,3 +432,53 @@ func TestFullDatabaseSaysSoAndRecovers(t *testing.T) {
 		t.Fatalf("%d jobs (%v), want the two that were acked", len(jobs), err)
 	}
 }
+
+// A database of every released version lies in testdata; an old one, opened, is like a new one, and keeps what it held.
+func TestDatabaseOfEveryReleasedVersionIsBroughtUpToDate(t *testing.T) {
+	files, err := filepath.Glob("testdata/v*.db")
+	if err != nil || len(files) != schemaVersion {
+		t.Fatalf("%d files for %d versions (%v)", len(files), schemaVersion, err)
+	}
+	schema := func(s *Store) (all string) {
+		rows, err := s.read.Query("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var text string
+			if err := rows.Scan(&text); err != nil {
+				t.Fatal(err)
+			}
+			all += text + "\n"
+		}
+		return all
+	}
+	want := schema(openTestStore(t))
+	for _, file := range files {
+		path := filepath.Join(t.TempDir(), "daemon.db")
+		if err := os.WriteFile(path, mustRead(t, file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := openStore(path, "full", "")
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		if got := schema(s); got != want {
+			t.Errorf("%s has become\n%s, want\n%s", file, got, want)
+		}
+		jobs, err := s.Jobs(JobFilter{Limit: 10})
+		if err != nil || len(jobs) != 3 || jobs[0].IdempotencyKey != "k1" && jobs[0].Status != statusPending {
+			t.Errorf("%s: %d jobs (%v)", file, len(jobs), err)
+		}
+		if sc, err := s.Schedule(t.Context(), "nightly"); err != nil || sc.Missed != missedSkip {
+			t.Errorf("%s: schedule %+v (%v)", file, sc, err)
+		}
+		if e, err := s.Environment(t.Context(), ""); err != nil || e.Name != "sandbox" || !e.HasTokens {
+			t.Errorf("%s: environment %+v (%v)", file, e, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
