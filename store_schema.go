@@ -114,12 +114,13 @@ func createDatabase(path, productionURL string) (err error) {
 		return err
 	}
 	defer f.Close()
-	db, err := sql.Open("sqlite", dsn(building, "_auto_vacuum", "INCREMENTAL", "_journal_mode", "OFF", "_synchronous", "OFF"))
+	db, err := sql.Open("sqlite", dsn(building))
 	if err != nil {
 		return err
 	}
 	now := timeText(timeNow())
-	_, err = db.Exec(fmt.Sprintf("BEGIN; PRAGMA application_id = %d; PRAGMA user_version = %d;\n%s;"+
+	_, err = db.Exec(fmt.Sprintf("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA auto_vacuum = INCREMENTAL;"+
+		"BEGIN; PRAGMA application_id = %d; PRAGMA user_version = %d;\n%s;"+
 		"INSERT INTO api_environments (id, name, base_url, is_active, created_at, updated_at) VALUES (?1, 'production', ?2, 1, ?3, ?3);"+
 		"COMMIT", applicationID, 1, schemaV1), newID(), productionURL, now)
 	if err = errors.Join(err, db.Close()); err != nil {
