@@ -10,10 +10,12 @@ mkdir -p dist
 # What every archive holds beside the binary.
 common=dist/common
 mkdir -p $common/licenses $common/completions
-cp README.md SECURITY.md $common/
+cp README.md DESIGN.md SECURITY.md session.svg daemon.proto $common/
 go build -trimpath -o dist/self .
 for shell in bash zsh fish; do dist/self completion $shell >$common/completions/honeydew.$shell; done
 ./man.sh dist/self "$version" "$(date -u -d "@$epoch" +%F)" >$common/honeydew.1
+HONEYDEW_HOME=/HOME dist/self service install --print |
+  sed -e 's#^ExecStart=.*#ExecStart=%h/.local/bin/honeydew daemon#' -e 's#/HOME#%h/.honeydew#' >$common/honeydew.service
 go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' . | sort -u |
   while read -r path _ dir; do
     for file in "$dir"/LICENSE* "$dir"/LICENCE* "$dir"/COPYING* "$dir"/NOTICE*; do
