@@ -54,6 +54,7 @@ for target in linux/amd64 linux/arm64 linux/arm linux/386 linux/riscv64 darwin/a
   GOOS=$os GOARCH=$arch GOARM=6 go build -trimpath -ldflags "${LDFLAGS:?}" -o "$binary" .
   size=$(wc -c <"$binary")
   [ "$size" -le $((20 << 20)) ] || { echo "$target: $size bytes are over the budget of 20 MiB" >&2; exit 1; }
+  go version -m "$binary" | grep -q 'CGO_ENABLED=0' # static
   sbom "$binary" "$name" >dist/$name.spdx
   find dist/$name -exec touch -h -d "@$epoch" {} +
   tar -C dist --sort=name --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX,go-w -cf - $name | gzip -9n >dist/$name.tar.gz
