@@ -77,6 +77,7 @@ func runDaemon(ctx context.Context, o DaemonOptions) (err error) {
 	d := &Daemon{DaemonOptions: o, forced: make(chan struct{})}
 	ctx, stop := signal.NotifyContext(ctx, terminateSignals...)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	signal.Ignore(ignoredSignals...)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -102,7 +103,6 @@ func runDaemon(ctx context.Context, o DaemonOptions) (err error) {
 		err = exitError{exitStorage, storageError(fatal)}
 		d.log.Error("the database is damaged; stopping", "error", fatal.Error())
 	}
-	stop() // a second signal ends the process at once
 	cancel(nil)
 	return errors.Join(err, d.stopWithin(d.cfg.Daemon.ShutdownTimeout))
 }
