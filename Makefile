@@ -4,7 +4,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
-.PHONY: build proto graphql test race e2e demo sandbox lint examples emulated picture dist fuzz bench clean
+.PHONY: build proto graphql test race e2e demo sandbox lint examples emulated audit picture dist fuzz bench clean
 
 build: ## bin/honeydew, and bin/daemon, the same binary under the name that makes it the daemon
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/honeydew .
@@ -50,6 +50,9 @@ examples: build ## the example clients, against the sandbox
 emulated: ## the main path on other processors; needs qemu-user-static and binfmt
 	for arch in arm64 arm 386 riscv64; do GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o bin/honeydew-$$arch . && \
 	  HONEYDEW_BIN=$(CURDIR)/bin/honeydew-$$arch go test -C sandbox -count=1 -run 'TestScripts/(start|login|provider|jobs|kill)$$' . || exit 1; done
+
+audit: ## the figures, the reading order, and every place that touches the outside or a secret
+	./audit.sh
 
 picture: build ## session.svg for the README, from a real session
 	go build -C sandbox -o ../bin/sandbox .
