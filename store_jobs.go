@@ -58,16 +58,9 @@ func prepare(conn *sql.Conn) (st statements, err error) {
 
 // insertPlain is an INSERT of n jobs that have neither a time to wait for, a schedule nor a key.
 func insertPlain(n int) string {
-	var b strings.Builder
-	b.WriteString("INSERT INTO jobs (" + plainColumns + ") VALUES ")
-	for i := range n {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		p := i * 9
-		fmt.Fprintf(&b, "(?%d, ?%d, ?%d, ?%d, ?%d, ?%d, ?%d, ?%d, ?%d, ?%d)", p+1, p+2, p+3, p+4, p+5, p+6, p+6, p+7, p+8, p+9)
-	}
-	return b.String()
+	// Without numbers: the driver asks for the name of each parameter, and SQLite looks numbered ones up one by one.
+	const row = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	return "INSERT INTO jobs (" + plainColumns + ") VALUES " + strings.Repeat(row+", ", n-1) + row
 }
 
 func (st *statements) close() {
@@ -80,7 +73,7 @@ func (st *statements) close() {
 
 // insertMany stores plain jobs, many rows a statement.
 func (st *statements) insertMany(jobs []*Job) error {
-	args := make([]any, 0, bulkRows*9)
+	args := make([]any, 0, bulkRows*10)
 	for len(jobs) > 0 {
 		n, s := 1, st.insertOne
 		if len(jobs) >= bulkRows {
@@ -88,7 +81,8 @@ func (st *statements) insertMany(jobs []*Job) error {
 		}
 		args = args[:0]
 		for _, j := range jobs[:n] {
-			args = append(args, j.Seq, j.ID, j.Command, string(j.Payload), int64(j.Priority), timeText(j.CreatedAt),
+			created := timeText(j.CreatedAt)
+			args = append(args, j.Seq, j.ID, j.Command, string(j.Payload), int64(j.Priority), created, created,
 				int64(j.MaxRetries), j.Timeout.Milliseconds(), j.Environment)
 		}
 		if _, err := s.exec(args...); err != nil {
