@@ -1,4 +1,6 @@
-// cronexpr.go reads schedule expressions and says when they fire next. Its rules:
+package main
+
+// Schedule expressions: what they mean, and when they fire next. The rules:
 //   - Five fields (minute, hour, day of month, month, day of week), @hourly and the like, or `@every D`; a zone may
 //     stand in front, `CRON_TZ=Zone `. What cron would take silently in another sense is refused by name.
 //   - Day of month and day of week both restricted mean OR, as in cron; a step such as */2 counts as a restriction.
@@ -6,7 +8,6 @@
 //     daylight saving bugs and endless loops cannot occur. Turning wall time into instants is done here.
 //   - Fixed hours follow the wall clock: a time inside a gap runs once right after it, a repeated one only at first.
 //     An hour of *, ? or with a step follows elapsed time: gaps are skipped, both passes of an overlap run.
-package main
 
 import (
 	"regexp"

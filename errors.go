@@ -1,5 +1,7 @@
 package main
 
+// The one error type that crosses files, and every code that a client, a job or a script may meet.
+
 import (
 	"errors"
 	"fmt"

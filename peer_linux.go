@@ -1,5 +1,7 @@
 package main
 
+// Who is at the other end of a socket, as Linux tells it.
+
 import (
 	"net"
 	"syscall"

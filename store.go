@@ -145,9 +145,7 @@ func openStore(path, sync, productionURL string) (*Store, error) {
 	}
 	// A second belt against losing SQLite's locks (cznic/sqlite#255); where it is not supported, nothing here opens
 	// the file behind SQLite's back.
-	if _, err := sqlite.OFDLocking(true); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		_ = err
-	}
+	_, _ = sqlite.OFDLocking(true) // its error only says that this system has none
 	s := &Store{path: path, ops: make(chan *write, 1024), closed: make(chan struct{}), gone: make(chan struct{}), fatal: make(chan error, 1)}
 	if err := s.open(sync); err != nil {
 		return nil, errors.Join(fmt.Errorf("database %s: %w", path, err), s.closeConnections())

@@ -1,5 +1,7 @@
 package main
 
+// The one text form of a time, in SQL, on the wire and in the log.
+
 import "time"
 
 // timeLayout is the one form in which times are stored, sent and logged: RFC 3339, UTC, milliseconds, fixed width,
