@@ -161,7 +161,7 @@ func (q *Queue) load() error {
 		return err
 	}
 	for _, o := range interrupted {
-		j, err := q.Store.JobBySeq(o.Seq)
+		j, err := q.Store.JobBySeq(o.Seq, 0)
 		if err != nil {
 			return err
 		}
@@ -172,7 +172,7 @@ func (q *Queue) load() error {
 		case j.OpenStarts < 3:
 			status = statusPending
 		}
-		if err := q.Store.Recover(j.Seq, status, code, message); err != nil {
+		if err := q.Store.End(j.Seq, status, code, message); err != nil {
 			return err
 		}
 		if status == statusPending {
@@ -261,15 +261,15 @@ func (q *Queue) Retry(prefix string) (*Job, error) {
 
 // Cancel ends a pending or running job; a running one's request is aborted.
 func (q *Queue) Cancel(prefix string) error {
-	_, seq, err := q.Store.JobID(prefix)
+	seq, err := q.Store.JobSeq(prefix)
 	if err != nil {
 		return err
 	}
 	// The database decides between this and an end that is being committed; memory follows.
-	if err := q.Store.Cancel(seq); err != nil {
+	if err := q.Store.End(seq, statusCancelled, "", ""); err != nil {
 		return err
 	}
-	j, err := q.Store.JobBySeq(seq)
+	j, err := q.Store.JobBySeq(seq, 0)
 	q.mu.Lock()
 	if r := q.running[seq]; r != nil {
 		r.cancelled = true

@@ -482,7 +482,7 @@ func TestCancelRacingWithTheEndHasOneWinner(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if c := r.store.Finished(); c.Completed+c.Failed+c.Cancelled != 300 {
+	if c, err := r.store.Finished(); err != nil || c.Completed+c.Failed+c.Cancelled != 300 {
 		t.Fatalf("counts %+v, want 300 in all", c)
 	}
 }
@@ -493,7 +493,7 @@ func TestJobThatIsNoLongerPendingIsNotRun(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, nil)
 		j := r.submit(newTestJob("github.clone"))
 		r.reopen() // the item without its job
-		if err := r.store.Cancel(j.Seq); err != nil {
+		if err := r.store.End(j.Seq, statusCancelled, "", ""); err != nil {
 			t.Fatal(err)
 		}
 		next := r.submit(newTestJob("github.commits"))
@@ -571,7 +571,7 @@ func restartDuring(t *testing.T, j *Job, clean bool, unsent bool) *Job {
 	})
 	r.submit(j)
 	r.q.Start()
-	synctest.Wait()
+	advance(startDelay)
 	if got := r.job(j); got.Status != statusRunning || got.OpenStarts != 1 {
 		t.Fatalf("before: %s with %d open starts", got.Status, got.OpenStarts)
 	}
@@ -619,7 +619,7 @@ func TestThirdInterruptedStartIsTheLast(t *testing.T) {
 		j := r.submit(newTestJob("github.commits"))
 		for n := 1; n <= 3; n++ {
 			r.q.Start()
-			synctest.Wait()
+			advance(startDelay)
 			if len(r.attempts()) != n {
 				t.Fatalf("start %d: %d attempts", n, len(r.attempts()))
 			}

@@ -263,7 +263,11 @@ func (s *rpcServer) GetStatus(ctx context.Context, _ *daemonpb.GetStatusRequest)
 	if err != nil {
 		return nil, err
 	}
-	q, finished := s.queue.State(env.Name), s.store.Finished()
+	finished, err := s.store.Finished()
+	if err != nil {
+		return nil, err
+	}
+	q := s.queue.State(env.Name)
 	return &daemonpb.DaemonStatus{
 		Version: s.version, Pid: int32(os.Getpid()), StartedAt: timeText(s.startedAt), UptimeSeconds: s.uptime(),
 		Workers: int32(s.cfg.Queue.Workers), BusyWorkers: int32(q.Busy), Pending: int32(q.Pending), Running: int32(q.Running),

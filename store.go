@@ -4,8 +4,11 @@ package main
 //
 // Whoever wants to write hands a *write to the writer and is told once it is on disk. The writer takes all that
 // waits, runs it in one immediate transaction with one fsync, and answers all: while that fsync runs the next batch
-// gathers by itself, so there is no timer. A batch that fails is rolled back as a whole and its members are tried one
-// by one, so that nobody pays for a neighbour's fault.
+// gathers by itself. A batch that fails is rolled back as a whole and its members are tried one by one, so that nobody
+// pays for a neighbour's fault.
+//
+// Reads run on connections of their own, without a cancellable context (the driver starts a goroutine for one) and
+// never keep a transaction open across a send, which would keep the WAL from being reset.
 //
 // Store.mu guards the counts of finished jobs and the remembered environments; it is not held across SQL.
 
@@ -17,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"strings"
 	"sync"
@@ -26,60 +30,6 @@ import (
 	"modernc.org/sqlite"
 )
 
-// Job states, as stored and shown.
-const (
-	statusPending   = "pending"
-	statusRunning   = "running"
-	statusCompleted = "completed"
-	statusFailed    = "failed"
-	statusCancelled = "cancelled"
-)
-
-// Job is a row of the jobs table. Once handed to the store or a watcher it is not changed any more: copy it.
-type Job struct {
-	Seq              int64 // order of arrival, given by the store
-	ID               string
-	Command          string
-	Payload          []byte // JSON
-	Priority         int32
-	Status           string
-	Result           string // JSON, as the API sent it; "" where it was not read
-	ResultBytes      int64
-	Error, ErrorCode string
-	RetryCount       int32
-	MaxRetries       int32
-	CreatedAt        time.Time // this and the other times: zero when unset
-	UpdatedAt        time.Time
-	StartedAt        time.Time
-	CompletedAt      time.Time
-	NextAttemptAt    time.Time // not before
-	OpenStarts       int       // attempts begun since the last one that ended
-	Timeout          time.Duration
-	Environment      string
-	Schedule         string
-	IdempotencyKey   string
-	SubmittedPayload []byte // before dates were resolved; only beside a key
-	Existing         bool   // set by Submit: the key matched, and ID is the earlier job's
-}
-
-func (j *Job) finished() bool {
-	return j.Status == statusCompleted || j.Status == statusFailed || j.Status == statusCancelled
-}
-
-// FinishedCounts are the jobs in the database by terminal state.
-type FinishedCounts struct{ Completed, Failed, Cancelled int64 }
-
-func (c *FinishedCounts) add(status string, n int64) {
-	switch status {
-	case statusCompleted:
-		c.Completed += n
-	case statusFailed:
-		c.Failed += n
-	case statusCancelled:
-		c.Cancelled += n
-	}
-}
-
 // write is one member of a batch: exactly one of the first four is set.
 type write struct {
 	insert []*Job
@@ -87,17 +37,9 @@ type write struct {
 	finish *Job // store the end of an attempt, if the job is still open
 	fn     func(*tx) error
 	// done is called by the writer after the commit, must not block, and gets errNotOpen when finish found the job
-	// ended already.
+	// ended already. Nil: nobody waits, and the write may wait for company.
 	done func(error)
 	err  error
-}
-
-// errNotOpen: the job had ended before, so that nothing was changed.
-var errNotOpen = errors.New("the job has ended already")
-
-// noLongerOpen tells clients the same.
-func noLongerOpen() *Error {
-	return errorf(codeFailedPrecondition, "the job has ended already").hint("look at it with: honeydew job show ID")
 }
 
 var errStoreClosed = &Error{Code: codeShuttingDown, Message: "the daemon is shutting down"}
@@ -112,7 +54,6 @@ type Store struct {
 	ops    chan *write
 	closed chan struct{} // no more writes are taken
 	gone   chan struct{} // the writer has ended: what it has not answered, it never will
-	wg     sync.WaitGroup
 
 	nextSeq  int64 // this and the next three belong to the writer
 	idPrefix string
@@ -122,26 +63,21 @@ type Store struct {
 	problem atomic.Pointer[string]
 	fatal   chan error // the database is damaged: the daemon must stop
 
-	mu     sync.Mutex
-	counts FinishedCounts
-	envs   []Environment // what Environments answers, nil: to be read
-	envGen int           // raised by every change to them
+	mu      sync.Mutex
+	counts  FinishedCounts // since counted is set
+	counted bool
+	envs    []Environment // what Environments answers, nil: to be read
+	envGen  int           // raised by every change to them
 }
 
 // openStore opens the database at path, creating or upgrading it. sync is full or normal.
 func openStore(path, sync, productionURL string) (*Store, error) {
-	_, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := createDatabase(path, productionURL); err != nil {
 			return nil, fmt.Errorf("create database %s: %w", path, err)
 		}
-	} else if err == nil {
-		err = inspectDatabase(path)
-		if err != nil {
-			return nil, fmt.Errorf("database %s: %w", path, err)
-		}
-	} else {
-		return nil, fmt.Errorf("database: %w", err)
+	} else if err = errors.Join(err, inspectDatabase(path)); err != nil {
+		return nil, fmt.Errorf("database %s: %w", path, err)
 	}
 	// A second belt against losing SQLite's locks (cznic/sqlite#255); where it is not supported, nothing here opens
 	// the file behind SQLite's back.
@@ -150,7 +86,7 @@ func openStore(path, sync, productionURL string) (*Store, error) {
 	if err := s.open(sync); err != nil {
 		return nil, errors.Join(fmt.Errorf("database %s: %w", path, err), s.closeConnections())
 	}
-	s.wg.Go(s.writer)
+	go s.writer()
 	return s, nil
 }
 
@@ -180,41 +116,25 @@ func (s *Store) open(sync string) (err error) {
 	}
 	s.read.SetMaxOpenConns(4)
 	s.read.SetMaxIdleConns(4)
-	return s.loadCounts(ctx)
+	return nil
 }
-
-// loadCounts reads the counts that every commit keeps beside its jobs, so that start-up need not count rows.
-func (s *Store) loadCounts(ctx context.Context) error {
-	text, err := s.ConfigValue(ctx, countsKey)
-	if err != nil || text == "" {
-		return err
-	}
-	_, err = fmt.Sscan(text, &s.counts.Completed, &s.counts.Failed, &s.counts.Cancelled)
-	return err
-}
-
-const countsKey = "finished_counts"
 
 // Close stops the writer after what is queued, checkpoints and closes.
 func (s *Store) Close() error {
 	close(s.closed)
-	s.wg.Wait()
+	<-s.gone
 	return s.closeConnections()
 }
 
-func (s *Store) closeConnections() error {
-	var errs []error
+func (s *Store) closeConnections() (err error) {
 	if s.read != nil {
-		errs = append(errs, s.read.Close())
+		err = s.read.Close()
 	}
 	s.stmts.close()
 	if s.conn != nil {
-		errs = append(errs, s.conn.Close())
+		err = errors.Join(err, s.conn.Close(), s.sqlite.Close())
 	}
-	if s.sqlite != nil {
-		errs = append(errs, s.sqlite.Close())
-	}
-	return errors.Join(errs...)
+	return err
 }
 
 // Problem says why writes fail at the moment, "" when they do not.
@@ -228,19 +148,18 @@ func (s *Store) Problem() string {
 // Fatal delivers the error after which nothing can be written any more.
 func (s *Store) Fatal() <-chan error { return s.fatal }
 
-// Finished counts the finished jobs.
-func (s *Store) Finished() FinishedCounts {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.counts
-}
-
 // enqueue hands w to the writer and does not wait for it.
 func (s *Store) enqueue(w *write) {
 	select {
 	case s.ops <- w:
 	case <-s.closed:
-		w.done(errStoreClosed)
+		w.answer(errStoreClosed)
+	}
+}
+
+func (w *write) answer(err error) {
+	if w.done != nil {
+		w.done(err)
 	}
 }
 
@@ -262,64 +181,56 @@ func (s *Store) do(w *write) error {
 	}
 }
 
-// update runs fn inside the writer's transaction. An *Error from fn undoes what fn did and nothing else.
+// update runs fn inside the writer's transaction. An *Error from fn undoes what fn did and nothing else. It may run
+// more than once.
 func (s *Store) update(fn func(*tx) error) error { return s.do(&write{fn: fn}) }
 
-// Submit stores jobs, all or none, giving each its Seq and, where empty, its ID.
-func (s *Store) Submit(jobs []*Job) error {
-	for _, j := range jobs {
-		if j.IdempotencyKey != "" {
-			return s.update(func(t *tx) error { return t.submitKeyed(jobs) })
-		}
-	}
-	return s.do(&write{insert: jobs})
-}
-
-// Start notes that an attempt of j began, without waiting for the disk; done may be nil.
-func (s *Store) Start(j *Job, done func(error)) {
-	if done == nil {
-		done = func(error) {}
-	}
-	s.enqueue(&write{start: j, done: done})
-}
-
-// Finish stores the end of an attempt: j's state, times, result and error. done is called after the commit.
-func (s *Store) Finish(j *Job, done func(error)) { s.enqueue(&write{finish: j, done: done}) }
-
-const maxBatch = 512
+const (
+	maxBatch   = 512
+	startDelay = 2 * time.Millisecond // of a start that comes alone: the end of most attempts is there by then
+)
 
 // writer is the goroutine that owns the writing connection.
 func (s *Store) writer() {
 	defer close(s.gone)
 	batch := make([]*write, 0, maxBatch)
-	for {
+	for open := true; open; {
 		select {
 		case w := <-s.ops:
-			batch = append(batch[:0], w)
-		case <-s.closed:
-			// What was queued before the close is still owed.
-			for {
+			batch = s.gather(append(batch[:0], w))
+			if len(batch) == 1 && w.done == nil {
 				select {
-				case w := <-s.ops:
-					s.run([]*write{w})
-					continue
-				default:
+				case next := <-s.ops:
+					batch = s.gather(append(batch, next))
+				case <-time.After(startDelay):
+				case <-s.closed:
 				}
-				return
 			}
+			s.run(batch)
+			clear(batch)
+		case <-s.closed:
+			open = false
 		}
-	gather:
-		for len(batch) < maxBatch {
-			select {
-			case w := <-s.ops:
-				batch = append(batch, w)
-			default:
-				break gather
-			}
+	}
+	for { // what was queued before the close is still owed
+		if batch = s.gather(batch[:0]); len(batch) == 0 {
+			return
 		}
 		s.run(batch)
-		clear(batch)
 	}
+}
+
+// gather adds what waits to batch.
+func (s *Store) gather(batch []*write) []*write {
+	for len(batch) < maxBatch {
+		select {
+		case w := <-s.ops:
+			batch = append(batch, w)
+		default:
+			return batch
+		}
+	}
+	return batch
 }
 
 // run commits batch and answers its members.
@@ -332,28 +243,21 @@ func (s *Store) run(batch []*write) {
 		}
 		return
 	}
-	s.note(err)
+	if err != nil {
+		text := s.failure(err).Error()
+		s.problem.Store(&text)
+	} else if s.problem.Load() != nil {
+		s.problem.Store(nil)
+	}
 	for _, w := range batch {
 		if err != nil {
 			w.err = err
 		}
-		w.done(w.err)
+		w.answer(w.err)
 	}
 }
 
-// note keeps the state of the disk for `status`.
-func (s *Store) note(err error) {
-	if err == nil {
-		if s.problem.Load() != nil {
-			s.problem.Store(nil)
-		}
-		return
-	}
-	text := s.failure(err).Error()
-	s.problem.Store(&text)
-}
-
-// failure is storageError for what the database itself said: damage, met by a write or a read, ends the daemon.
+// failure turns what the database said into an error for clients. Damage, met by a write or a read, ends the daemon.
 func (s *Store) failure(err error) error {
 	if code := primaryCode(err); code == sqliteCorrupt || code == sqliteNotADB {
 		select {
@@ -367,7 +271,7 @@ func (s *Store) failure(err error) error {
 // commit writes batch in one transaction: new jobs first, many rows a statement, then the rest in order, then the
 // starts whose end is not in this batch already.
 func (s *Store) commit(batch []*write) (err error) {
-	t := &tx{s: s, ctx: context.Background(), conn: s.conn, counts: s.counts}
+	t := &tx{s: s, counts: s.counts}
 	if _, err := s.stmts.begin.exec(); err != nil {
 		return err
 	}
@@ -377,22 +281,15 @@ func (s *Store) commit(batch []*write) (err error) {
 			_, _ = s.stmts.rollback.exec()
 		}
 	}()
-	var plain []*Job
+	var jobs []*Job
 	finished := map[int64]bool{}
 	for _, w := range batch {
-		for _, j := range w.insert {
-			t.number(j)
-			if j.NextAttemptAt.IsZero() && j.Schedule == "" {
-				plain = append(plain, j)
-			} else if err := t.insert(j); err != nil {
-				return err
-			}
-		}
+		jobs = append(jobs, w.insert...)
 		if w.finish != nil {
 			finished[w.finish.Seq] = true
 		}
 	}
-	if err := s.stmts.insertMany(plain); err != nil {
+	if err := t.insert(jobs); err != nil {
 		return err
 	}
 	for _, w := range batch {
@@ -403,14 +300,11 @@ func (s *Store) commit(batch []*write) (err error) {
 		case w.fn != nil:
 			w.err, err = t.isolated(w.fn)
 		case w.start != nil && !finished[w.start.Seq]:
-			_, err = s.stmts.start.exec(w.start.Seq, timeText(w.start.StartedAt))
+			_, err = s.stmts.start.exec(timeText(w.start.StartedAt), timeText(w.start.StartedAt), w.start.Seq)
 		}
 		if err != nil {
 			return err
 		}
-	}
-	if err := t.saveCounts(); err != nil {
-		return err
 	}
 	if _, err := s.stmts.commit.exec(); err != nil {
 		return err
@@ -424,8 +318,6 @@ func (s *Store) commit(batch []*write) (err error) {
 // tx is the writer's open transaction.
 type tx struct {
 	s      *Store
-	ctx    context.Context
-	conn   *sql.Conn
 	counts FinishedCounts
 }
 
@@ -448,13 +340,13 @@ func (t *tx) isolated(fn func(*tx) error) (refused, err error) {
 }
 
 func (t *tx) exec(query string, args ...any) error {
-	_, err := t.conn.ExecContext(t.ctx, query, args...)
+	_, err := t.changed(query, args...)
 	return err
 }
 
 // changed runs query and returns how many rows it changed.
 func (t *tx) changed(query string, args ...any) (int64, error) {
-	r, err := t.conn.ExecContext(t.ctx, query, args...)
+	r, err := t.s.conn.ExecContext(context.Background(), query, args...)
 	if err != nil {
 		return 0, err
 	}
@@ -462,13 +354,84 @@ func (t *tx) changed(query string, args ...any) (int64, error) {
 }
 
 func (t *tx) row(query string, args ...any) *sql.Row {
-	return t.conn.QueryRowContext(t.ctx, query, args...)
+	return t.s.conn.QueryRowContext(context.Background(), query, args...)
 }
+
+// rows runs a query that may also change something, and reads the one text of each row.
+func (t *tx) rows(query string, args ...any) (texts []string, err error) {
+	for text, err := range rowsOf(t.s.conn, scanText, query, args...) {
+		if err != nil {
+			return nil, err
+		}
+		texts = append(texts, text)
+	}
+	return texts, nil
+}
+
+func scanText(row scanner) (text string, err error) { return text, row.Scan(&text) }
+
+type scanner interface{ Scan(...any) error }
+
+// rowsOf runs a query and yields what scan makes of each row, or one error.
+func rowsOf[T any](db interface {
+	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
+}, scan func(scanner) (T, error), query string, args ...any) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var none T
+		rows, err := db.QueryContext(context.Background(), query, args...)
+		if err != nil {
+			yield(none, err)
+			return
+		}
+		defer rows.Close()
+		for rows.Next() {
+			if v, err := scan(rows); !yield(v, err) || err != nil {
+				return
+			}
+		}
+		if err := rows.Err(); err != nil {
+			yield(none, err)
+		}
+	}
+}
+
+// all reads every row of a query.
+func all[T any](s *Store, scan func(scanner) (T, error), query string, args ...any) (list []T, err error) {
+	for v, err := range rowsOf(s.read, scan, query, args...) {
+		if err != nil {
+			return nil, s.failure(err)
+		}
+		list = append(list, v)
+	}
+	return list, nil
+}
+
+// one reads the first row of a query; missing is the error where there is none.
+func one[T any](s *Store, missing *Error, scan func(scanner) (T, error), query string, args ...any) (T, error) {
+	v, err := scan(s.read.QueryRow(query, args...))
+	if errors.Is(err, sql.ErrNoRows) {
+		return v, missing
+	}
+	return v, s.failure(err)
+}
+
+// count reads one number.
+func (s *Store) count(query string, args ...any) (n int64, err error) {
+	return n, s.failure(s.read.QueryRow(query, args...).Scan(&n))
+}
+
+// timeNow is the wall clock, in the millisecond steps in which times are stored, without the monotonic part that
+// stands still during a suspend.
+func timeNow() time.Time { return time.Now().Truncate(time.Millisecond) }
+
+const idAlphabet = "234567abcdefghijklmnopqrstuvwxyz" // base32 in its sorting order
+
+// newID returns 16 random characters, 80 bits.
+func newID() string { return strings.ToLower(rand.Text()[:16]) }
 
 // number gives a new job its place and name. Ids are random, so that a few characters name one; in a burst
 // neighbours share their beginning, so that the inserts stay on one page of the index.
-func (t *tx) number(j *Job) {
-	s := t.s
+func (s *Store) number(j *Job) {
 	s.nextSeq++
 	j.Seq = s.nextSeq
 	if j.ID != "" {
@@ -483,77 +446,7 @@ func (t *tx) number(j *Job) {
 	s.idCount++
 }
 
-const idAlphabet = "234567abcdefghijklmnopqrstuvwxyz" // base32 in its sorting order
-
-// newID returns 16 random characters, 80 bits.
-func newID() string { return strings.ToLower(rand.Text()[:16]) }
-
-// timeNow is the wall clock, in the millisecond steps in which times are stored, without the monotonic part that
-// stands still during a suspend.
-func timeNow() time.Time { return time.Now().Truncate(time.Millisecond) }
-
-// submitKeyed inserts jobs, but answers one whose key is known with the earlier job.
-func (t *tx) submitKeyed(jobs []*Job) error {
-	for _, j := range jobs {
-		if j.IdempotencyKey != "" {
-			var id, command, payload, environment string
-			err := t.row("SELECT id, command, submitted_payload, environment FROM jobs WHERE idempotency_key = ?", j.IdempotencyKey).
-				Scan(&id, &command, &payload, &environment)
-			if err == nil {
-				if command != j.Command || payload != string(j.SubmittedPayload) || environment != j.Environment {
-					return errorf(codeAlreadyExists, "idempotency_key %q was used for another job, %s", j.IdempotencyKey, id).
-						hint("use a new key for a new job")
-				}
-				j.ID, j.Existing = id, true
-				continue
-			} else if !errors.Is(err, sql.ErrNoRows) {
-				return err
-			}
-		}
-		t.number(j)
-		if err := t.insert(j); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// insert stores any job; insertMany is the quick way for plain ones.
-func (t *tx) insert(j *Job) error {
-	_, err := t.s.stmts.insertFull.exec(j.Seq, j.ID, j.Command, string(j.Payload), int64(j.Priority), timeText(j.CreatedAt),
-		int64(j.MaxRetries), j.Timeout.Milliseconds(), j.Environment, nullTime(j.NextAttemptAt), nullText(j.Schedule),
-		nullText(j.IdempotencyKey), nullText(string(j.SubmittedPayload)))
-	return err
-}
-
-// finish stores the end of an attempt if the job is still open; notOpen is errNotOpen where it is not.
-func (t *tx) finish(j *Job) (notOpen, err error) {
-	n, err := t.s.stmts.finish.exec(j.Seq, j.Status, nullText(j.Result), int64(len(j.Result)), nullText(j.Error), nullText(j.ErrorCode),
-		int64(j.RetryCount), timeText(j.UpdatedAt), nullTime(j.StartedAt), nullTime(j.CompletedAt), nullTime(j.NextAttemptAt),
-		int64(j.OpenStarts))
-	if err != nil {
-		return nil, err
-	}
-	if n == 0 {
-		return errNotOpen, nil
-	}
-	t.counts.add(j.Status, 1)
-	if j.Status == statusCompleted && j.Schedule != "" {
-		// A time after this moment comes from a wrong clock, and says nothing.
-		return nil, t.exec(`UPDATE schedules SET last_success_at = ?2 WHERE name = ?1 AND (created_at <= ?2 OR created_at > ?3)
-			AND (last_success_at IS NULL OR last_success_at < ?2 OR last_success_at > ?3)`, j.Schedule, timeText(j.CreatedAt), timeText(j.CompletedAt))
-	}
-	return nil, nil
-}
-
-func (t *tx) saveCounts() error {
-	if c := t.counts; c != t.s.counts {
-		_, err := t.s.stmts.counts.exec(fmt.Sprint(c.Completed, c.Failed, c.Cancelled))
-		return err
-	}
-	return nil
-}
-
+// nullText and nullTime are what stands in a column that is NULL where nothing is set.
 func nullText(s string) any {
 	if s == "" {
 		return nil
@@ -562,6 +455,15 @@ func nullText(s string) any {
 }
 
 func nullTime(t time.Time) any { return nullText(timeText(t)) }
+
+// stamp reads a column that holds a time; NULL is the zero time.
+type stamp struct{ to *time.Time }
+
+func (s stamp) Scan(v any) (err error) {
+	text, _ := v.(string)
+	*s.to, err = parseTimeText(text)
+	return err
+}
 
 // stmt is a prepared statement of the driver itself: going through database/sql costs a fifth of the writer's rate.
 type stmt struct {

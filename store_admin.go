@@ -20,51 +20,27 @@ type Environment struct {
 	LastLoginAt, CreatedAt         time.Time
 }
 
-const environmentColumns = `e.id, e.name, e.base_url, e.description, e.is_active, e.needs_reauth,
-	EXISTS (SELECT 1 FROM auth_tokens t WHERE t.environment_id = e.id), coalesce(e.last_login_at, ''), e.created_at`
-
-func scanEnvironment(row interface{ Scan(...any) error }) (e Environment, err error) {
-	var login, created string
-	err = row.Scan(&e.ID, &e.Name, &e.BaseURL, &e.Description, &e.Active, &e.NeedsReauth, &e.HasTokens, &login, &created)
-	if err != nil {
-		return e, err
-	}
-	e.LastLoginAt, err = parseTimeText(login)
-	var createdErr error
-	e.CreatedAt, createdErr = parseTimeText(created)
-	return e, errors.Join(err, createdErr)
+func scanEnvironment(row scanner) (e Environment, err error) {
+	return e, row.Scan(&e.ID, &e.Name, &e.BaseURL, &e.Description, &e.Active, &e.NeedsReauth, &e.HasTokens, stamp{&e.LastLoginAt}, stamp{&e.CreatedAt})
 }
 
 // Environments lists them in the order in which they were added. They are asked for at every submit and attempt, and
 // change seldom: so they are remembered until a change.
-func (s *Store) Environments(ctx context.Context) ([]Environment, error) {
+func (s *Store) Environments(context.Context) ([]Environment, error) {
 	s.mu.Lock()
-	all, gen := s.envs, s.envGen
+	known, gen := s.envs, s.envGen
 	s.mu.Unlock()
-	if all != nil {
-		return all, nil
+	if known != nil {
+		return known, nil
 	}
-	rows, err := s.read.QueryContext(ctx, "SELECT "+environmentColumns+" FROM api_environments e ORDER BY e.rowid")
-	if err != nil {
-		return nil, s.failure(err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		e, err := scanEnvironment(rows)
-		if err != nil {
-			return nil, s.failure(err)
-		}
-		all = append(all, e)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, s.failure(err)
-	}
+	envs, err := all(s, scanEnvironment, `SELECT id, name, base_url, description, is_active, needs_reauth,
+		EXISTS (SELECT 1 FROM auth_tokens WHERE environment_id = e.id), last_login_at, created_at FROM api_environments e ORDER BY rowid`)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if gen == s.envGen {
-		s.envs = all
+		s.envs = envs
 	}
-	return all, nil
+	return envs, err
 }
 
 // updateEnvironments is update for what Environments answers.
@@ -79,11 +55,11 @@ func (s *Store) updateEnvironments(fn func(*tx) error) error {
 
 // Environment returns the one named, or the active one for "".
 func (s *Store) Environment(ctx context.Context, name string) (Environment, error) {
-	all, err := s.Environments(ctx)
+	envs, err := s.Environments(ctx)
 	if err != nil {
 		return Environment{}, err
 	}
-	for _, e := range all {
+	for _, e := range envs {
 		if e.Name == name || (name == "" && e.Active) {
 			return e, nil
 		}
@@ -98,21 +74,15 @@ func noEnvironment(name string) *Error {
 // AddEnvironment fills in nothing but the times; with e.Active it becomes the active one.
 func (s *Store) AddEnvironment(e Environment) error {
 	return s.updateEnvironments(func(t *tx) error {
-		var taken bool
-		if err := t.row("SELECT EXISTS (SELECT 1 FROM api_environments WHERE name = ?)", e.Name).Scan(&taken); err != nil {
-			return err
-		}
-		if taken {
+		n, err := t.changed(`INSERT INTO api_environments (id, name, base_url, description, created_at, updated_at)
+			VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT (name) DO NOTHING`, e.ID, e.Name, e.BaseURL, e.Description, timeText(e.CreatedAt))
+		if err == nil && n == 0 {
 			return errorf(codeAlreadyExists, "environment %q exists already", e.Name).hint("remove it first with: honeydew env remove %s", e.Name)
 		}
-		if err := t.exec(`INSERT INTO api_environments (id, name, base_url, description, created_at, updated_at)
-			VALUES (?1, ?2, ?3, ?4, ?5, ?5)`, e.ID, e.Name, e.BaseURL, e.Description, timeText(e.CreatedAt)); err != nil {
-			return err
-		}
-		if e.Active {
+		if err == nil && e.Active {
 			return t.activate(e.Name)
 		}
-		return nil
+		return err
 	})
 }
 
@@ -126,9 +96,14 @@ func (t *tx) activate(name string) error {
 	if err := t.exec("UPDATE api_environments SET is_active = 0, updated_at = ?1 WHERE is_active = 1 AND name <> ?2", now, name); err != nil {
 		return err
 	}
-	n, err := t.changed("UPDATE api_environments SET is_active = 1, updated_at = ?1 WHERE name = ?2", now, name)
+	return t.mustChange(noEnvironment(name), "UPDATE api_environments SET is_active = 1, updated_at = ?1 WHERE name = ?2", now, name)
+}
+
+// mustChange runs query; missing is the error where it finds nothing to change.
+func (t *tx) mustChange(missing *Error, query string, args ...any) error {
+	n, err := t.changed(query, args...)
 	if err == nil && n == 0 {
-		return noEnvironment(name)
+		return missing
 	}
 	return err
 }
@@ -138,21 +113,17 @@ func (s *Store) RemoveEnvironment(name string) error {
 	return s.updateEnvironments(func(t *tx) error {
 		var active bool
 		var schedules, jobs int
-		err := t.row("SELECT is_active FROM api_environments WHERE name = ?", name).Scan(&active)
-		if errors.Is(err, sql.ErrNoRows) {
+		err := t.row(`SELECT is_active, (SELECT count(*) FROM schedules WHERE environment = ?1),
+			(SELECT count(*) FROM jobs WHERE environment = ?1 AND status IN ('pending', 'running')) FROM api_environments WHERE name = ?1`, name).
+			Scan(&active, &schedules, &jobs)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
 			return noEnvironment(name)
-		} else if err != nil {
+		case err != nil:
 			return err
-		}
-		if active {
+		case active:
 			return errorf(codeFailedPrecondition, "environment %q is active", name).hint("switch to another first with: honeydew env use NAME")
-		}
-		err = t.row(`SELECT (SELECT count(*) FROM schedules WHERE environment = ?1),
-			(SELECT count(*) FROM jobs WHERE environment = ?1 AND status IN ('pending', 'running'))`, name).Scan(&schedules, &jobs)
-		if err != nil {
-			return err
-		}
-		if schedules+jobs > 0 {
+		case schedules+jobs > 0:
 			return errorf(codeFailedPrecondition, "environment %q is in use by %d schedules and %d unfinished jobs", name, schedules, jobs).
 				hint("remove the schedules and cancel the jobs first")
 		}
@@ -168,35 +139,20 @@ type TokenRow struct {
 }
 
 // Tokens reads an environment's login; codeNotFound when there is none.
-func (s *Store) Tokens(ctx context.Context, envID string) (r TokenRow, err error) {
-	var access, refresh, updated string
-	err = s.read.QueryRowContext(ctx, `SELECT environment_id, username, encrypted_access_token, encrypted_refresh_token,
-		coalesce(access_token_expires_at, ''), coalesce(refresh_token_expires_at, ''), updated_at FROM auth_tokens WHERE environment_id = ?`, envID).
-		Scan(&r.EnvironmentID, &r.Username, &r.Access, &r.Refresh, &access, &refresh, &updated)
-	if errors.Is(err, sql.ErrNoRows) {
-		return r, errorf(codeNotFound, "no login")
-	} else if err != nil {
-		return r, s.failure(err)
-	}
-	var e1, e2, e3 error
-	r.AccessExpires, e1 = parseTimeText(access)
-	r.RefreshExpires, e2 = parseTimeText(refresh)
-	r.UpdatedAt, e3 = parseTimeText(updated)
-	return r, s.failure(errors.Join(e1, e2, e3))
+func (s *Store) Tokens(_ context.Context, envID string) (TokenRow, error) {
+	return one(s, errorf(codeNotFound, "no login"), func(row scanner) (r TokenRow, err error) {
+		return r, row.Scan(&r.EnvironmentID, &r.Username, &r.Access, &r.Refresh, stamp{&r.AccessExpires}, stamp{&r.RefreshExpires}, stamp{&r.UpdatedAt})
+	}, `SELECT environment_id, username, encrypted_access_token, encrypted_refresh_token, access_token_expires_at,
+		refresh_token_expires_at, updated_at FROM auth_tokens WHERE environment_id = ?`, envID)
 }
 
 // SaveTokens stores a pair of sealed tokens in place of any earlier one. A login also ends the need for one.
 func (s *Store) SaveTokens(r TokenRow, login bool) error {
 	return s.updateEnvironments(func(t *tx) error {
 		now := timeText(timeNow())
-		query := "UPDATE api_environments SET updated_at = ?1 WHERE id = ?2"
-		if login {
-			query = "UPDATE api_environments SET updated_at = ?1, needs_reauth = 0, last_login_at = ?1 WHERE id = ?2"
-		}
-		if n, err := t.changed(query, now, r.EnvironmentID); err != nil {
+		if err := t.mustChange(errorf(codeNotFound, "the environment was removed"), `UPDATE api_environments SET updated_at = ?1,
+			needs_reauth = needs_reauth AND NOT ?2, last_login_at = iif(?2, ?1, last_login_at) WHERE id = ?3`, now, login, r.EnvironmentID); err != nil {
 			return err
-		} else if n == 0 {
-			return errorf(codeNotFound, "the environment was removed")
 		}
 		if err := t.exec("DELETE FROM auth_tokens WHERE environment_id = ? AND username <> ?", r.EnvironmentID, r.Username); err != nil {
 			return err
@@ -210,9 +166,8 @@ func (s *Store) SaveTokens(r TokenRow, login bool) error {
 }
 
 // DeleteTokens forgets an environment's login and reports whether there was one.
-func (s *Store) DeleteTokens(envID string) (bool, error) {
-	var had bool
-	err := s.updateEnvironments(func(t *tx) error {
+func (s *Store) DeleteTokens(envID string) (had bool, err error) {
+	err = s.updateEnvironments(func(t *tx) error {
 		n, err := t.changed("DELETE FROM auth_tokens WHERE environment_id = ?", envID)
 		if err != nil {
 			return err
@@ -231,19 +186,14 @@ func (s *Store) SetNeedsReauth(envID string) error {
 }
 
 // AuthFailures counts the environment's jobs that failed for want of a login since the last one.
-func (s *Store) AuthFailures(ctx context.Context, e Environment) (n int, err error) {
-	err = s.read.QueryRowContext(ctx, `SELECT count(*) FROM jobs WHERE environment = ? AND completed_at >= ? AND status = 'failed'
-		AND error_code IN ('AUTH_REQUIRED', 'AUTH_EXPIRED', 'AUTH_INVALID', 'AUTH_NETWORK_ERROR')`, e.Name, timeText(e.LastLoginAt)).Scan(&n)
-	return n, s.failure(err)
+func (s *Store) AuthFailures(_ context.Context, e Environment) (int64, error) {
+	return s.count(`SELECT count(*) FROM jobs WHERE environment = ? AND completed_at >= ? AND status = 'failed'
+		AND error_code IN ('AUTH_REQUIRED', 'AUTH_EXPIRED', 'AUTH_INVALID', 'AUTH_NETWORK_ERROR')`, e.Name, timeText(e.LastLoginAt))
 }
 
 // ConfigValue reads a single setting, "" when unset.
-func (s *Store) ConfigValue(ctx context.Context, key string) (value string, err error) {
-	err = s.read.QueryRowContext(ctx, "SELECT value FROM config WHERE key = ?", key).Scan(&value)
-	if errors.Is(err, sql.ErrNoRows) {
-		return "", nil
-	}
-	return value, s.failure(err)
+func (s *Store) ConfigValue(_ context.Context, key string) (string, error) {
+	return one(s, nil, scanText, "SELECT coalesce(max(value), '') FROM config WHERE key = ?", key)
 }
 
 // SetConfigValue stores a single setting.
@@ -269,54 +219,24 @@ type Schedule struct {
 }
 
 const scheduleQuery = `SELECT s.id, s.name, s.cron_expr, s.command, s.payload, s.priority, s.environment, s.enabled, s.missed, s.overlap,
-	s.jitter_ms, s.created_at, coalesce(s.last_run_at, ''), coalesce(s.next_run_at, ''), coalesce(s.last_job_id, ''),
-	coalesce((SELECT status FROM jobs WHERE id = s.last_job_id), ''), coalesce(s.last_success_at, '') FROM schedules s `
+	s.jitter_ms, s.created_at, s.last_run_at, s.next_run_at, coalesce(s.last_job_id, ''),
+	coalesce((SELECT status FROM jobs WHERE id = s.last_job_id), ''), s.last_success_at FROM schedules s `
 
-func scanSchedule(row interface{ Scan(...any) error }) (s Schedule, err error) {
-	var payload, created, last, next, success string
-	var jitter int64
-	err = row.Scan(&s.ID, &s.Name, &s.CronExpr, &s.Command, &payload, &s.Priority, &s.Environment, &s.Enabled, &s.Missed, &s.Overlap,
-		&jitter, &created, &last, &next, &s.LastJobID, &s.LastJobStatus, &success)
-	if err != nil {
-		return s, err
-	}
-	s.Payload, s.Jitter = []byte(payload), time.Duration(jitter)*time.Millisecond
-	for _, f := range []struct {
-		to   *time.Time
-		text string
-	}{{&s.CreatedAt, created}, {&s.LastRunAt, last}, {&s.NextRunAt, next}, {&s.LastSuccessAt, success}} {
-		var e error
-		*f.to, e = parseTimeText(f.text)
-		err = errors.Join(err, e)
-	}
+func scanSchedule(row scanner) (s Schedule, err error) {
+	err = row.Scan(&s.ID, &s.Name, &s.CronExpr, &s.Command, &s.Payload, &s.Priority, &s.Environment, &s.Enabled, &s.Missed, &s.Overlap,
+		&s.Jitter, stamp{&s.CreatedAt}, stamp{&s.LastRunAt}, stamp{&s.NextRunAt}, &s.LastJobID, &s.LastJobStatus, stamp{&s.LastSuccessAt})
+	s.Jitter *= time.Duration(time.Millisecond)
 	return s, err
 }
 
 // Schedules lists all by name.
-func (s *Store) Schedules(ctx context.Context) ([]Schedule, error) {
-	rows, err := s.read.QueryContext(ctx, scheduleQuery+"ORDER BY s.name")
-	if err != nil {
-		return nil, s.failure(err)
-	}
-	defer rows.Close()
-	var all []Schedule
-	for rows.Next() {
-		sc, err := scanSchedule(rows)
-		if err != nil {
-			return nil, s.failure(err)
-		}
-		all = append(all, sc)
-	}
-	return all, s.failure(rows.Err())
+func (s *Store) Schedules(context.Context) ([]Schedule, error) {
+	return all(s, scanSchedule, scheduleQuery+"ORDER BY s.name")
 }
 
 // Schedule reads one by name or id.
-func (s *Store) Schedule(ctx context.Context, name string) (Schedule, error) {
-	sc, err := scanSchedule(s.read.QueryRowContext(ctx, scheduleQuery+"WHERE s.name = ?1 OR s.id = ?1 ORDER BY s.name = ?1 DESC", name))
-	if errors.Is(err, sql.ErrNoRows) {
-		return sc, noSchedule(name)
-	}
-	return sc, s.failure(err)
+func (s *Store) Schedule(_ context.Context, name string) (Schedule, error) {
+	return one(s, noSchedule(name), scanSchedule, scheduleQuery+"WHERE s.name = ?1 OR s.id = ?1 ORDER BY s.name = ?1 DESC", name)
 }
 
 func noSchedule(name string) *Error {
@@ -326,16 +246,10 @@ func noSchedule(name string) *Error {
 // AddSchedule stores sc as it is.
 func (s *Store) AddSchedule(sc Schedule) error {
 	return s.update(func(t *tx) error {
-		var taken bool
-		if err := t.row("SELECT EXISTS (SELECT 1 FROM schedules WHERE name = ?)", sc.Name).Scan(&taken); err != nil {
-			return err
-		}
-		if taken {
-			return errorf(codeAlreadyExists, "schedule %q exists already", sc.Name).hint("remove it first with: honeydew schedule remove %q", sc.Name)
-		}
-		return t.exec(`INSERT INTO schedules (id, name, cron_expr, command, payload, priority, environment, enabled, missed, overlap,
-			jitter_ms, created_at, next_run_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, sc.ID, sc.Name, sc.CronExpr, sc.Command,
-			string(sc.Payload), sc.Priority, sc.Environment, sc.Enabled, sc.Missed, sc.Overlap, sc.Jitter.Milliseconds(),
+		return t.mustChange(errorf(codeAlreadyExists, "schedule %q exists already", sc.Name).hint("remove it first with: honeydew schedule remove %q", sc.Name),
+			`INSERT INTO schedules (id, name, cron_expr, command, payload, priority, environment, enabled, missed, overlap, jitter_ms,
+			created_at, next_run_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING`, sc.ID, sc.Name, sc.CronExpr,
+			sc.Command, string(sc.Payload), sc.Priority, sc.Environment, sc.Enabled, sc.Missed, sc.Overlap, sc.Jitter.Milliseconds(),
 			timeText(sc.CreatedAt), nullTime(sc.NextRunAt))
 	})
 }
@@ -343,28 +257,20 @@ func (s *Store) AddSchedule(sc Schedule) error {
 // RemoveSchedule removes the one with this id, or with this name where id is "".
 func (s *Store) RemoveSchedule(id, name string) error {
 	return s.update(func(t *tx) error {
-		n, err := t.changed("DELETE FROM schedules WHERE CASE WHEN ?1 <> '' THEN id = ?1 AND (?2 = '' OR name = ?2) ELSE name = ?2 END", id, name)
-		if err == nil && n == 0 {
-			return noSchedule(id + name)
-		}
-		return err
+		return t.mustChange(noSchedule(id+name),
+			"DELETE FROM schedules WHERE CASE WHEN ?1 <> '' THEN id = ?1 AND (?2 = '' OR name = ?2) ELSE name = ?2 END", id, name)
 	})
 }
 
 // SetScheduleEnabled pauses or resumes a schedule; next is its next time, zero for none.
 func (s *Store) SetScheduleEnabled(name string, enabled bool, next time.Time) (sc Schedule, err error) {
 	err = s.update(func(t *tx) error {
-		n, err := t.changed("UPDATE schedules SET enabled = ?, next_run_at = ? WHERE name = ?", enabled, nullTime(next), name)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return noSchedule(name)
-		}
-		sc, err = scanSchedule(t.row(scheduleQuery+"WHERE s.name = ?", name))
-		return err
+		return t.mustChange(noSchedule(name), "UPDATE schedules SET enabled = ?, next_run_at = ? WHERE name = ?", enabled, nullTime(next), name)
 	})
-	return sc, err
+	if err != nil {
+		return sc, err
+	}
+	return s.Schedule(context.Background(), name)
 }
 
 // moveLastSuccess moves what all schedules know of their last success by step.
@@ -389,22 +295,16 @@ type Firing struct {
 func (s *Store) Fire(f Firing) (fired bool, err error) {
 	err = s.update(func(t *tx) error {
 		fired = false
-		var name string
-		err := t.row("SELECT name FROM schedules WHERE id = ?1 AND (?2 = '' OR (next_run_at = ?2 AND enabled = 1))", f.ScheduleID, timeText(f.Expected)).Scan(&name)
+		var open bool
+		err := t.row(`SELECT EXISTS (SELECT 1 FROM jobs WHERE schedule = s.name AND status IN ('pending', 'running')) FROM schedules s
+			WHERE id = ?1 AND (?2 = '' OR (next_run_at = ?2 AND enabled = 1))`, f.ScheduleID, timeText(f.Expected)).Scan(&open)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		} else if err != nil {
 			return err
 		}
-		open := false
-		if f.Job != nil && f.SkipIfOpen {
-			if err := t.row("SELECT EXISTS (SELECT 1 FROM jobs WHERE schedule = ? AND status IN ('pending', 'running'))", name).Scan(&open); err != nil {
-				return err
-			}
-		}
-		if f.Job != nil && !open {
-			t.number(f.Job)
-			if err := t.insert(f.Job); err != nil {
+		if f.Job != nil && !(open && f.SkipIfOpen) {
+			if err := t.insert([]*Job{f.Job}); err != nil {
 				return err
 			}
 			fired = true
@@ -431,28 +331,14 @@ func (s *Store) Backup(ctx context.Context, path string) (int64, error) {
 		return 0, errorf(codeInvalidArgument, "path: %w", err)
 	}
 	defer f.Close()
-	size, err := s.copyInto(ctx, f)
-	if err != nil {
-		return 0, errors.Join(s.failure(err), os.Remove(path))
-	}
-	return size, nil
-}
-
-func (s *Store) copyInto(ctx context.Context, f *os.File) (int64, error) {
 	db, err := sql.Open("sqlite", dsn(s.path))
-	if err != nil {
-		return 0, err
+	if err == nil {
+		_, err = db.ExecContext(ctx, "VACUUM INTO ?", path)
+		err = errors.Join(err, db.Close(), f.Sync())
 	}
-	defer db.Close()
-	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", f.Name()); err != nil {
-		return 0, fmt.Errorf("copy to %s: %w", f.Name(), err)
-	}
-	if err := f.Sync(); err != nil {
-		return 0, err
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return 0, err
+	info, statErr := f.Stat()
+	if err = errors.Join(err, statErr); err != nil {
+		return 0, errors.Join(s.failure(fmt.Errorf("copy to %s: %w", path, err)), os.Remove(path))
 	}
 	return info.Size(), nil
 }

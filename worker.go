@@ -48,9 +48,9 @@ func (q *Queue) attempt(worker int, it *item, r *run) {
 	stored := it.job
 	if stored == nil {
 		var err error
-		stored, err = q.Store.JobBySeq(it.seq)
+		stored, err = q.Store.JobBySeq(it.seq, 0)
 		if err == nil && stored.Status != statusPending {
-			err = noLongerOpen()
+			err = errorf(codeFailedPrecondition, "the job has ended already")
 		}
 		if err != nil {
 			q.putBack(it, r, err)
@@ -60,7 +60,8 @@ func (q *Queue) attempt(worker int, it *item, r *run) {
 	j := *stored
 	j.Status, j.StartedAt, j.UpdatedAt, j.NextAttemptAt = statusRunning, timeNow(), timeNow(), time.Time{}
 	mutation := q.Mutation(j.Command)
-	if err := q.noteStart(&j, mutation); err != nil {
+	// A query goes on at once; a mutation's start must be on disk before its request is sent, or a crash could send it twice.
+	if err := q.Store.Start(&j, mutation); err != nil {
 		q.putBack(it, r, err)
 		return
 	}
@@ -78,16 +79,6 @@ func (q *Queue) attempt(worker int, it *item, r *run) {
 	q.Log.LogAttrs(ctx, slog.LevelInfo, "job started", slog.String("job_id", j.ID), slog.String("command", j.Command), slog.Int("worker_id", worker))
 	result, partial, err := q.guarded(ctx, &j)
 	q.settle(it, r, j, mutation, result, partial, err)
-}
-
-// noteStart tells the store that an attempt begins. A query goes on at once; a mutation's start must be on disk
-// before its request is sent, or a crash could send it twice.
-func (q *Queue) noteStart(j *Job, mutation bool) error {
-	if !mutation {
-		q.Store.Start(j, nil)
-		return nil
-	}
-	return q.Store.do(&write{start: j})
 }
 
 // guarded keeps a panic inside its job.
@@ -306,7 +297,7 @@ func (w *Watcher) closeLocked() {
 
 // Watch follows a job from its present state on; the caller must Unwatch.
 func (q *Queue) Watch(prefix string, maxResult int64) (*Watcher, error) {
-	_, seq, err := q.Store.JobID(prefix)
+	seq, err := q.Store.JobSeq(prefix)
 	if err != nil {
 		return nil, err
 	}
@@ -326,7 +317,7 @@ func (q *Queue) Watch(prefix string, maxResult int64) (*Watcher, error) {
 	}
 	q.mu.Unlock()
 	if present == nil {
-		if present, err = q.Store.Job(prefix, maxResult); err != nil {
+		if present, err = q.Store.JobBySeq(seq, maxResult); err != nil {
 			q.Unwatch(w)
 			return nil, err
 		}
