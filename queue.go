@@ -157,31 +157,30 @@ func (q *Queue) load() error {
 		}
 		q.pushLocked(groupKey{o.Environment, provider(o.Command)}, o.Seq, o.Priority, o.NotBefore, nil)
 	})
+	for _, o := range interrupted {
+		if err == nil {
+			err = q.recover(o.Seq)
+		}
+	}
+	return err
+}
+
+// recover makes up for an attempt that was cut off.
+func (q *Queue) recover(seq int64) error {
+	j, err := q.Store.JobBySeq(seq, 0)
 	if err != nil {
 		return err
 	}
-	for _, o := range interrupted {
-		j, err := q.Store.JobBySeq(o.Seq, 0)
-		if err != nil {
-			return err
-		}
-		status, code, message := statusFailed, codeInterrupted, "the daemon died three times while this job ran"
-		switch {
-		case q.Mutation(j.Command):
-			code, message = codeOutcomeUnknown, "the daemon died while the request was under way; it may have been carried out"
-		case j.OpenStarts < 3:
-			status = statusPending
-		}
-		if err := q.Store.End(j.Seq, status, code, message); err != nil {
-			return err
-		}
-		if status == statusPending {
-			q.pushLocked(groupKey{o.Environment, provider(o.Command)}, o.Seq, o.Priority, time.Time{}, nil)
-		} else {
-			q.logFailed(j, code+": "+message)
-		}
+	code, message := codeInterrupted, "the daemon died three times while this job ran"
+	if q.Mutation(j.Command) {
+		code, message = codeOutcomeUnknown, "the daemon died while the request was under way; it may have been carried out"
+	} else if j.OpenStarts < 3 {
+		q.pushLocked(keyOf(j), seq, j.Priority, time.Time{}, nil)
+		return q.Store.End(seq, statusPending, "", "")
 	}
-	return nil
+	j.Status, j.Error = statusFailed, code+": "+message
+	q.logEnd(j)
+	return q.Store.End(seq, statusFailed, code, message)
 }
 
 // Start lets the workers run.
@@ -196,21 +195,12 @@ func (q *Queue) Submit(jobs ...*Job) error {
 	if err := q.reserve(len(jobs)); err != nil {
 		return err
 	}
-	err := q.Store.Submit(jobs)
-	q.mu.Lock()
-	q.reserved -= len(jobs)
-	if err == nil {
-		for _, j := range jobs {
-			q.acceptLocked(j)
-		}
+	if err := q.Store.Submit(jobs); err != nil {
+		q.accept(len(jobs))
+		return err
 	}
-	q.mu.Unlock()
-	if err == nil {
-		for _, j := range jobs {
-			q.logSubmitted(j)
-		}
-	}
-	return err
+	q.accept(len(jobs), jobs...)
+	return nil
 }
 
 // reserve counts n jobs against the limit before they are stored.
@@ -228,14 +218,29 @@ func (q *Queue) reserve(n int) error {
 	return nil
 }
 
+// accept queues jobs that have just been stored, and takes back what was reserved for them.
+func (q *Queue) accept(reserved int, jobs ...*Job) {
+	q.mu.Lock()
+	q.reserved -= reserved
+	for _, j := range jobs {
+		if !j.Existing {
+			q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
+			q.wake.Signal()
+		}
+	}
+	q.mu.Unlock()
+	for _, j := range jobs {
+		if !j.Existing {
+			q.event(slog.LevelInfo, "job submitted", j, slog.Int("priority", int(j.Priority)))
+		}
+	}
+}
+
 // Fire stores a schedule's run and queues its job; false when there was none to make.
 func (q *Queue) Fire(f Firing) (bool, error) {
 	fired, err := q.Store.Fire(f)
 	if fired && err == nil {
-		q.mu.Lock()
-		q.acceptLocked(f.Job)
-		q.mu.Unlock()
-		q.logSubmitted(f.Job)
+		q.accept(0, f.Job)
 	}
 	return fired, err
 }
@@ -269,7 +274,6 @@ func (q *Queue) Cancel(prefix string) error {
 	if err := q.Store.End(seq, statusCancelled, "", ""); err != nil {
 		return err
 	}
-	j, err := q.Store.JobBySeq(seq, 0)
 	q.mu.Lock()
 	if r := q.running[seq]; r != nil {
 		r.cancelled = true
@@ -279,14 +283,15 @@ func (q *Queue) Cancel(prefix string) error {
 	} else if it := q.items[seq]; it != nil {
 		q.removeLocked(it)
 	}
-	if err == nil {
-		q.notifyLocked(j)
-	}
 	q.mu.Unlock()
+	j, err := q.Store.JobBySeq(seq, 0)
 	if err != nil {
 		return err
 	}
-	q.Log.Info("job cancelled", "job_id", j.ID, "command", j.Command)
+	q.mu.Lock()
+	q.notifyLocked(j)
+	q.mu.Unlock()
+	q.event(slog.LevelInfo, "job cancelled", j)
 	return nil
 }
 
@@ -337,14 +342,6 @@ func (q *Queue) RunningJob(seq int64) *Job {
 		return r.job
 	}
 	return nil
-}
-
-// acceptLocked queues a job that has just been stored.
-func (q *Queue) acceptLocked(j *Job) {
-	if !j.Existing {
-		q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
-		q.wake.Signal()
-	}
 }
 
 func keyOf(j *Job) groupKey { return groupKey{j.Environment, provider(j.Command)} }

@@ -33,52 +33,57 @@ func backoff(n int32) time.Duration {
 	return time.Duration(rand.Int64N(int64(limit)))
 }
 
+// worker takes job after job until the queue stops.
 func (q *Queue) worker(id int) {
-	for {
-		it, r := q.next()
-		if it == nil {
-			return
-		}
+	for it, r := q.next(); it != nil; it, r = q.next() {
 		q.attempt(id, it, r)
 	}
 }
 
 // attempt reads the job, notes the start, runs it and settles what came of it.
 func (q *Queue) attempt(worker int, it *item, r *run) {
-	stored := it.job
-	if stored == nil {
-		var err error
-		stored, err = q.Store.JobBySeq(it.seq, 0)
-		if err == nil && stored.Status != statusPending {
-			err = errorf(codeFailedPrecondition, "the job has ended already")
-		}
-		if err != nil {
-			q.putBack(it, r, err)
-			return
-		}
-	}
-	j := *stored
-	j.Status, j.StartedAt, j.UpdatedAt, j.NextAttemptAt = statusRunning, timeNow(), timeNow(), time.Time{}
-	mutation := q.Mutation(j.Command)
-	// A query goes on at once; a mutation's start must be on disk before its request is sent, or a crash could send it twice.
-	if err := q.Store.Start(&j, mutation); err != nil {
+	j, mutation, err := q.begin(it)
+	if err != nil {
 		q.putBack(it, r, err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(q.jobCtx, j.Timeout)
 	defer cancel()
 	q.mu.Lock()
-	r.job, r.cancel = &j, cancel
+	r.job, r.cancel = j, cancel
 	cancelled := r.cancelled
-	q.notifyLocked(&j)
+	q.notifyLocked(j)
 	q.mu.Unlock()
 	if cancelled {
-		q.release(it.seq, it.group.provider, true)
+		q.release(it, r, 0)
 		return
 	}
-	q.Log.LogAttrs(ctx, slog.LevelInfo, "job started", slog.String("job_id", j.ID), slog.String("command", j.Command), slog.Int("worker_id", worker))
-	result, partial, err := q.guarded(ctx, &j)
-	q.settle(it, r, j, mutation, result, partial, err)
+	q.event(slog.LevelInfo, "job started", j, slog.Int("worker_id", worker))
+	result, partial, err := q.guarded(ctx, j)
+	end, held := settle(*j, mutation, q.jobCtx.Err() != nil, result, partial, err)
+	if held != "" {
+		q.hold(j.Environment, end.NextAttemptAt, held)
+	}
+	if q.release(it, r, len(end.Result)) {
+		q.save(end, false)
+	}
+}
+
+// begin makes the running job of a waiting one and tells the store. A query goes on at once; a mutation's start must be
+// on disk before its request is sent, or a crash could send it twice.
+func (q *Queue) begin(it *item) (_ *Job, mutation bool, err error) {
+	stored := it.job
+	if stored == nil {
+		if stored, err = q.Store.JobBySeq(it.seq, 0); err != nil {
+			return nil, false, err
+		} else if stored.Status != statusPending {
+			return nil, false, errNotOpen
+		}
+	}
+	j := *stored
+	j.Status, j.StartedAt, j.UpdatedAt, j.NextAttemptAt = statusRunning, timeNow(), timeNow(), time.Time{}
+	mutation = q.Mutation(j.Command)
+	return &j, mutation, q.Store.Start(&j, mutation)
 }
 
 // guarded keeps a panic inside its job.
@@ -94,41 +99,48 @@ func (q *Queue) guarded(ctx context.Context, j *Job) (result string, partial str
 
 // putBack returns a job whose attempt could not begin, for the disk's sake.
 func (q *Queue) putBack(it *item, r *run, err error) {
-	gone := codeOf(err) == codeNotFound || codeOf(err) == codeFailedPrecondition
+	gone := errors.Is(err, errNotOpen) || codeOf(err) == codeNotFound
 	if !gone {
 		q.Log.Error("job could not be started", "error", err.Error())
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.releaseLocked(it.seq, it.group.provider, true)
+	q.releaseLocked(it)
+	delete(q.running, it.seq)
 	if !gone && !r.cancelled {
 		q.pushLocked(it.group.groupKey, it.seq, it.priority, timeNow().Add(storageRetry), nil)
 		q.wake.Signal()
 	}
 }
 
-// release ends an attempt's hold on its worker and provider, and, with forget, the run as a whole.
-func (q *Queue) release(seq int64, provider string, forget bool) {
+// release ends an attempt's hold on its worker and provider. False: a user has cancelled the job, so that its result,
+// which has this many bytes, is not to be saved.
+func (q *Queue) release(it *item, r *run, bytes int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.releaseLocked(seq, provider, forget)
+	q.releaseLocked(it)
+	if r.cancelled {
+		delete(q.running, it.seq)
+	} else {
+		q.unsaved++
+		q.unsavedB += bytes
+	}
+	return !r.cancelled
 }
 
-func (q *Queue) releaseLocked(seq int64, provider string, forget bool) {
+func (q *Queue) releaseLocked(it *item) {
 	q.busy--
-	q.active[provider]--
-	if forget {
-		delete(q.running, seq)
-	}
+	q.active[it.group.provider]--
 	if q.ProviderLimit > 0 {
 		q.wake.Broadcast() // other workers may have waited for this provider
 	}
 }
 
-// settle decides what becomes of j and stores it.
-func (q *Queue) settle(it *item, r *run, j Job, mutation bool, result string, partial string, err error) {
+// settle decides what becomes of j after an attempt; stopping: the daemon has abandoned it. held is why the API wants
+// the whole environment to wait until the job's next attempt.
+func settle(j Job, mutation, stopping bool, result, partial string, err error) (_ *Job, held string) {
 	now := timeNow()
-	j.UpdatedAt, j.OpenStarts, j.Error, j.ErrorCode = now, 0, "", ""
+	j.Status, j.UpdatedAt, j.OpenStarts, j.Error, j.ErrorCode = statusPending, now, 0, "", ""
 	e, ok := errors.AsType[*Error](err)
 	if err != nil && !ok {
 		e = &Error{Code: codeInternal, Message: err.Error()}
@@ -139,38 +151,28 @@ func (q *Queue) settle(it *item, r *run, j Job, mutation bool, result string, pa
 	known := e != nil && (e.Unsent || e.Refused || strings.HasPrefix(e.Code, "AUTH_"))
 	switch {
 	case err == nil:
-		j.Status, j.Result, j.CompletedAt = statusCompleted, result, now
+		j.Status, j.Result = statusCompleted, result
 		if partial != "" {
 			j.Error, j.ErrorCode = codePartial+": "+partial, codePartial
 		}
-	case q.jobCtx.Err() != nil && (!mutation || e.Unsent):
-		j.Status = statusPending // the daemon stops: the attempt is given back
+	case stopping && (!mutation || e.Unsent):
+		// The attempt is given back.
 	case e.Hold > 0:
 		// Under one code, whatever was refused, since the next start finds the hold by it.
-		j.Status, j.NextAttemptAt, j.Error, j.ErrorCode = statusPending, now.Add(e.Hold), codeRateLimited+": "+e.Message, codeRateLimited
-		q.hold(j.Environment, j.NextAttemptAt, e.Message)
+		j.NextAttemptAt, j.Error, j.ErrorCode, held = now.Add(e.Hold), codeRateLimited+": "+e.Message, codeRateLimited, e.Message
 	case mutation && !known:
-		j.Status, j.CompletedAt, j.ErrorCode = statusFailed, now, codeOutcomeUnknown
+		j.Status, j.ErrorCode = statusFailed, codeOutcomeUnknown
 		j.Error = codeOutcomeUnknown + ": the request may have been carried out: " + e.Message
 	case e.Retry && j.RetryCount < j.MaxRetries:
 		j.RetryCount++
-		j.Status, j.NextAttemptAt, j.Error, j.ErrorCode = statusPending, now.Add(backoff(j.RetryCount)).Truncate(time.Millisecond), e.Error(), e.Code
+		j.NextAttemptAt, j.Error, j.ErrorCode = now.Add(backoff(j.RetryCount)).Truncate(time.Millisecond), e.Error(), e.Code
 	default:
-		j.Status, j.CompletedAt, j.Error, j.ErrorCode = statusFailed, now, e.Error(), e.Code
+		j.Status, j.Error, j.ErrorCode = statusFailed, e.Error(), e.Code
 	}
-	q.mu.Lock()
-	cancelled := r.cancelled
-	if !cancelled {
-		q.unsaved++
-		q.unsavedB += len(j.Result)
+	if j.finished() {
+		j.CompletedAt = now
 	}
-	q.mu.Unlock()
-	if cancelled {
-		q.release(it.seq, it.group.provider, true)
-		return
-	}
-	q.release(it.seq, it.group.provider, false)
-	q.save(&j, false)
+	return &j, held
 }
 
 // hold keeps the environment's queue back.
@@ -223,28 +225,95 @@ func (q *Queue) saved(j *Job, again bool, err error) {
 	}
 }
 
-func (q *Queue) logSubmitted(j *Job) {
-	if !j.Existing {
-		q.Log.LogAttrs(context.Background(), slog.LevelInfo, "job submitted", slog.String("job_id", j.ID), slog.String("command", j.Command),
-			slog.Int("priority", int(j.Priority)))
-	}
-}
-
-func (q *Queue) logFailed(j *Job, message string) {
-	q.Log.LogAttrs(context.Background(), slog.LevelError, "job failed", slog.String("job_id", j.ID), slog.String("command", j.Command),
-		slog.String("error", message), slog.Int("retry_count", int(j.RetryCount)))
+// event logs what became of a job.
+func (q *Queue) event(level slog.Level, message string, j *Job, more ...slog.Attr) {
+	q.Log.LogAttrs(context.Background(), level, message, append([]slog.Attr{slog.String("job_id", j.ID), slog.String("command", j.Command)}, more...)...)
 }
 
 func (q *Queue) logEnd(j *Job) {
+	retries := slog.Int("retry_count", int(j.RetryCount))
 	switch {
 	case j.Status == statusCompleted:
-		q.Log.LogAttrs(context.Background(), slog.LevelInfo, "job completed", slog.String("job_id", j.ID), slog.String("command", j.Command),
-			slog.Int64("duration_ms", j.CompletedAt.Sub(j.StartedAt).Milliseconds()))
+		q.event(slog.LevelInfo, "job completed", j, slog.Int64("duration_ms", j.CompletedAt.Sub(j.StartedAt).Milliseconds()))
 	case j.Status == statusFailed:
-		q.logFailed(j, j.Error)
+		q.event(slog.LevelError, "job failed", j, slog.String("error", j.Error), retries)
 	case j.Error != "" && j.ErrorCode != codeRateLimited:
-		q.Log.LogAttrs(context.Background(), slog.LevelWarn, "job retrying", slog.String("job_id", j.ID), slog.String("command", j.Command),
-			slog.String("error", j.Error), slog.Int("retry_count", int(j.RetryCount)), slog.String("next_retry", timeText(j.NextAttemptAt)))
+		q.event(slog.LevelWarn, "job retrying", j, slog.String("error", j.Error), retries, slog.String("next_retry", timeText(j.NextAttemptAt)))
+	}
+}
+
+// Watcher receives a job's transitions. C is closed after a terminal one, when the queue stops, or when the reader
+// lags too far behind.
+type Watcher struct {
+	C   chan *Job
+	seq int64
+}
+
+// send delivers j, or closes C; false: there is no more to come.
+func (w *Watcher) send(j *Job) bool {
+	select {
+	case w.C <- j:
+		if !j.finished() {
+			return true
+		}
+	default:
+	}
+	close(w.C)
+	return false
+}
+
+// Watch follows a job from its present state on; the caller must Unwatch.
+func (q *Queue) Watch(prefix string, maxResult int64) (*Watcher, error) {
+	seq, err := q.Store.JobSeq(prefix)
+	if err != nil {
+		return nil, err
+	}
+	w := &Watcher{C: make(chan *Job, watchBuffer), seq: seq}
+	q.mu.Lock()
+	if q.stopping {
+		q.mu.Unlock()
+		return nil, errStoreClosed
+	}
+	q.watchers[seq] = append(q.watchers[seq], w)
+	r := q.running[seq]
+	if r != nil && r.job != nil && !r.cancelled { // a cancelled one has ended, though its request may not have
+		w.send(r.job)
+		q.mu.Unlock()
+		return w, nil
+	}
+	q.mu.Unlock()
+	present, err := q.Store.JobBySeq(seq, maxResult)
+	if err != nil {
+		q.Unwatch(w)
+		return nil, err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	// What came in while this was read is newer.
+	if len(w.C) == 0 && slices.Contains(q.watchers[seq], w) && !w.send(present) {
+		q.dropLocked(seq, func(o *Watcher) bool { return o == w })
+	}
+	return w, nil
+}
+
+// Unwatch ends a watch.
+func (q *Queue) Unwatch(w *Watcher) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.dropLocked(w.seq, func(o *Watcher) bool { return o == w })
+}
+
+// notifyLocked tells the watchers of j.
+func (q *Queue) notifyLocked(j *Job) {
+	q.dropLocked(j.Seq, func(w *Watcher) bool { return !w.send(j) })
+}
+
+// dropLocked takes watchers of a job off the list.
+func (q *Queue) dropLocked(seq int64, gone func(*Watcher) bool) {
+	if rest := slices.DeleteFunc(q.watchers[seq], gone); len(rest) > 0 {
+		q.watchers[seq] = rest
+	} else {
+		delete(q.watchers, seq)
 	}
 }
 
@@ -257,7 +326,7 @@ func (q *Queue) Stop() {
 	q.wake.Broadcast()
 	for _, ws := range q.watchers {
 		for _, w := range ws {
-			w.closeLocked()
+			close(w.C)
 		}
 	}
 	clear(q.watchers)
@@ -277,92 +346,5 @@ func (q *Queue) Drain(ctx context.Context, grace time.Duration) {
 	case <-done:
 	case <-time.After(grace):
 		q.Log.Error("running jobs did not stop in time; they are taken up again at the next start")
-	}
-}
-
-// Watcher receives a job's transitions. C is closed after a terminal one, when the queue stops, or when the reader
-// lags too far behind.
-type Watcher struct {
-	C      chan *Job
-	seq    int64
-	closed bool
-}
-
-func (w *Watcher) closeLocked() {
-	if !w.closed {
-		w.closed = true
-		close(w.C)
-	}
-}
-
-// Watch follows a job from its present state on; the caller must Unwatch.
-func (q *Queue) Watch(prefix string, maxResult int64) (*Watcher, error) {
-	seq, err := q.Store.JobSeq(prefix)
-	if err != nil {
-		return nil, err
-	}
-	w := &Watcher{C: make(chan *Job, watchBuffer), seq: seq}
-	q.mu.Lock()
-	if q.stopping {
-		q.mu.Unlock()
-		return nil, errStoreClosed
-	}
-	q.watchers[seq] = append(q.watchers[seq], w)
-	var present *Job
-	if r := q.running[seq]; r != nil && !r.cancelled { // a cancelled one has ended, though its request may not have
-		present = r.job
-	}
-	if present != nil {
-		w.C <- present
-	}
-	q.mu.Unlock()
-	if present == nil {
-		if present, err = q.Store.JobBySeq(seq, maxResult); err != nil {
-			q.Unwatch(w)
-			return nil, err
-		}
-		q.mu.Lock()
-		q.firstLocked(w, present)
-		q.mu.Unlock()
-	}
-	return w, nil
-}
-
-// firstLocked puts the state that was read before the transitions that came in meanwhile, unless they are newer.
-func (q *Queue) firstLocked(w *Watcher, present *Job) {
-	if w.closed || len(w.C) > 0 {
-		return
-	}
-	w.C <- present
-	if present.finished() {
-		w.closeLocked()
-	}
-}
-
-// Unwatch ends a watch.
-func (q *Queue) Unwatch(w *Watcher) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.watchers[w.seq] = slices.DeleteFunc(q.watchers[w.seq], func(o *Watcher) bool { return o == w })
-	if len(q.watchers[w.seq]) == 0 {
-		delete(q.watchers, w.seq)
-	}
-}
-
-// notifyLocked tells the watchers of j.
-func (q *Queue) notifyLocked(j *Job) {
-	for _, w := range q.watchers[j.Seq] {
-		if w.closed {
-			continue
-		}
-		select {
-		case w.C <- j:
-		default:
-			w.closeLocked()
-			continue
-		}
-		if j.finished() {
-			w.closeLocked()
-		}
 	}
 }
