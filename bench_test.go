@@ -5,11 +5,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -46,11 +48,31 @@ func benchAPI(b *testing.B, gate *atomic.Pointer[chan struct{}]) string {
 	return server.URL
 }
 
-// benchDaemon runs a daemon, logged in, and returns its home and a client.
-func benchDaemon(b *testing.B, api string) (home string, dialed func() daemonpb.DaemonClient) {
+// fill stores finished and pending jobs, in that order, in the database at path.
+func fill(b *testing.B, path, api string, finished, pending int) {
+	s, err := openStore(path, "normal", api)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := errors.Join(s.update(func(t *tx) error {
+		return t.exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1 + ?2)
+			INSERT INTO jobs (seq, id, command, payload, status, created_at, updated_at, completed_at, timeout_ms, environment, result, result_bytes)
+			SELECT i, lower(hex(randomblob(8))), iif(i % 1000 = 0, 'jira.issues', 'github.commits'), '{"organization":"acme"}',
+			iif(i > ?1, 'pending', 'completed'), ?3, ?3, iif(i > ?1, NULL, ?3), 30000, 'production', iif(i > ?1, NULL, '[]'), 2 FROM n`,
+			finished, pending, timeText(timeNow()))
+	}), s.Close()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// benchDaemon runs a daemon, logged in, over so many finished and pending jobs, and returns its home and a client.
+func benchDaemon(b *testing.B, api string, finished, pending int) (home string, dialed func() daemonpb.DaemonClient) {
 	home, err := os.MkdirTemp("", "hd")
 	if err != nil {
 		b.Fatal(err)
+	}
+	if finished+pending > 0 {
+		fill(b, filepath.Join(home, "daemon.db"), api, finished, pending)
 	}
 	config := filepath.Join(home, "config.yaml")
 	if err := os.WriteFile(config, []byte("api:\n  timeout: 10m\n  graphql_endpoint: "+api+"\n"), 0o600); err != nil {
@@ -107,7 +129,7 @@ func BenchmarkSubmit(b *testing.B) {
 	for _, clients := range []int{1, 16, 64} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
 			gate := closedGate(b)
-			_, dialed := benchDaemon(b, benchAPI(b, gate))
+			_, dialed := benchDaemon(b, benchAPI(b, gate), 0, 0)
 			in := benchRequest(b)
 			stubs := make([]daemonpb.DaemonClient, clients)
 			for i := range stubs {
@@ -137,7 +159,7 @@ func BenchmarkSubmit(b *testing.B) {
 
 func BenchmarkSubmitJobs(b *testing.B) {
 	gate := closedGate(b)
-	_, dialed := benchDaemon(b, benchAPI(b, gate))
+	_, dialed := benchDaemon(b, benchAPI(b, gate), 0, 0)
 	in := &daemonpb.SubmitJobsRequest{}
 	for range 32 {
 		in.Jobs = append(in.Jobs, benchRequest(b))
@@ -155,7 +177,7 @@ func BenchmarkSubmitJobs(b *testing.B) {
 
 func BenchmarkDrain(b *testing.B) {
 	gate := closedGate(b)
-	_, dialed := benchDaemon(b, benchAPI(b, gate))
+	_, dialed := benchDaemon(b, benchAPI(b, gate), 0, 0)
 	stub := dialed()
 	in := &daemonpb.SubmitJobsRequest{}
 	for range 1000 {
@@ -195,7 +217,7 @@ func BenchmarkDrain(b *testing.B) {
 
 // BenchmarkIdleJob is one job on an idle daemon, from the submit to its end as WatchJob tells it.
 func BenchmarkIdleJob(b *testing.B) {
-	_, dialed := benchDaemon(b, benchAPI(b, &atomic.Pointer[chan struct{}]{}))
+	_, dialed := benchDaemon(b, benchAPI(b, &atomic.Pointer[chan struct{}]{}), 0, 0)
 	stub := dialed()
 	for b.Loop() {
 		out, err := stub.SubmitJob(context.Background(), &daemonpb.SubmitJobRequest{Command: "organizations.names"})
@@ -214,6 +236,83 @@ func BenchmarkIdleJob(b *testing.B) {
 			if isFinished(job) {
 				break
 			}
+		}
+	}
+}
+
+// BenchmarkOverJobs is what must not grow with the number of jobs: compare the two sizes.
+func BenchmarkOverJobs(b *testing.B) {
+	for _, n := range []int{1000, 1_000_000} {
+		gate := closedGate(b)
+		_, dialed := benchDaemon(b, benchAPI(b, gate), n, n/10)
+		stub, ctx := dialed(), context.Background()
+		if _, err := stub.GetStatus(ctx, &daemonpb.GetStatusRequest{}); err != nil { // the first one counts
+			b.Fatal(err)
+		}
+		list := func(in *daemonpb.ListJobsRequest) func() error {
+			return func() error { _, err := stub.ListJobs(ctx, in); return err }
+		}
+		for _, c := range []struct {
+			name string
+			call func() error
+		}{
+			{"GetStatus", func() error { _, err := stub.GetStatus(ctx, &daemonpb.GetStatusRequest{}); return err }},
+			{"ListJobs", list(&daemonpb.ListJobsRequest{})},
+			{"ListJobs/status", list(&daemonpb.ListJobsRequest{Status: statusCompleted})},
+			{"ListJobs/command", list(&daemonpb.ListJobsRequest{Command: "jira.issues"})},
+			{"ListJobs/both", list(&daemonpb.ListJobsRequest{Status: statusCompleted, Command: "jira.issues"})},
+			{"SubmitJob", func() error { _, err := stub.SubmitJob(ctx, benchRequest(b)); return err }},
+		} {
+			b.Run(fmt.Sprintf("jobs=%d/%s", n, c.name), func(b *testing.B) {
+				for b.Loop() {
+					if err := c.call(); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+		close(*gate.Load())
+	}
+}
+
+// BenchmarkLoadQueue is what a start does with 100,000 pending jobs beside a million finished ones.
+func BenchmarkLoadQueue(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "daemon.db")
+	fill(b, path, "", 1_000_000, 100_000)
+	s, err := openStore(path, "full", "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := newQueue(QueueOptions{Store: s}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		b.Error(err)
+	}
+}
+
+func BenchmarkSealOpen(b *testing.B) {
+	s, err := openStore(filepath.Join(b.TempDir(), "daemon.db"), "full", "https://api.example.test/graphql")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	keys, err := newSealer(sealerOptions{Home: b.TempDir(), Store: s})
+	if err != nil {
+		b.Fatal(err)
+	}
+	token := strings.Repeat("t", 1000)
+	b.ReportAllocs()
+	for b.Loop() {
+		sealed, err := keys.seal("env", "access", token)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := keys.open("env", "access", sealed); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

@@ -1382,3 +1382,19 @@ func TestStorageTroubleBeforeTheRequestIsTriedAgain(t *testing.T) {
 		t.Errorf("the API's answer became %v", got)
 	}
 }
+
+// A submit's allocations are most of its processor time in this process; what they are spent on is in DESIGN.md.
+func TestSubmitAllocatesLittle(t *testing.T) {
+	r := newRPCRig(t, nil)
+	if err := r.d.queue.SetPaused(true); err != nil {
+		t.Fatal(err)
+	}
+	in := benchRequest(t)
+	if n := testing.AllocsPerRun(300, func() {
+		if _, err := r.server.SubmitJob(t.Context(), in); err != nil {
+			t.Error(err)
+		}
+	}); n > 65 {
+		t.Errorf("%.0f allocations a submit, behind gRPC; they were 54 once", n)
+	}
+}
