@@ -4,7 +4,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
-.PHONY: build proto graphql test race e2e demo sandbox lint examples emulated audit picture dist fuzz bench clean
+.PHONY: build proto graphql test race e2e demo sandbox lint cover examples emulated audit picture dist fuzz bench clean
 
 build: ## bin/honeydew, and bin/daemon, the same binary under the name that makes it the daemon
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/honeydew .
@@ -34,6 +34,15 @@ sandbox: ## a local Honeydew API for your own experiments
 	@echo 'In another terminal: honeydew start && honeydew env add sandbox http://127.0.0.1:8931/graphql --use'
 	@echo 'Then: honeydew login --username demo   (the password is demo)'
 	bin/sandbox
+
+cover: ## how much of the root package the tests and the transcripts run together; by line in cover/all.html
+	rm -rf cover && mkdir -p cover/unit cover/e2e
+	go build -cover -ldflags '$(LDFLAGS)' -o cover/honeydew . && ln -sf honeydew cover/daemon
+	go test -count=1 -cover . -args -test.gocoverdir=$(CURDIR)/cover/unit
+	GOCOVERDIR=$(CURDIR)/cover/e2e HONEYDEW_BIN=$(CURDIR)/cover/honeydew go test -C sandbox -count=1 .
+	go tool covdata textfmt -i=cover/unit,cover/e2e -pkg=honeydew -o cover/all.txt
+	go tool cover -html=cover/all.txt -o cover/all.html
+	go tool cover -func=cover/all.txt | tail -1
 
 lint:
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
@@ -68,7 +77,7 @@ bench:
 	go test -run '^$$' -bench . -benchmem .
 
 clean:
-	rm -rf bin dist
+	rm -rf bin cover dist
 
 # ── torture/: kills, full disks, broken networks. TORTURE='-seed N' repeats a run ────────────────────────────────────
 
