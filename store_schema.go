@@ -56,17 +56,18 @@ func dsn(path string, settings ...string) string {
 // inspectDatabase reads the header of an existing file, before SQLite gets to see it: opening a foreign file in WAL
 // mode would already change it.
 func inspectDatabase(path string) error {
-	header := make([]byte, 100)
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil {
+	info, err := f.Stat()
+	if err != nil {
 		return err
 	} else if !info.Mode().IsRegular() {
 		return errors.New("not a regular file")
 	}
+	header := make([]byte, 100)
 	if n, _ := f.ReadAt(header, 0); n < len(header) {
 		return fmt.Errorf("damaged: it has %d bytes, a database has at least 100", n)
 	}
@@ -76,25 +77,11 @@ func inspectDatabase(path string) error {
 	if v := binary.BigEndian.Uint32(header[60:]); v > schemaVersion {
 		return fmt.Errorf("made by a newer honeydew: its version is %d, this program knows %d", v, schemaVersion)
 	}
-	return checkLength(path, f, header)
-}
-
-// checkLength finds a file that was cut off. SQLite takes half a page for a page with zeros at its end. Beside a WAL
-// the file may be short: a checkpoint that was cut off is done again.
-func checkLength(path string, f *os.File, header []byte) error {
-	if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
-		return nil
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	pageSize := int64(binary.BigEndian.Uint16(header[16:]))
-	if pageSize == 1 {
-		pageSize = 1 << 16
-	}
-	if want := pageSize * int64(binary.BigEndian.Uint32(header[28:])); info.Size() < want {
-		return fmt.Errorf("damaged: it has %d bytes instead of %d", info.Size(), want)
+	// SQLite takes half a page for a page with zeros at its end. Beside a WAL the file may be short: a checkpoint that
+	// was cut off is done again.
+	whole := max(int64(binary.BigEndian.Uint16(header[16:])), 512) * int64(binary.BigEndian.Uint32(header[28:]))
+	if wal, err := os.Stat(path + "-wal"); info.Size() < whole && (err != nil || wal.Size() == 0) {
+		return fmt.Errorf("damaged: it has %d bytes instead of %d", info.Size(), whole)
 	}
 	return nil
 }
@@ -128,10 +115,8 @@ func createDatabase(path, productionURL string) (err error) {
 	}
 	// Journal mode WAL, as the file format writes it (sqlite.org/fileformat.html, 1.3.3): the conversion by SQLite
 	// would cost the first start four more syncs.
-	if _, err := f.WriteAt([]byte{2, 2}, 18); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
+	_, err = f.WriteAt([]byte{2, 2}, 18)
+	if err = errors.Join(err, f.Sync()); err != nil {
 		return err
 	}
 	if err := os.Rename(building, path); err != nil {
@@ -157,16 +142,13 @@ func syncDir(dir string) error {
 func upgrade(ctx context.Context, conn *sql.Conn) error {
 	var version int
 	var mode string
-	if err := conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
-		return err
-	}
-	if err := conn.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&mode); err != nil {
+	if err := conn.QueryRowContext(ctx, "SELECT user_version, journal_mode FROM pragma_user_version, pragma_journal_mode").Scan(&version, &mode); err != nil {
 		return err
 	}
 	if mode != "wal" {
 		return fmt.Errorf("journal mode is %q instead of wal: the file system must support shared memory (not NFS or SMB)", mode)
 	}
-	if version > schemaVersion {
+	if version > schemaVersion { // in the WAL: the header was looked at before
 		return fmt.Errorf("made by a newer honeydew: its version is %d, this program knows %d", version, schemaVersion)
 	}
 	for ; version < schemaVersion; version++ {
