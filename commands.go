@@ -42,9 +42,6 @@ type Commands struct {
 // loadCommands reads every file of dir queries in fsys that is named provider.command.graphql.
 func loadCommands(fsys fs.FS) (*Commands, error) {
 	files, err := fs.Glob(fsys, "queries/*.*.graphql")
-	if err != nil {
-		return nil, err
-	}
 	t := &Commands{byName: map[string]*Command{}}
 	for _, file := range files {
 		text, err := fs.ReadFile(fsys, file)
@@ -61,7 +58,7 @@ func loadCommands(fsys fs.FS) (*Commands, error) {
 		}
 	}
 	slices.SortFunc(t.public, func(a, b *Command) int { return strings.Compare(a.Name, b.Name) })
-	return t, nil
+	return t, err
 }
 
 // provider is the part of a command's name before the dot.
@@ -96,14 +93,13 @@ func parseCommand(name, text string) (*Command, error) {
 			continue
 		}
 		variable, typ, _ := strings.Cut(part, ":")
-		typ = strings.TrimSpace(typ)
-		a := Argument{Type: typ, Required: strings.HasSuffix(typ, "!")}
-		a.Name, marked = strings.CutPrefix(strings.TrimSpace(variable), "$")
-		if _, _, known := allowedValue(typ); !known || !marked || !isName(a.Name) || strings.Count(typ, "[") > 1 || strings.Contains(typ, "[") != strings.Contains(typ, "]") {
+		variable, marked := strings.CutPrefix(strings.TrimSpace(variable), "$")
+		a := Argument{Name: variable, Type: strings.TrimSpace(typ), Required: strings.HasSuffix(typ, "!")}
+		if fits, _ := allowedValue(a.Type); fits == nil || !marked || !isName(variable) {
 			return nil, fmt.Errorf("cannot read the variable %q", part)
 		}
-		if c.argument(a.Name) != nil {
-			return nil, fmt.Errorf("$%s: declared twice", a.Name)
+		if c.argument(variable) != nil {
+			return nil, fmt.Errorf("$%s: declared twice", variable)
 		}
 		c.Args = append(c.Args, a)
 	}
@@ -121,26 +117,17 @@ func isName(s string) bool {
 // endsAfterRootField holds the text behind a root field's name against one that has at most arguments and a selection,
 // closes the operation, and is all: a second field or operation would be sent, and its result lost.
 func endsAfterRootField(text string) bool {
-	braces, parens := 1, 0
+	depth := 0
 	for i, r := range text {
-		switch r {
-		case '(':
-			parens++
-		case ')':
-			parens--
-		case '{':
-			braces++
-		case '}':
-			braces--
-		case ' ', '\t', '\r', '\n', ',':
-			continue
-		default:
-			if braces == 1 && parens == 0 {
-				return false
-			}
-		}
-		if parens < 0 || braces == 0 {
-			return parens == 0 && strings.TrimSpace(text[i+1:]) == ""
+		switch {
+		case r == '(', r == '{':
+			depth++
+		case r == '}' && depth == 0:
+			return strings.TrimSpace(text[i+1:]) == ""
+		case (r == ')' || r == '}') && depth > 0:
+			depth--
+		case depth == 0 && !unicode.IsSpace(r) && r != ',':
+			return false
 		}
 	}
 	return false
@@ -165,32 +152,26 @@ func (t *Commands) All() []*Command { return t.public }
 // internal finds one of the daemon's own operations, which are part of the binary.
 func (t *Commands) internal(name string) *Command { return t.byName[name] }
 
-// Argument finds an argument by name, nil if there is none.
+// argument finds an argument by name, nil if there is none.
 func (c *Command) argument(name string) *Argument {
-	if i := slices.IndexFunc(c.Args, func(a Argument) bool { return a.Name == name }); i >= 0 {
-		return &c.Args[i]
+	for i := range c.Args {
+		if c.Args[i].Name == name {
+			return &c.Args[i]
+		}
 	}
 	return nil
 }
 
 // Check holds a payload against the command's arguments; its errors are INVALID_ARGUMENT and name the key.
 func (c *Command) Check(payload map[string]any) error {
-	known := 0
 	for _, a := range c.Args {
 		v, given := payload[a.Name]
-		if !given {
-			if a.Required {
-				return errorf(codeInvalidArgument, "payload: %s is missing: %s", a.Name, a.Type).hint("%s", c.usage())
-			}
-			continue
+		if !given && a.Required {
+			return errorf(codeInvalidArgument, "payload: %s is missing: %s", a.Name, a.Type).hint("%s", c.usage())
 		}
-		known++
-		if allowed := a.refuse(v); allowed != "" {
+		if allowed := a.refuse(v); given && allowed != "" {
 			return errorf(codeInvalidArgument, "payload: %s must be %s (%s)", a.Name, allowed, a.Type).hint("%s", c.usage())
 		}
-	}
-	if known == len(payload) {
-		return nil
 	}
 	for _, key := range slices.Sorted(maps.Keys(payload)) {
 		if c.argument(key) == nil {
@@ -213,49 +194,45 @@ func (c *Command) usage() string {
 }
 
 // refuse returns what is allowed where v is not.
-func (a *Argument) refuse(v any) (allowed string) {
-	if v == nil && !a.Required {
-		return ""
-	}
-	fits, allowed, _ := allowedValue(a.Type)
-	if fits(v) {
+func (a *Argument) refuse(v any) string {
+	fits, allowed := allowedValue(a.Type)
+	if v == nil && !a.Required || fits(v) {
 		return ""
 	}
 	return allowed
 }
 
-// allowedValue is what a GraphQL type takes from JSON (GraphQL, section 3.5), without coercions.
-func allowedValue(typ string) (fits func(any) bool, allowed string, known bool) {
+// allowedValue is what a GraphQL type takes from JSON (GraphQL, section 3.5), without coercions; nil for a type that no
+// command has.
+func allowedValue(typ string) (fits func(any) bool, allowed string) {
 	typ = strings.TrimSuffix(typ, "!")
-	if inner, isList := strings.CutPrefix(typ, "["); isList {
-		inner = strings.TrimSuffix(inner, "]")
-		itemFits, name, known := allowedValue(inner)
+	if item, isList := strings.CutPrefix(typ, "["); isList {
+		item, closed := strings.CutSuffix(item, "]")
+		itemFits, name := allowedValue(item)
+		if itemFits == nil || !closed || item[0] == '[' {
+			return nil, ""
+		}
 		return func(v any) bool {
 			list, ok := v.([]any)
-			return ok && !slices.ContainsFunc(list, func(item any) bool {
-				return !itemFits(item) && (item != nil || strings.HasSuffix(inner, "!"))
-			})
-		}, "a list, each item " + name, known
+			return ok && !slices.ContainsFunc(list, func(v any) bool { return !itemFits(v) && (v != nil || strings.HasSuffix(item, "!")) })
+		}, "a list, each item " + name
 	}
 	isString := func(v any) bool { _, ok := v.(string); return ok }
 	isNumber := func(v any) bool { n, ok := v.(float64); return ok && !math.IsNaN(n) && !math.IsInf(n, 0) }
-	isInt := func(v any) bool {
-		n, ok := v.(float64)
-		return ok && n == math.Trunc(n) && n >= math.MinInt32 && n <= math.MaxInt32
-	}
+	isInt := func(v any) bool { n, ok := v.(float64); return ok && n == math.Trunc(n) && math.Abs(n+0.5) < 1<<31 }
 	switch typ {
 	case "String":
-		return isString, "a string", true
+		return isString, "a string"
 	case "ID":
-		return func(v any) bool { return isString(v) || isInt(v) }, "a string", true
+		return func(v any) bool { return isString(v) || isInt(v) }, "a string"
 	case "Int":
-		return isInt, "a whole number", true
+		return isInt, "a whole number"
 	case "Float":
-		return isNumber, "a number", true
+		return isNumber, "a number"
 	case "Boolean":
-		return func(v any) bool { _, ok := v.(bool); return ok }, "true or false", true
+		return func(v any) bool { _, ok := v.(bool); return ok }, "true or false"
 	}
-	return nil, "", false
+	return nil, ""
 }
 
 const maxNameBytes = 64 // of a name, as far as likeness goes
