@@ -8,7 +8,7 @@ package main
 // a new pair is on disk before anyone gets to see its access token. A change belongs to no request: whoever waits for it
 // may go, it goes on. A login or logout ends a refresh that is under way, which may hang.
 //
-// TokenSource.mu guards the sessions and their changes; it is not held across SQL or a request.
+// session.mu guards the change under way; it is not held across SQL or a request.
 
 import (
 	"context"
@@ -38,19 +38,18 @@ type tokenSourceOptions struct {
 // TokenSource knows every environment's login.
 type TokenSource struct {
 	tokenSourceOptions
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-
-	mu       sync.Mutex
-	sessions map[string]*session // by environment id
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	sessions sync.Map // *session by environment id
 }
 
 // session is one environment's login in memory. Only a change under way writes pair and unsaved.
 type session struct {
 	pair    atomic.Pointer[tokenPair] // as it is on disk; nil: to be read
 	unsaved *tokenPair                // refreshed, but not on disk: the disk refused it
-	change  *change                   // under way
+	mu      sync.Mutex
+	change  *change // under way
 }
 
 type tokenPair struct {
@@ -69,7 +68,7 @@ type change struct {
 }
 
 func newTokenSource(o tokenSourceOptions) *TokenSource {
-	t := &TokenSource{tokenSourceOptions: o, sessions: map[string]*session{}}
+	t := &TokenSource{tokenSourceOptions: o}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t
 }
@@ -81,22 +80,12 @@ func (t *TokenSource) Close() {
 }
 
 func (t *TokenSource) session(envID string) *session {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := t.sessions[envID]
-	if s == nil {
-		s = &session{}
-		t.sessions[envID] = s
-	}
-	return s
+	s, _ := t.sessions.LoadOrStore(envID, &session{})
+	return s.(*session)
 }
 
 // Forget drops what is remembered of an environment that was removed.
-func (t *TokenSource) Forget(envID string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.sessions, envID)
-}
+func (t *TokenSource) Forget(envID string) { t.sessions.Delete(envID) }
 
 // startLocked makes run the session's change under way. The one before it is told to end, and waited for.
 func (t *TokenSource) startLocked(s *session, run func(context.Context) (*tokenPair, error)) *change {
@@ -114,8 +103,8 @@ func (t *TokenSource) startLocked(s *session, run func(context.Context) (*tokenP
 			<-before.done
 		}
 		c.pair, c.err = run(ctx)
-		t.mu.Lock()
-		defer t.mu.Unlock()
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		if s.change == c {
 			s.change = nil
 		}
@@ -126,7 +115,7 @@ func (t *TokenSource) startLocked(s *session, run func(context.Context) (*tokenP
 // replace makes pair the session's, nil for a logout, once it is stored.
 func (t *TokenSource) replace(env Environment, pair *tokenPair, store func() error) error {
 	s := t.session(env.ID)
-	t.mu.Lock()
+	s.mu.Lock()
 	c := t.startLocked(s, func(context.Context) (*tokenPair, error) {
 		err := store()
 		if err == nil {
@@ -136,7 +125,7 @@ func (t *TokenSource) replace(env Environment, pair *tokenPair, store func() err
 		return pair, err
 	})
 	c.again = true
-	t.mu.Unlock()
+	s.mu.Unlock()
 	<-c.done
 	return c.err
 }
@@ -284,12 +273,12 @@ func (t *TokenSource) token(ctx context.Context, env Environment, refused string
 		if pair := s.pair.Load(); pair != nil && pair.access != refused && !pair.due() {
 			return pair, nil
 		}
-		t.mu.Lock()
+		s.mu.Lock()
 		c := s.change
 		if c == nil {
 			c = t.startLocked(s, func(ctx context.Context) (*tokenPair, error) { return t.renew(ctx, env, s, refused) })
 		}
-		t.mu.Unlock()
+		s.mu.Unlock()
 		select {
 		case <-c.done:
 		case <-ctx.Done():
@@ -384,9 +373,7 @@ func (t *TokenSource) expire(ctx context.Context, env Environment, s *session, w
 
 // Run refreshes tokens before they are needed, until ctx ends.
 func (t *TokenSource) Run(ctx context.Context) {
-	tick := time.NewTicker(refreshCheck)
-	defer tick.Stop()
-	for {
+	for tick := time.Tick(refreshCheck); ; {
 		all, err := t.Store.Environments(ctx)
 		if err != nil {
 			t.Log.Error("environments cannot be read", "error", err.Error())
@@ -400,7 +387,7 @@ func (t *TokenSource) Run(ctx context.Context) {
 			}
 		}
 		select {
-		case <-tick.C:
+		case <-tick:
 		case <-ctx.Done():
 			return
 		}
