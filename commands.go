@@ -5,11 +5,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"math"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -42,13 +44,13 @@ type Commands struct {
 // loadCommands reads every file of dir queries in fsys that is named provider.command.graphql.
 func loadCommands(fsys fs.FS) (*Commands, error) {
 	files, err := fs.Glob(fsys, "queries/*.*.graphql")
-	t := &Commands{byName: map[string]*Command{}}
+	t, head := &Commands{byName: map[string]*Command{}}, queryHead()
 	for _, file := range files {
 		text, err := fs.ReadFile(fsys, file)
 		if err != nil {
 			return nil, err
 		}
-		c, err := parseCommand(strings.TrimSuffix(path.Base(file), ".graphql"), string(text))
+		c, err := parseCommand(head, strings.TrimSuffix(path.Base(file), ".graphql"), string(text))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
@@ -67,51 +69,33 @@ func provider(command string) string {
 	return p
 }
 
-// parseCommand reads as much of GraphQL as the head of a query file needs; the sandbox's tests hold the whole text
-// against the schema.
-func parseCommand(name, text string) (*Command, error) {
-	if group, short, _ := strings.Cut(name, "."); !isName(group) || !isName(short) || name[0] < 'a' || short[0] < 'a' || strings.ToLower(group) != group {
-		return nil, fmt.Errorf("the file is not named provider.command.graphql")
+// queryHead matches a command's name and the beginning of its file: description, kind, variables and root field. It is as
+// much of GraphQL as is needed here; the sandbox's tests hold the whole text against the schema.
+func queryHead() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z][a-z0-9_]*\.[a-z]\w*\n# +(\S.*)\n` +
+		`\s*(query|mutation)\s+\w+\s*(?:\(((?:\s*\$\w+\s*:\s*[\w\[\]!]+\s*,?)+)\))?\s*\{\s*(\w+)`)
+}
+
+func parseCommand(head *regexp.Regexp, name, text string) (*Command, error) {
+	text = name + "\n" + text
+	m := head.FindStringSubmatch(text)
+	if m == nil || !endsAfterRootField(text[len(m[0]):]) {
+		return nil, errors.New("not named provider.command.graphql, or not `# description` and one named query or mutation with one root field")
 	}
-	first, query, _ := strings.Cut(text, "\n")
-	description, marked := strings.CutPrefix(first, "# ")
-	if description = strings.TrimSpace(description); !marked || description == "" {
-		return nil, fmt.Errorf("the first line is no description (# and a sentence)")
-	}
-	head, body, _ := strings.Cut(query, "{")
-	kind, signature, _ := strings.Cut(strings.TrimSpace(head), " ")
-	title, list, hasList := strings.Cut(strings.TrimSpace(signature), "(")
-	list, closed := strings.CutSuffix(list, ")")
-	body = strings.TrimSpace(body)
-	end := strings.IndexFunc(body, func(r rune) bool { return !isNameRune(r) })
-	if (kind != "query" && kind != "mutation") || !isName(strings.TrimSpace(title)) || hasList != closed || end < 1 || !endsAfterRootField(body[end:]) {
-		return nil, fmt.Errorf("not one named query or mutation with one root field after the description")
-	}
-	c := &Command{Name: name, Description: description, Query: query, Mutation: kind == "mutation", Field: body[:end]}
-	for part := range strings.SplitSeq(list, ",") {
-		if part = strings.TrimSpace(part); part == "" {
-			continue
+	c := &Command{Name: name, Description: strings.TrimSpace(m[1]), Query: strings.SplitN(text, "\n", 3)[2], Mutation: m[2] == "mutation", Field: m[4]}
+	for part := range strings.SplitSeq(strings.TrimRight(m[3], ", \t\r\n"), ",") {
+		variable, typ, given := strings.Cut(part, ":")
+		a := Argument{Name: strings.Trim(variable, "$ \t\r\n"), Type: strings.TrimSpace(typ), Required: strings.HasSuffix(strings.TrimSpace(typ), "!")}
+		fits, _ := allowedValue(a.Type)
+		switch {
+		case !given: // no variables
+		case fits == nil || c.argument(a.Name) != nil:
+			return nil, fmt.Errorf("$%s: declared twice, or of the unknown type %q", a.Name, a.Type)
+		default:
+			c.Args = append(c.Args, a)
 		}
-		variable, typ, _ := strings.Cut(part, ":")
-		variable, marked := strings.CutPrefix(strings.TrimSpace(variable), "$")
-		a := Argument{Name: variable, Type: strings.TrimSpace(typ), Required: strings.HasSuffix(typ, "!")}
-		if fits, _ := allowedValue(a.Type); fits == nil || !marked || !isName(variable) {
-			return nil, fmt.Errorf("cannot read the variable %q", part)
-		}
-		if c.argument(variable) != nil {
-			return nil, fmt.Errorf("$%s: declared twice", variable)
-		}
-		c.Args = append(c.Args, a)
 	}
 	return c, nil
-}
-
-func isNameRune(r rune) bool {
-	return r == '_' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
-}
-
-func isName(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !isNameRune(r) })
 }
 
 // endsAfterRootField holds the text behind a root field's name against one that has at most arguments and a selection,
@@ -219,7 +203,10 @@ func allowedValue(typ string) (fits func(any) bool, allowed string) {
 	}
 	isString := func(v any) bool { _, ok := v.(string); return ok }
 	isNumber := func(v any) bool { n, ok := v.(float64); return ok && !math.IsNaN(n) && !math.IsInf(n, 0) }
-	isInt := func(v any) bool { n, ok := v.(float64); return ok && n == math.Trunc(n) && math.Abs(n+0.5) < 1<<31 }
+	isInt := func(v any) bool {
+		n, ok := v.(float64)
+		return ok && n == math.Trunc(n) && n >= math.MinInt32 && n <= math.MaxInt32
+	}
 	switch typ {
 	case "String":
 		return isString, "a string"
