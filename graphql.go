@@ -154,9 +154,7 @@ func (c *Client) do(ctx context.Context, r Request) (Answer, *Error) {
 	if err != nil {
 		return Answer{}, &Error{Code: codeInternal, Message: err.Error(), Unsent: true}
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", mediaGraphQL+", application/json;q=0.9")
-	req.Header.Set("User-Agent", c.agent)
+	req.Header = http.Header{"Content-Type": {"application/json"}, "Accept": {mediaGraphQL + ", application/json;q=0.9"}, "User-Agent": {c.agent}}
 	if r.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+r.Token)
 	}
@@ -265,8 +263,8 @@ type envelope struct {
 	code, complaint string
 }
 
-// verdict is the code of what failed, "" for an answer that can be used. graphQL says that the status is not to be
-// taken for more than it is: the envelope counts.
+// verdict is the code of what failed, "" for an answer that can be used. graphQL says that what came is the service's own
+// answer, so that it counts beside the status.
 func (e *envelope) verdict(status int, graphQL bool) string {
 	usable := e.root != nil && string(e.root) != "null"
 	switch {
