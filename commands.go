@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"math"
 	"path"
 	"regexp"
@@ -73,7 +72,7 @@ func provider(command string) string {
 // much of GraphQL as is needed here; the sandbox's tests hold the whole text against the schema.
 func queryHead() *regexp.Regexp {
 	return regexp.MustCompile(`^[a-z][a-z0-9_]*\.[a-z]\w*\n# +(\S.*)\n` +
-		`\s*(query|mutation)\s+\w+\s*(?:\(((?:\s*\$\w+\s*:\s*[\w\[\]!]+\s*,?)+)\))?\s*\{\s*(\w+)`)
+		`\s*(query|mutation)\s+\w+\s*(?:\(((?:\s*\$\w+\s*:\s*(?:\w+|\[\w+!?\])!?\s*,?)+)\))?\s*\{\s*(\w+)`)
 }
 
 func parseCommand(head *regexp.Regexp, name, text string) (*Command, error) {
@@ -86,12 +85,9 @@ func parseCommand(head *regexp.Regexp, name, text string) (*Command, error) {
 	for part := range strings.SplitSeq(strings.TrimRight(m[3], ", \t\r\n"), ",") {
 		variable, typ, given := strings.Cut(part, ":")
 		a := Argument{Name: strings.Trim(variable, "$ \t\r\n"), Type: strings.TrimSpace(typ), Required: strings.HasSuffix(strings.TrimSpace(typ), "!")}
-		fits, _ := allowedValue(a.Type)
-		switch {
-		case !given: // no variables
-		case fits == nil || c.argument(a.Name) != nil:
+		if given && (allowedValue(a.Type) == "" || c.argument(a.Name) != nil) {
 			return nil, fmt.Errorf("$%s: declared twice, or of the unknown type %q", a.Name, a.Type)
-		default:
+		} else if given {
 			c.Args = append(c.Args, a)
 		}
 	}
@@ -157,10 +153,14 @@ func (c *Command) Check(payload map[string]any) error {
 			return errorf(codeInvalidArgument, "payload: %s must be %s (%s)", a.Name, allowed, a.Type).hint("%s", c.usage())
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(payload)) {
+	var unknown []string
+	for key := range payload {
 		if c.argument(key) == nil {
-			return errorf(codeInvalidArgument, "payload: %s has no argument %q", c.Name, cutText(key, 100)).hint("%s", c.usage())
+			unknown = append(unknown, key)
 		}
+	}
+	if unknown != nil {
+		return errorf(codeInvalidArgument, "payload: %s has no argument %q", c.Name, cutText(slices.Min(unknown), 100)).hint("%s", c.usage())
 	}
 	return nil
 }
@@ -179,47 +179,40 @@ func (c *Command) usage() string {
 
 // refuse returns what is allowed where v is not.
 func (a *Argument) refuse(v any) string {
-	fits, allowed := allowedValue(a.Type)
-	if v == nil && !a.Required || fits(v) {
+	if fits(a.Type, v) {
 		return ""
 	}
-	return allowed
+	return allowedValue(a.Type)
 }
 
-// allowedValue is what a GraphQL type takes from JSON (GraphQL, section 3.5), without coercions; nil for a type that no
-// command has.
-func allowedValue(typ string) (fits func(any) bool, allowed string) {
-	typ = strings.TrimSuffix(typ, "!")
-	if item, isList := strings.CutPrefix(typ, "["); isList {
-		item, closed := strings.CutSuffix(item, "]")
-		itemFits, name := allowedValue(item)
-		if itemFits == nil || !closed || item[0] == '[' {
-			return nil, ""
-		}
-		return func(v any) bool {
-			list, ok := v.([]any)
-			return ok && !slices.ContainsFunc(list, func(v any) bool { return !itemFits(v) && (v != nil || strings.HasSuffix(item, "!")) })
-		}, "a list, each item " + name
+// allowedValue says in words what a GraphQL type takes, "" for a type that no command has.
+func allowedValue(typ string) string {
+	allowed := map[string]string{"String": "a string", "ID": "a string", "Int": "a whole number", "Float": "a number", "Boolean": "true or false"}
+	name := allowed[strings.Trim(typ, "[]!")]
+	if name != "" && typ[0] == '[' {
+		return "a list, each item " + name
 	}
-	isString := func(v any) bool { _, ok := v.(string); return ok }
-	isNumber := func(v any) bool { n, ok := v.(float64); return ok && !math.IsNaN(n) && !math.IsInf(n, 0) }
-	isInt := func(v any) bool {
-		n, ok := v.(float64)
-		return ok && n == math.Trunc(n) && n >= math.MinInt32 && n <= math.MaxInt32
+	return name
+}
+
+// fits holds a value out of JSON against a GraphQL type (GraphQL, section 3.5), without coercions.
+func fits(typ string, v any) bool {
+	typ, required := strings.CutSuffix(typ, "!")
+	item, isList := strings.CutPrefix(typ, "[")
+	switch v := v.(type) {
+	case nil:
+		return !required
+	case []any:
+		return isList && !slices.ContainsFunc(v, func(v any) bool { return !fits(strings.TrimSuffix(item, "]"), v) })
+	case string:
+		return typ == "String" || typ == "ID"
+	case bool:
+		return typ == "Boolean"
+	case float64:
+		whole := v == math.Trunc(v) && v >= math.MinInt32 && v <= math.MaxInt32
+		return whole && (typ == "Int" || typ == "ID") || typ == "Float" && !math.IsNaN(v) && !math.IsInf(v, 0)
 	}
-	switch typ {
-	case "String":
-		return isString, "a string"
-	case "ID":
-		return func(v any) bool { return isString(v) || isInt(v) }, "a string"
-	case "Int":
-		return isInt, "a whole number"
-	case "Float":
-		return isNumber, "a number"
-	case "Boolean":
-		return func(v any) bool { _, ok := v.(bool); return ok }, "true or false"
-	}
-	return nil, ""
+	return false
 }
 
 const maxNameBytes = 64 // of a name, as far as likeness goes

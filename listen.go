@@ -29,9 +29,6 @@ func prepareHome(dir string) error {
 	if err != nil {
 		return err
 	}
-	if !info.IsDir() {
-		return fmt.Errorf("%s is not a directory", dir)
-	}
 	if uid, ok := ownerOf(info); ok && uid != os.Getuid() {
 		return fmt.Errorf("%s belongs to uid %d, not to you (uid %d)", dir, uid, os.Getuid())
 	}
