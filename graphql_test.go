@@ -624,6 +624,7 @@ func TestSecretsAreRedactedHoweverTheyAreSpelled(t *testing.T) {
 		"JSON by Go":       string(goJSON),
 		"JSON by others":   plainJSON,
 		"JSON in ASCII":    `Zq\"<W7&v'K/\u00e9\ud83d\ude00 +%R3\\y`,
+		"JSON by PHP":      `Zq\"<W7&v'K\/\u00e9\ud83d\ude00 +%R3\\y`,
 		"URL, form":        url.QueryEscape(password),
 		"URL, path":        url.PathEscape(password),
 		"HTML by Go":       `Zq&#34;&lt;W7&amp;v&#39;K/é😀 +%R3\y`,
