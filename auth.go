@@ -4,11 +4,11 @@ package main
 // here: in memory in the clear, in the database sealed, and in no log or error.
 //
 // Refresh tokens rotate, and an API may take the second use of a spent one for theft and revoke everything. So each
-// environment has one session, its slot is held by whoever changes the pair of tokens (a refresh, a login, a logout),
-// and a new pair is on disk before anyone gets to see its access token. A refresh belongs to no request: whoever waits
-// for it may go, it goes on.
+// environment has one session, a pair of tokens is replaced by one change at a time (a refresh, a login, a logout), and
+// a new pair is on disk before anyone gets to see its access token. A change belongs to no request: whoever waits for it
+// may go, it goes on. A login or logout ends a refresh that is under way, which may hang.
 //
-// TokenSource.mu guards the sessions and their fields; it is not held across SQL or a request.
+// session.mu guards the change under way; it is not held across SQL or a request.
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -37,39 +38,37 @@ type tokenSourceOptions struct {
 // TokenSource knows every environment's login.
 type TokenSource struct {
 	tokenSourceOptions
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-
-	mu       sync.Mutex
-	sessions map[string]*session // by environment id
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	sessions sync.Map // *session by environment id
 }
 
-// session is one environment's login in memory.
+// session is one environment's login in memory. Only a change under way writes pair and unsaved.
 type session struct {
-	slot    chan struct{} // capacity 1: held while the pair changes
-	pair    *tokenPair    // nil: to be read
-	gen     int           // raised by every change of the pair
-	flight  *flight       // the refresh under way
-	renewed time.Time     // of the latest refresh
-	unsaved *TokenRow     // sealed, but not on disk yet: the disk refused it
+	pair    atomic.Pointer[tokenPair] // as it is on disk; nil: to be read
+	unsaved *tokenPair                // refreshed, but not on disk: the disk refused it
+	mu      sync.Mutex
+	change  *change // under way
 }
 
 type tokenPair struct {
 	username, access, refresh     string
 	accessExpires, refreshExpires time.Time // zero: the token does not say
+	renewed                       time.Time // by a refresh of ours
 }
 
-// flight is a refresh; err and displaced may be read once done is closed.
-type flight struct {
-	done      chan struct{}
-	cancel    context.CancelFunc
-	err       error
-	displaced bool // by a login or logout: ask again
+// change is one change of a session under way. All but cancel may be read once done is closed.
+type change struct {
+	done   chan struct{}
+	cancel context.CancelFunc
+	again  bool // whoever waits for a refresh is to ask again: this is a login or logout, or one came in between
+	pair   *tokenPair
+	err    error
 }
 
 func newTokenSource(o tokenSourceOptions) *TokenSource {
-	t := &TokenSource{tokenSourceOptions: o, sessions: map[string]*session{}}
+	t := &TokenSource{tokenSourceOptions: o}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t
 }
@@ -81,43 +80,54 @@ func (t *TokenSource) Close() {
 }
 
 func (t *TokenSource) session(envID string) *session {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := t.sessions[envID]
-	if s == nil {
-		s = &session{slot: make(chan struct{}, 1)}
-		t.sessions[envID] = s
-	}
-	return s
+	s, _ := t.sessions.LoadOrStore(envID, &session{})
+	return s.(*session)
 }
 
 // Forget drops what is remembered of an environment that was removed.
-func (t *TokenSource) Forget(envID string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.sessions, envID)
+func (t *TokenSource) Forget(envID string) { t.sessions.Delete(envID) }
+
+// startLocked makes run the session's change under way. The one before it is told to end, and waited for.
+func (t *TokenSource) startLocked(s *session, run func(context.Context) (*tokenPair, error)) *change {
+	ctx, cancel := context.WithTimeout(t.ctx, t.Timeout)
+	before, c := s.change, &change{done: make(chan struct{}), cancel: cancel}
+	s.change = c
+	if before != nil {
+		before.again = true
+		before.cancel()
+	}
+	t.wg.Go(func() {
+		defer close(c.done)
+		defer cancel()
+		if before != nil {
+			<-before.done
+		}
+		c.pair, c.err = run(ctx)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.change == c {
+			s.change = nil
+		}
+	})
+	return c
 }
 
-// change replaces the pair, nil meaning that it is to be read; the caller holds TokenSource.mu.
-func (s *session) change(pair *tokenPair) {
-	s.pair, s.unsaved = pair, nil
-	s.gen++
-}
-
-// take gets the right to change the session's pair, ending a refresh that is under way.
-func (t *TokenSource) take(ctx context.Context, s *session) error {
-	t.mu.Lock()
-	if s.flight != nil {
-		s.flight.displaced = true
-		s.flight.cancel()
-	}
-	t.mu.Unlock()
-	select {
-	case s.slot <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+// replace makes pair the session's, nil for a logout, once it is stored.
+func (t *TokenSource) replace(env Environment, pair *tokenPair, store func() error) error {
+	s := t.session(env.ID)
+	s.mu.Lock()
+	c := t.startLocked(s, func(context.Context) (*tokenPair, error) {
+		err := store()
+		if err == nil {
+			s.unsaved = nil
+			s.pair.Store(pair)
+		}
+		return pair, err
+	})
+	c.again = true
+	s.mu.Unlock()
+	<-c.done
+	return c.err
 }
 
 var (
@@ -134,63 +144,55 @@ type AuthState struct {
 
 // Status tells of env's login without asking the API.
 func (t *TokenSource) Status(ctx context.Context, env Environment) (AuthState, error) {
-	state := AuthState{NeedsReauth: env.NeedsReauth}
-	if !env.HasTokens {
-		return state, nil
-	}
-	pair, err := t.load(ctx, env)
-	if codeOf(err) == codeAuthExpired {
-		row, err := t.Store.Tokens(ctx, env.ID)
-		return AuthState{NeedsReauth: true, Username: row.Username, AccessExpires: row.AccessExpires, RefreshExpires: row.RefreshExpires}, err
-	} else if codeOf(err) == codeAuthRequired {
-		return state, nil
+	row, err := t.Store.Tokens(ctx, env.ID)
+	if codeOf(err) == codeNotFound {
+		return AuthState{NeedsReauth: env.NeedsReauth}, nil
 	} else if err != nil {
-		return state, err
+		return AuthState{}, err
 	}
-	if state.NeedsReauth = past(pair.refreshExpires) && (pair.accessExpires.IsZero() || past(pair.accessExpires)); !state.NeedsReauth {
-		state.Authenticated = true
-	}
-	state.Username, state.AccessExpires, state.RefreshExpires = pair.username, pair.accessExpires, pair.refreshExpires
-	return state, nil
+	pair, err := t.open(env, row)
+	expired := err != nil || env.NeedsReauth || (past(pair.refreshExpires) && (pair.accessExpires.IsZero() || past(pair.accessExpires)))
+	return AuthState{!expired, expired, row.Username, row.AccessExpires, row.RefreshExpires}, nil
 }
 
 func past(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
 
-// load returns the environment's tokens: AUTH_REQUIRED without a login, AUTH_EXPIRED where only a new one helps.
-func (t *TokenSource) load(ctx context.Context, env Environment) (*tokenPair, error) {
-	if env.NeedsReauth {
-		return nil, errAuthExpired
+// renewable reports whether there is something to refresh with.
+func (p *tokenPair) renewable() bool { return p.refresh != "" && !past(p.refreshExpires) }
+
+// due reports whether the pair is to be refreshed before it is used. Without a refresh token it is used as long as it
+// lasts. Tokens that live for less than the margin, or a wrong clock, must not make every request refresh.
+func (p *tokenPair) due() bool {
+	return !p.accessExpires.IsZero() && time.Until(p.accessExpires) < refreshMargin && time.Since(p.renewed) > refreshInterval &&
+		(p.renewable() || past(p.accessExpires))
+}
+
+// open decrypts what save stored.
+func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
+	p := &tokenPair{username: row.Username, accessExpires: row.AccessExpires, refreshExpires: row.RefreshExpires}
+	var err error
+	if p.access, err = t.Sealer.open(env.ID, "access", row.Access); err == nil && len(row.Refresh) > 0 {
+		p.refresh, err = t.Sealer.open(env.ID, "refresh", row.Refresh)
 	}
-	s := t.session(env.ID)
-	t.mu.Lock()
-	pair, gen := s.pair, s.gen
-	t.mu.Unlock()
-	if pair != nil {
-		return pair, nil
-	}
-	row, err := t.Store.Tokens(ctx, env.ID)
-	if codeOf(err) == codeNotFound {
-		return nil, errAuthRequired
-	} else if err != nil {
-		return nil, err
-	}
-	access, err1 := t.Sealer.open(env.ID, "access", row.Access)
-	refresh, err2 := "", error(nil)
-	if len(row.Refresh) > 0 {
-		refresh, err2 = t.Sealer.open(env.ID, "refresh", row.Refresh)
-	}
-	if err := errors.Join(err1, err2); err != nil {
+	if err != nil {
 		t.Log.Debug("tokens cannot be decrypted", "environment", env.Name, "error", err.Error())
 		return nil, errorf(codeAuthExpired, "the stored login cannot be decrypted: the key was lost or changed").
 			hint("bring the key back, or log in again with: honeydew login")
 	}
-	pair = &tokenPair{row.Username, access, refresh, row.AccessExpires, row.RefreshExpires}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if s.gen == gen { // nobody has changed it since
-		s.pair = pair
+	return p, nil
+}
+
+// save seals and stores a pair.
+func (t *TokenSource) save(env Environment, p *tokenPair, login bool) error {
+	row := TokenRow{EnvironmentID: env.ID, Username: p.username, AccessExpires: p.accessExpires, RefreshExpires: p.refreshExpires}
+	var err error
+	if row.Access, err = t.Sealer.seal(env.ID, "access", p.access); err == nil && p.refresh != "" {
+		row.Refresh, err = t.Sealer.seal(env.ID, "refresh", p.refresh)
 	}
-	return pair, nil
+	if err != nil {
+		return err
+	}
+	return t.Store.SaveTokens(row, login)
 }
 
 // Login trades username and password for tokens and stores them. Its errors are LOGIN_REFUSED or API_UNREACHABLE where
@@ -201,35 +203,29 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
-	pair, err := t.ask(ctx, env, t.LoginQuery, "login", map[string]string{"username": username, "password": password}, password)
-	if e, ok := errors.AsType[*Error](err); ok {
+	pair, e := t.ask(ctx, env, t.LoginQuery, "login", map[string]string{"username": username, "password": password}, password)
+	if e != nil {
 		code, hint := codeAPIUnreachable, "check the environment's URL with: honeydew env list"
 		if refusedByAPI(e) {
 			code, hint = codeLoginRefused, "check the username and password"
 		}
 		return AuthState{}, errorf(code, "login to %s: %s", env.Name, e.Message).hint("%s", hint)
-	} else if err != nil {
-		return AuthState{}, err
 	}
 	pair.username = username
-	s := t.session(env.ID)
-	if err := t.take(ctx, s); err != nil {
+	if err := t.replace(env, pair, func() error { return t.save(env, pair, true) }); err != nil {
 		return AuthState{}, err
 	}
-	defer func() { <-s.slot }()
-	row, err := t.sealPair(env, pair)
-	if err != nil {
-		return AuthState{}, err
-	}
-	if err := t.Store.SaveTokens(row, true); err != nil {
-		return AuthState{}, err
-	}
-	t.mu.Lock()
-	s.change(pair)
-	s.renewed = time.Time{}
-	t.mu.Unlock()
 	t.Log.Info("logged in", "environment", env.Name, "username", username)
 	return AuthState{Authenticated: true, Username: username, AccessExpires: pair.accessExpires, RefreshExpires: pair.refreshExpires}, nil
+}
+
+// Logout forgets env's tokens and reports whether there were any.
+func (t *TokenSource) Logout(env Environment) (had bool, err error) {
+	err = t.replace(env, nil, func() (err error) { had, err = t.Store.DeleteTokens(env.ID); return err })
+	if err == nil {
+		t.Log.Info("logged out", "environment", env.Name)
+	}
+	return had, err
 }
 
 // refusedByAPI tells a no from trouble on the way.
@@ -238,14 +234,11 @@ func refusedByAPI(e *Error) bool {
 }
 
 // ask sends a login or refresh and reads the pair of tokens that it gives.
-func (t *TokenSource) ask(ctx context.Context, env Environment, query, field string, variables map[string]string, secret string) (*tokenPair, error) {
-	text, err := json.Marshal(variables)
-	if err != nil {
-		return nil, err
-	}
+func (t *TokenSource) ask(ctx context.Context, env Environment, query, field string, variables map[string]string, secret string) (*tokenPair, *Error) {
+	text, _ := json.Marshal(variables) // strings alone: it cannot fail
 	answer, err := t.Client.Do(ctx, Request{URL: env.BaseURL, Query: query, Field: field, Variables: text, Secrets: []string{secret}})
-	if err != nil {
-		return nil, err
+	if e, ok := errors.AsType[*Error](err); ok {
+		return nil, e
 	}
 	var got struct{ AccessToken, RefreshToken string }
 	if err := json.Unmarshal(answer.Data, &got); err != nil || got.AccessToken == "" {
@@ -255,245 +248,148 @@ func (t *TokenSource) ask(ctx context.Context, env Environment, query, field str
 		refreshExpires: tokenExpiry(got.RefreshToken)}, nil
 }
 
-func (t *TokenSource) sealPair(env Environment, p *tokenPair) (TokenRow, error) {
-	row := TokenRow{EnvironmentID: env.ID, Username: p.username, AccessExpires: p.accessExpires, RefreshExpires: p.refreshExpires}
-	var err error
-	if row.Access, err = t.Sealer.seal(env.ID, "access", p.access); err == nil && p.refresh != "" {
-		row.Refresh, err = t.Sealer.seal(env.ID, "refresh", p.refresh)
-	}
-	return row, err
-}
-
-// Logout forgets env's tokens and reports whether there were any.
-func (t *TokenSource) Logout(ctx context.Context, env Environment) (bool, error) {
-	s := t.session(env.ID)
-	if err := t.take(ctx, s); err != nil {
-		return false, err
-	}
-	defer func() { <-s.slot }()
-	had, err := t.Store.DeleteTokens(env.ID)
-	if err != nil {
-		return false, err
-	}
-	t.mu.Lock()
-	s.change(nil)
-	t.mu.Unlock()
-	t.Log.Info("logged out", "environment", env.Name)
-	return had, nil
-}
-
 // Do calls send with env's token, refreshed before if it is about to expire; if the API refuses it, once more with
 // a fresh one. secrets must not appear in any text that send's request leaves behind.
 func (t *TokenSource) Do(ctx context.Context, env Environment, send func(token string, secrets []string) error) error {
-	pair, refreshed, err := t.token(ctx, env, "")
+	begin := time.Now()
+	pair, err := t.token(ctx, env, "")
 	if err != nil {
 		return err
 	}
-	for {
-		err = send(pair.access, []string{pair.refresh})
-		if codeOf(err) != codeAuthInvalid || refreshed {
-			return err
-		}
-		if pair, _, err = t.token(ctx, env, pair.access); err != nil {
-			return err
-		}
-		refreshed = true
+	err = send(pair.access, []string{pair.refresh})
+	if codeOf(err) != codeAuthInvalid || !pair.renewed.Before(begin) {
+		return err
 	}
+	if pair, err = t.token(ctx, env, pair.access); err != nil {
+		return err
+	}
+	return send(pair.access, []string{pair.refresh})
 }
 
-// token returns a pair that is good for now: not about to expire, and not the one whose access token failed.
-func (t *TokenSource) token(ctx context.Context, env Environment, failed string) (pair *tokenPair, refreshed bool, err error) {
-	pair, err = t.load(ctx, env)
-	if err != nil {
-		return nil, false, err
-	}
-	if failed != "" && failed != pair.access {
-		return pair, true, nil // somebody else was quicker
-	}
-	if failed == "" && !t.due(env.ID, pair) {
-		return pair, false, nil
-	}
-	f := t.startRefresh(env, pair.access)
-	select {
-	case <-f.done:
-	case <-ctx.Done():
-		return nil, false, &Error{Code: codeAuthNetwork, Message: "no fresh token in time", Retry: true, Unsent: true, Cause: ctx.Err()}
-	}
-	if f.displaced {
-		return t.token(ctx, env, failed)
-	} else if f.err != nil {
-		return nil, false, f.err
-	}
-	env.NeedsReauth = false
-	pair, err = t.load(ctx, env)
-	return pair, true, err
-}
-
-// due reports whether the pair is to be refreshed before it is used.
-func (t *TokenSource) due(envID string, pair *tokenPair) bool {
-	if pair.accessExpires.IsZero() || time.Until(pair.accessExpires) >= refreshMargin {
-		return false
-	}
-	if (pair.refresh == "" || past(pair.refreshExpires)) && !past(pair.accessExpires) {
-		return false // nothing to refresh with: it is used as long as it lasts
-	}
-	s := t.session(envID)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	// Tokens that live for less than the margin, or a wrong clock, must not make every request refresh.
-	return time.Since(s.renewed) > refreshInterval
-}
-
-// startRefresh joins the refresh under way or starts one, unless the pair has changed from the one seen.
-func (t *TokenSource) startRefresh(env Environment, seen string) *flight {
+// token returns a pair that is good for now: not about to expire, and not the one whose access token was refused.
+func (t *TokenSource) token(ctx context.Context, env Environment, refused string) (*tokenPair, error) {
 	s := t.session(env.ID)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if s.flight != nil {
-		return s.flight
-	}
-	f := &flight{done: make(chan struct{})}
-	if s.pair != nil && s.pair.access != seen {
-		close(f.done)
-		return f
-	}
-	ctx, cancel := context.WithTimeout(t.ctx, t.Timeout)
-	f.cancel, s.flight = cancel, f
-	t.wg.Go(func() {
-		defer cancel()
+	for {
+		if pair := s.pair.Load(); pair != nil && pair.access != refused && !pair.due() {
+			return pair, nil
+		}
+		s.mu.Lock()
+		c := s.change
+		if c == nil {
+			c = t.startLocked(s, func(ctx context.Context) (*tokenPair, error) { return t.renew(ctx, env, s, refused) })
+		}
+		s.mu.Unlock()
 		select {
-		case s.slot <- struct{}{}:
-			f.err = t.refresh(ctx, env, s, seen)
-			<-s.slot
+		case <-c.done:
 		case <-ctx.Done():
-			f.err = ctx.Err()
+			return nil, &Error{Code: codeAuthNetwork, Message: "no fresh token in time", Retry: true, Unsent: true, Cause: ctx.Err()}
 		}
-		if errors.Is(f.err, context.Canceled) || errors.Is(f.err, context.DeadlineExceeded) {
-			// Its own end, not that of whoever waits: no cause.
-			f.err = &Error{Code: codeAuthNetwork, Message: "no fresh token in time", Retry: true, Unsent: true}
+		if !c.again {
+			return c.pair, c.err
 		}
-		t.mu.Lock()
-		s.flight = nil
-		t.mu.Unlock()
-		close(f.done)
-	})
-	return f
+	}
 }
 
-// refresh trades the refresh token for a new pair; the caller holds the session's slot.
-func (t *TokenSource) refresh(ctx context.Context, env Environment, s *session, seen string) error {
-	t.mu.Lock()
-	unsaved := s.unsaved
-	t.mu.Unlock()
-	if unsaved != nil {
-		if err := t.save(env, s, *unsaved); err != nil || !past(unsaved.AccessExpires) {
-			return err
+// renew reads the pair if need be, and trades its refresh token for a new one if it is due or was refused. It is the
+// session's change under way.
+func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, refused string) (*tokenPair, error) {
+	if s.unsaved != nil {
+		if err := t.keep(env, s, s.unsaved); err != nil {
+			return nil, err
 		}
 	}
-	row, err := t.Store.Tokens(ctx, env.ID)
-	if codeOf(err) == codeNotFound {
-		return errAuthRequired
-	}
-	if err != nil {
-		return err
-	}
-	// The caller's knowledge of the environment may be older than the latest refusal.
-	if env, err = t.Store.Environment(ctx, env.Name); err != nil {
-		return err
-	}
-	pair, err := t.load(ctx, env)
-	if err != nil {
-		return err
-	}
-	if pair.access != seen && unsaved == nil { // what was saved late may have expired meanwhile
-		return nil
-	}
-	if pair.refresh == "" || past(pair.refreshExpires) {
-		return t.expire(ctx, env, "the refresh token has expired")
-	}
-	fresh, err := t.ask(ctx, env, t.RefreshQuery, "refreshToken", map[string]string{"refreshToken": pair.refresh}, pair.refresh)
-	if e, ok := errors.AsType[*Error](err); ok {
-		if refusedByAPI(e) {
-			return t.expire(ctx, env, "the API refused the refresh token: "+e.Message)
+	pair, err := s.pair.Load(), error(nil)
+	if pair == nil {
+		if pair, err = t.load(ctx, env); err != nil {
+			return nil, err
 		}
-		return &Error{Code: codeAuthNetwork, Message: "refreshing the login: " + e.Message, Hold: e.Hold, Retry: true, Unsent: true}
-	} else if err != nil {
-		return err
+		s.pair.Store(pair)
+	}
+	if pair.access != refused && !pair.due() { // somebody else was quicker
+		return pair, nil
+	}
+	if !pair.renewable() {
+		return nil, t.expire(ctx, env, s, "the refresh token has expired")
+	}
+	fresh, e := t.ask(ctx, env, t.RefreshQuery, "refreshToken", map[string]string{"refreshToken": pair.refresh}, pair.refresh)
+	if e != nil && refusedByAPI(e) {
+		return nil, t.expire(ctx, env, s, "the API refused the refresh token: "+e.Message)
+	} else if e != nil {
+		// Without a cause: its end is its own, not that of whoever waits.
+		return nil, &Error{Code: codeAuthNetwork, Message: "refreshing the login: " + e.Message, Hold: e.Hold, Retry: true, Unsent: true}
 	}
 	if fresh.refresh == "" { // an API that does not rotate
 		fresh.refresh, fresh.refreshExpires = pair.refresh, pair.refreshExpires
 	}
-	fresh.username = row.Username
-	sealed, err := t.sealPair(env, fresh)
-	if err != nil {
-		return err
-	}
-	return t.save(env, s, sealed)
+	fresh.username, fresh.renewed = pair.username, time.Now()
+	return fresh, t.keep(env, s, fresh)
 }
 
-// save stores a new pair, and lets it be used only then. What the disk refuses is kept and tried again at the next
-// need: the old pair is spent.
-func (t *TokenSource) save(env Environment, s *session, row TokenRow) error {
-	err := t.Store.SaveTokens(row, false)
-	t.mu.Lock()
-	s.change(nil)
-	if err != nil && codeOf(err) != codeNotFound {
-		s.unsaved = &row
-	} else {
-		s.renewed = time.Now()
+// load reads the environment's tokens: AUTH_REQUIRED without a login, AUTH_EXPIRED where only a new one helps.
+func (t *TokenSource) load(ctx context.Context, env Environment) (*tokenPair, error) {
+	row, err := t.Store.Tokens(ctx, env.ID)
+	if codeOf(err) == codeNotFound {
+		return nil, errAuthRequired
+	} else if err != nil {
+		return nil, err
 	}
-	t.mu.Unlock()
-	if err != nil {
+	// The caller's knowledge of the environment may be older than the latest refusal.
+	if env, err = t.Store.Environment(ctx, env.Name); err != nil {
+		return nil, err
+	} else if env.NeedsReauth {
+		return nil, errAuthExpired
+	}
+	return t.open(env, row)
+}
+
+// keep stores a refreshed pair, and lets it be used only then. What the disk refuses is kept and tried again at the next
+// need: the old pair is spent.
+func (t *TokenSource) keep(env Environment, s *session, pair *tokenPair) error {
+	s.unsaved = pair
+	s.pair.Store(nil)
+	if err := t.save(env, pair, false); err != nil {
 		t.Log.Error("the refreshed login could not be stored", "environment", env.Name, "error", err.Error())
 		return &Error{Code: codeAuthNetwork, Message: "the refreshed login could not be stored: " + err.Error(), Retry: true, Unsent: true, Cause: err}
 	}
-	t.Log.Info("auth token refreshed", "environment", env.Name, "username", row.Username)
+	s.unsaved = nil
+	s.pair.Store(pair)
+	t.Log.Info("auth token refreshed", "environment", env.Name, "username", pair.username)
 	return nil
 }
 
 // expire notes that only a login helps; the tokens stay.
-func (t *TokenSource) expire(ctx context.Context, env Environment, why string) error {
+func (t *TokenSource) expire(ctx context.Context, env Environment, s *session, why string) error {
 	if err := t.Store.SetNeedsReauth(env.ID); err != nil {
 		return err
 	}
+	pair := s.pair.Swap(nil)
 	failed, err := t.Store.AuthFailures(context.WithoutCancel(ctx), env)
 	if err != nil {
 		return err
 	}
-	row, err := t.Store.Tokens(context.WithoutCancel(ctx), env.ID)
-	if err != nil {
-		return err
-	}
-	t.Log.Error("auth token expired", "environment", env.Name, "username", row.Username, "failed_jobs_count", failed)
+	t.Log.Error("auth token expired", "environment", env.Name, "username", pair.username, "failed_jobs_count", failed)
 	return errorf(codeAuthExpired, "%s", why).hint("log in again with: honeydew login")
 }
 
 // Run refreshes tokens before they are needed, until ctx ends.
 func (t *TokenSource) Run(ctx context.Context) {
-	tick := time.NewTicker(refreshCheck)
-	defer tick.Stop()
-	for {
-		t.refreshDue(ctx)
+	for tick := time.Tick(refreshCheck); ; {
+		all, err := t.Store.Environments(ctx)
+		if err != nil {
+			t.Log.Error("environments cannot be read", "error", err.Error())
+		}
+		for _, env := range all {
+			if !env.HasTokens || env.NeedsReauth {
+				continue
+			}
+			if _, err := t.token(ctx, env, ""); err != nil && ctx.Err() == nil {
+				t.Log.Warn("background refresh failed", "environment", env.Name, "error", err.Error())
+			}
+		}
 		select {
-		case <-tick.C:
+		case <-tick:
 		case <-ctx.Done():
 			return
-		}
-	}
-}
-
-func (t *TokenSource) refreshDue(ctx context.Context) {
-	all, err := t.Store.Environments(ctx)
-	if err != nil {
-		t.Log.Error("environments cannot be read", "error", err.Error())
-		return
-	}
-	for _, env := range all {
-		if !env.HasTokens || env.NeedsReauth {
-			continue
-		}
-		if _, _, err := t.token(ctx, env, ""); err != nil && ctx.Err() == nil {
-			t.Log.Warn("background refresh failed", "environment", env.Name, "error", err.Error())
 		}
 	}
 }

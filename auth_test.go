@@ -739,7 +739,7 @@ func TestLoginAfterAnUnsavedPairReplacesIt(t *testing.T) {
 	for name, act := range map[string]func(a *authTest) string{
 		"login": func(a *authTest) string { a.login(); return "" },
 		"logout": func(a *authTest) string {
-			_, _ = a.tokens.Logout(context.Background(), a.env())
+			_, _ = a.tokens.Logout(a.env())
 			return codeAuthRequired
 		},
 	} {
@@ -782,7 +782,7 @@ func TestLogoutForgets(t *testing.T) {
 	a.login()
 	a.wantCall("")
 	for _, want := range []bool{true, false} {
-		if had, err := a.tokens.Logout(t.Context(), a.env()); err != nil || had != want {
+		if had, err := a.tokens.Logout(a.env()); err != nil || had != want {
 			t.Fatalf("%v, %v", had, err)
 		}
 		a.wantCall(codeAuthRequired)
@@ -803,7 +803,7 @@ func TestLogoutEndsTheNeedForALogin(t *testing.T) {
 	a.api.revokeAccess()
 	a.api.set(func() { a.api.refresh = "" })
 	a.wantCall(codeAuthExpired)
-	if _, err := a.tokens.Logout(t.Context(), a.env()); err != nil {
+	if _, err := a.tokens.Logout(a.env()); err != nil {
 		t.Fatal(err)
 	}
 	a.wantCall(codeAuthRequired)
@@ -819,18 +819,31 @@ func TestLogoutIsNotUndoneByASlowReader(t *testing.T) {
 	a.restart() // nothing is in memory
 	env := a.env()
 	a.sealer.mu.Lock() // the reader has the row, and waits for the key
-	read := make(chan error, 1)
-	go func() {
-		_, err := a.tokens.load(t.Context(), env)
-		read <- err
-	}()
+	read, out := make(chan error, 1), make(chan error, 1)
+	go func() { read <- a.tokens.Do(t.Context(), env, func(string, []string) error { return nil }) }()
 	waitForStack(t, "(*sealer).open")
-	if had, err := a.tokens.Logout(t.Context(), env); err != nil || !had {
-		t.Fatal(had, err)
+	go func() {
+		had, err := a.tokens.Logout(env)
+		if !had {
+			t.Error("there was no login")
+		}
+		out <- err
+	}()
+	logoutUnderWay := func() bool {
+		s := a.tokens.session(env.ID)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.change.again
+	}
+	for !logoutUnderWay() {
+		runtime.Gosched()
 	}
 	a.sealer.mu.Unlock()
-	if err := <-read; err != nil {
+	if err := <-out; err != nil {
 		t.Fatal(err)
+	}
+	if err := <-read; err != nil && codeOf(err) != codeAuthRequired { // it was there before the logout, or after it
+		t.Errorf("the reader: %v", err)
 	}
 	a.wantCall(codeAuthRequired)
 	a.wantAsked("query", 0)
@@ -842,7 +855,7 @@ func TestLoginAndLogoutDoNotWaitForAHungRefresh(t *testing.T) {
 		want string
 	}{
 		"login":  {func(a *authTest) { a.login() }, ""},
-		"logout": {func(a *authTest) { _, _ = a.tokens.Logout(context.Background(), a.env()) }, codeAuthRequired},
+		"logout": {func(a *authTest) { _, _ = a.tokens.Logout(a.env()) }, codeAuthRequired},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAuthTest(t)
@@ -891,8 +904,8 @@ func TestForgetDropsWhatIsInMemory(t *testing.T) {
 	if err := <-waiting; err == nil {
 		t.Error("a call went through for a removed environment")
 	}
-	if len(a.tokens.sessions) > 1 || a.tokens.session(env.ID).pair != nil {
-		t.Errorf("remembered: %+v", a.tokens.sessions)
+	if _, remembered := a.tokens.sessions.Load(env.ID); remembered {
+		t.Error("the session is remembered")
 	}
 	sent := func(string, []string) error { t.Error("sent for a removed environment"); return nil }
 	if err := a.tokens.Do(t.Context(), env, sent); codeOf(err) != codeAuthRequired {

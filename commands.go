@@ -5,11 +5,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"math"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -42,16 +43,13 @@ type Commands struct {
 // loadCommands reads every file of dir queries in fsys that is named provider.command.graphql.
 func loadCommands(fsys fs.FS) (*Commands, error) {
 	files, err := fs.Glob(fsys, "queries/*.*.graphql")
-	if err != nil {
-		return nil, err
-	}
-	t := &Commands{byName: map[string]*Command{}}
+	t, head := &Commands{byName: map[string]*Command{}}, queryHead()
 	for _, file := range files {
 		text, err := fs.ReadFile(fsys, file)
 		if err != nil {
 			return nil, err
 		}
-		c, err := parseCommand(strings.TrimSuffix(path.Base(file), ".graphql"), string(text))
+		c, err := parseCommand(head, strings.TrimSuffix(path.Base(file), ".graphql"), string(text))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
@@ -61,7 +59,7 @@ func loadCommands(fsys fs.FS) (*Commands, error) {
 		}
 	}
 	slices.SortFunc(t.public, func(a, b *Command) int { return strings.Compare(a.Name, b.Name) })
-	return t, nil
+	return t, err
 }
 
 // provider is the part of a command's name before the dot.
@@ -70,77 +68,46 @@ func provider(command string) string {
 	return p
 }
 
-// parseCommand reads as much of GraphQL as the head of a query file needs; the sandbox's tests hold the whole text
-// against the schema.
-func parseCommand(name, text string) (*Command, error) {
-	if group, short, _ := strings.Cut(name, "."); !isName(group) || !isName(short) || name[0] < 'a' || short[0] < 'a' || strings.ToLower(group) != group {
-		return nil, fmt.Errorf("the file is not named provider.command.graphql")
+// queryHead matches a command's name and the beginning of its file: description, kind, variables and root field. It is as
+// much of GraphQL as is needed here; the sandbox's tests hold the whole text against the schema.
+func queryHead() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z][a-z0-9_]*\.[a-z]\w*\n# +(\S.*)\n` +
+		`\s*(query|mutation)\s+\w+\s*(?:\(((?:\s*\$\w+\s*:\s*(?:\w+|\[\w+!?\])!?\s*,?)+)\))?\s*\{\s*(\w+)`)
+}
+
+func parseCommand(head *regexp.Regexp, name, text string) (*Command, error) {
+	text = name + "\n" + text
+	m := head.FindStringSubmatch(text)
+	if m == nil || !endsAfterRootField(text[len(m[0]):]) {
+		return nil, errors.New("not named provider.command.graphql, or not `# description` and one named query or mutation with one root field")
 	}
-	first, query, _ := strings.Cut(text, "\n")
-	description, marked := strings.CutPrefix(first, "# ")
-	if description = strings.TrimSpace(description); !marked || description == "" {
-		return nil, fmt.Errorf("the first line is no description (# and a sentence)")
-	}
-	head, body, _ := strings.Cut(query, "{")
-	kind, signature, _ := strings.Cut(strings.TrimSpace(head), " ")
-	title, list, hasList := strings.Cut(strings.TrimSpace(signature), "(")
-	list, closed := strings.CutSuffix(list, ")")
-	body = strings.TrimSpace(body)
-	end := strings.IndexFunc(body, func(r rune) bool { return !isNameRune(r) })
-	if (kind != "query" && kind != "mutation") || !isName(strings.TrimSpace(title)) || hasList != closed || end < 1 || !endsAfterRootField(body[end:]) {
-		return nil, fmt.Errorf("not one named query or mutation with one root field after the description")
-	}
-	c := &Command{Name: name, Description: description, Query: query, Mutation: kind == "mutation", Field: body[:end]}
-	for part := range strings.SplitSeq(list, ",") {
-		if part = strings.TrimSpace(part); part == "" {
-			continue
+	c := &Command{Name: name, Description: strings.TrimSpace(m[1]), Query: strings.SplitN(text, "\n", 3)[2], Mutation: m[2] == "mutation", Field: m[4]}
+	for part := range strings.SplitSeq(strings.TrimRight(m[3], ", \t\r\n"), ",") {
+		variable, typ, given := strings.Cut(part, ":")
+		a := Argument{Name: strings.Trim(variable, "$ \t\r\n"), Type: strings.TrimSpace(typ), Required: strings.HasSuffix(strings.TrimSpace(typ), "!")}
+		if given && (allowedValue(a.Type) == "" || c.argument(a.Name) != nil) {
+			return nil, fmt.Errorf("$%s: declared twice, or of the unknown type %q", a.Name, a.Type)
+		} else if given {
+			c.Args = append(c.Args, a)
 		}
-		variable, typ, _ := strings.Cut(part, ":")
-		typ = strings.TrimSpace(typ)
-		a := Argument{Type: typ, Required: strings.HasSuffix(typ, "!")}
-		a.Name, marked = strings.CutPrefix(strings.TrimSpace(variable), "$")
-		if _, _, known := allowedValue(typ); !known || !marked || !isName(a.Name) || strings.Count(typ, "[") > 1 || strings.Contains(typ, "[") != strings.Contains(typ, "]") {
-			return nil, fmt.Errorf("cannot read the variable %q", part)
-		}
-		if c.argument(a.Name) != nil {
-			return nil, fmt.Errorf("$%s: declared twice", a.Name)
-		}
-		c.Args = append(c.Args, a)
 	}
 	return c, nil
-}
-
-func isNameRune(r rune) bool {
-	return r == '_' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
-}
-
-func isName(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !isNameRune(r) })
 }
 
 // endsAfterRootField holds the text behind a root field's name against one that has at most arguments and a selection,
 // closes the operation, and is all: a second field or operation would be sent, and its result lost.
 func endsAfterRootField(text string) bool {
-	braces, parens := 1, 0
+	depth := 0
 	for i, r := range text {
-		switch r {
-		case '(':
-			parens++
-		case ')':
-			parens--
-		case '{':
-			braces++
-		case '}':
-			braces--
-		case ' ', '\t', '\r', '\n', ',':
-			continue
-		default:
-			if braces == 1 && parens == 0 {
-				return false
-			}
-		}
-		if parens < 0 || braces == 0 {
-			return parens == 0 && strings.TrimSpace(text[i+1:]) == ""
+		switch {
+		case r == '(', r == '{':
+			depth++
+		case r == '}' && depth == 0:
+			return strings.TrimSpace(text[i+1:]) == ""
+		case (r == ')' || r == '}') && depth > 0:
+			depth--
+		case depth == 0 && !unicode.IsSpace(r) && r != ',':
+			return false
 		}
 	}
 	return false
@@ -165,37 +132,35 @@ func (t *Commands) All() []*Command { return t.public }
 // internal finds one of the daemon's own operations, which are part of the binary.
 func (t *Commands) internal(name string) *Command { return t.byName[name] }
 
-// Argument finds an argument by name, nil if there is none.
+// argument finds an argument by name, nil if there is none.
 func (c *Command) argument(name string) *Argument {
-	if i := slices.IndexFunc(c.Args, func(a Argument) bool { return a.Name == name }); i >= 0 {
-		return &c.Args[i]
+	for i := range c.Args {
+		if c.Args[i].Name == name {
+			return &c.Args[i]
+		}
 	}
 	return nil
 }
 
 // Check holds a payload against the command's arguments; its errors are INVALID_ARGUMENT and name the key.
 func (c *Command) Check(payload map[string]any) error {
-	known := 0
 	for _, a := range c.Args {
 		v, given := payload[a.Name]
-		if !given {
-			if a.Required {
-				return errorf(codeInvalidArgument, "payload: %s is missing: %s", a.Name, a.Type).hint("%s", c.usage())
-			}
-			continue
+		if !given && a.Required {
+			return errorf(codeInvalidArgument, "payload: %s is missing: %s", a.Name, a.Type).hint("%s", c.usage())
 		}
-		known++
-		if allowed := a.refuse(v); allowed != "" {
+		if allowed := a.refuse(v); given && allowed != "" {
 			return errorf(codeInvalidArgument, "payload: %s must be %s (%s)", a.Name, allowed, a.Type).hint("%s", c.usage())
 		}
 	}
-	if known == len(payload) {
-		return nil
-	}
-	for _, key := range slices.Sorted(maps.Keys(payload)) {
+	var unknown []string
+	for key := range payload {
 		if c.argument(key) == nil {
-			return errorf(codeInvalidArgument, "payload: %s has no argument %q", c.Name, cutText(key, 100)).hint("%s", c.usage())
+			unknown = append(unknown, key)
 		}
+	}
+	if unknown != nil {
+		return errorf(codeInvalidArgument, "payload: %s has no argument %q", c.Name, cutText(slices.Min(unknown), 100)).hint("%s", c.usage())
 	}
 	return nil
 }
@@ -213,49 +178,41 @@ func (c *Command) usage() string {
 }
 
 // refuse returns what is allowed where v is not.
-func (a *Argument) refuse(v any) (allowed string) {
-	if v == nil && !a.Required {
+func (a *Argument) refuse(v any) string {
+	if fits(a.Type, v) {
 		return ""
 	}
-	fits, allowed, _ := allowedValue(a.Type)
-	if fits(v) {
-		return ""
-	}
-	return allowed
+	return allowedValue(a.Type)
 }
 
-// allowedValue is what a GraphQL type takes from JSON (GraphQL, section 3.5), without coercions.
-func allowedValue(typ string) (fits func(any) bool, allowed string, known bool) {
-	typ = strings.TrimSuffix(typ, "!")
-	if inner, isList := strings.CutPrefix(typ, "["); isList {
-		inner = strings.TrimSuffix(inner, "]")
-		itemFits, name, known := allowedValue(inner)
-		return func(v any) bool {
-			list, ok := v.([]any)
-			return ok && !slices.ContainsFunc(list, func(item any) bool {
-				return !itemFits(item) && (item != nil || strings.HasSuffix(inner, "!"))
-			})
-		}, "a list, each item " + name, known
+// allowedValue says in words what a GraphQL type takes, "" for a type that no command has.
+func allowedValue(typ string) string {
+	allowed := map[string]string{"String": "a string", "ID": "a string", "Int": "a whole number", "Float": "a number", "Boolean": "true or false"}
+	name := allowed[strings.Trim(typ, "[]!")]
+	if name != "" && typ[0] == '[' {
+		return "a list, each item " + name
 	}
-	isString := func(v any) bool { _, ok := v.(string); return ok }
-	isNumber := func(v any) bool { n, ok := v.(float64); return ok && !math.IsNaN(n) && !math.IsInf(n, 0) }
-	isInt := func(v any) bool {
-		n, ok := v.(float64)
-		return ok && n == math.Trunc(n) && n >= math.MinInt32 && n <= math.MaxInt32
+	return name
+}
+
+// fits holds a value out of JSON against a GraphQL type (GraphQL, section 3.5), without coercions.
+func fits(typ string, v any) bool {
+	typ, required := strings.CutSuffix(typ, "!")
+	item, isList := strings.CutPrefix(typ, "[")
+	switch v := v.(type) {
+	case nil:
+		return !required
+	case []any:
+		return isList && !slices.ContainsFunc(v, func(v any) bool { return !fits(strings.TrimSuffix(item, "]"), v) })
+	case string:
+		return typ == "String" || typ == "ID"
+	case bool:
+		return typ == "Boolean"
+	case float64:
+		whole := v == math.Trunc(v) && v >= math.MinInt32 && v <= math.MaxInt32
+		return whole && (typ == "Int" || typ == "ID") || typ == "Float" && !math.IsNaN(v) && !math.IsInf(v, 0)
 	}
-	switch typ {
-	case "String":
-		return isString, "a string", true
-	case "ID":
-		return func(v any) bool { return isString(v) || isInt(v) }, "a string", true
-	case "Int":
-		return isInt, "a whole number", true
-	case "Float":
-		return isNumber, "a number", true
-	case "Boolean":
-		return func(v any) bool { _, ok := v.(bool); return ok }, "true or false", true
-	}
-	return nil, "", false
+	return false
 }
 
 const maxNameBytes = 64 // of a name, as far as likeness goes

@@ -258,7 +258,7 @@ func TestQueryFileForms(t *testing.T) {
 		"# d\nquery Q($a: [Int]) { a(a: $a) }":                       "query    x.y (a: [Int]) a",
 		"# d\nquery Q($a: [ID!]!) { a(i: {n: $a}) { b(c: 1) {d} } }": "query    x.y (a: [ID!]!) a",
 	} {
-		c, err := parseCommand("x.y", text)
+		c, err := parseCommand(queryHead(), "x.y", text)
 		if err != nil {
 			t.Errorf("%q: %v", text, err)
 		} else if got := commandLine(c); got != want {
@@ -268,7 +268,11 @@ func TestQueryFileForms(t *testing.T) {
 }
 
 func TestBrokenQueryFileIsRefusedByName(t *testing.T) {
-	const noDescription, noOperation, noVariables = "the first line is no description", "not one named query or mutation with one root field", "cannot read the variable"
+	const (
+		noDescription = "not named provider.command.graphql, or not `# description` and one named query or mutation with one root field"
+		noOperation   = noDescription
+		noVariables   = noDescription
+	)
 	for _, c := range []struct{ text, want string }{
 		{"", noDescription},
 		{"query Q { a }", noDescription},
@@ -304,9 +308,9 @@ func TestBrokenQueryFileIsRefusedByName(t *testing.T) {
 		{"# d\nquery Q($a: Int]) { a }", noVariables},
 		{"# d\nquery Q($a: [[Int]]) { a }", noVariables},
 		{"# d\nquery Q($a: Boolean = false) { a }", noVariables},
-		{"# d\nquery Q($a: UserInput!) { a }", "cannot read the variable"},
-		{"# d\nquery Q($a: [ExportFormat!]) { a }", "cannot read the variable"},
-		{"# d\nquery Q($a: Int, $b: Int, $a: String) { a }", "$a: declared twice"},
+		{"# d\nquery Q($a: UserInput!) { a }", "$a: declared twice, or of the unknown type"},
+		{"# d\nquery Q($a: [ExportFormat!]) { a }", "$a: declared twice, or of the unknown type"},
+		{"# d\nquery Q($a: Int, $b: Int, $a: String) { a }", "$a: declared twice, or of"},
 	} {
 		_, err := loadCommands(fstest.MapFS{"queries/acme.broken.graphql": {Data: []byte(c.text)}})
 		if err == nil || !strings.HasPrefix(err.Error(), "queries/acme.broken.graphql: "+c.want) {
@@ -315,7 +319,7 @@ func TestBrokenQueryFileIsRefusedByName(t *testing.T) {
 	}
 	for _, name := range []string{"Acme.x", "acme.X", "acme.x.y", "acme.x-y", "acme.", ".x", "ac me.x", "1.x", "acme.x\n"} {
 		_, err := loadCommands(fstest.MapFS{"queries/" + name + ".graphql": {Data: []byte("# d\nquery Q { a }")}})
-		if err == nil || !strings.Contains(err.Error(), "queries/"+name+".graphql: the file is not named") {
+		if err == nil || !strings.Contains(err.Error(), "queries/"+name+".graphql: not named") {
 			t.Errorf("%q: got %v", name, err)
 		}
 	}
@@ -350,7 +354,7 @@ func TestPayloadValues(t *testing.T) {
 		{"[Float!]!", []any{list(0.5)}, []any{nil, list(math.NaN())}},
 		{"[ID!]!", []any{list("a", 7.0)}, []any{nil, list(0.5)}},
 	} {
-		command, err := parseCommand("x.y", "# d\nquery Q($v: "+c.typ+") { a(v: $v) }")
+		command, err := parseCommand(queryHead(), "x.y", "# d\nquery Q($v: "+c.typ+") { a(v: $v) }")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -480,7 +484,7 @@ func FuzzQueryFile(f *testing.F) {
 	f.Add("# d\nquery Q { a(}) { b } }")
 	name := regexp.MustCompile(`^\w+$`)
 	f.Fuzz(func(t *testing.T, text string) {
-		c, err := parseCommand("x.y", text)
+		c, err := parseCommand(queryHead(), "x.y", text)
 		if err != nil {
 			return
 		}

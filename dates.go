@@ -26,27 +26,22 @@ func (c *Command) resolveDates(payload map[string]any, now, since time.Time, sch
 	if out == nil {
 		out = map[string]any{}
 	}
-	for i := range c.Args {
-		a := &c.Args[i]
+	for _, a := range c.Args {
 		text, ok := out[a.Name].(string)
 		if !a.isDate() || !ok {
 			continue
 		}
-		allowed := allowedDates
-		if schedule && !a.Required {
+		allowed, canLeaveOut := allowedDates, schedule && !a.Required
+		if canLeaveOut {
 			allowed += ", " + lastSuccess
 		}
-		if text == lastSuccess && schedule && !a.Required {
-			if out[a.Name] = timeText(since); since.IsZero() {
-				delete(out, a.Name)
-			}
-			continue
-		}
-		resolved, ok := resolveDate(text, now)
-		if !ok {
+		if text == lastSuccess && canLeaveOut && since.IsZero() {
+			delete(out, a.Name)
+		} else if text == lastSuccess && canLeaveOut {
+			out[a.Name] = timeText(since)
+		} else if out[a.Name], ok = resolveDate(text, now); !ok {
 			return nil, errorf(codeInvalidArgument, "payload: %s: %q is not a date; allowed: %s", a.Name, cutText(text, 100), allowed)
 		}
-		out[a.Name] = resolved
 	}
 	return out, nil
 }
@@ -73,27 +68,15 @@ func resolveDate(text string, now time.Time) (string, bool) {
 	case "yesterday":
 		return before(1), true
 	}
-	number, unit := text[:max(len(text)-1, 0)], text[max(len(text)-1, 0):]
-	n, err := strconv.Atoi(number)
-	if err != nil || n > 0 || !strings.HasPrefix(number, "-") || n < -24*maxDaysBack {
+	number, back := strings.CutPrefix(text, "-")
+	unit := number[max(len(number)-1, 0):]
+	hours := map[string]uint64{"h": 1, "d": 24, "w": 7 * 24}[unit]
+	n, err := strconv.ParseUint(strings.TrimSuffix(number, unit), 10, 32)
+	switch n *= hours; {
+	case !back || hours == 0 || err != nil || n > 24*maxDaysBack:
 		return "", false
-	}
-	n = -n
-	days := n
-	switch unit {
-	case "h":
-		days = n / 24
-	case "w":
-		days = 7 * n
-	case "d":
-	default:
-		return "", false
-	}
-	if days > maxDaysBack {
-		return "", false
-	}
-	if unit == "h" {
+	case unit == "h":
 		return timeText(now.Add(-time.Duration(n) * time.Hour)), true
 	}
-	return before(days), true
+	return before(int(n / 24)), true
 }

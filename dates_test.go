@@ -80,7 +80,7 @@ var notDates = "|tomorrow|Now|TODAY| today|today |now\n|7d|+7d|--7d|-7|-d|-7D|-7
 
 func dateCommand(t testing.TB, startType string) *Command {
 	t.Helper()
-	c, err := parseCommand("x.y", "# d\nquery Q($org: String!, $startDate: "+startType+", $endDate: String) { a(o: $org, s: $startDate, e: $endDate) { b } }")
+	c, err := parseCommand(queryHead(), "x.y", "# d\nquery Q($org: String!, $startDate: "+startType+", $endDate: String) { a(o: $org, s: $startDate, e: $endDate) { b } }")
 	if err != nil {
 		t.Fatal(err)
 	}

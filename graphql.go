@@ -11,8 +11,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html"
 	"io"
+	"iter"
 	"mime"
 	"net"
 	"net/http"
@@ -32,9 +32,8 @@ const (
 	mediaGraphQL    = "application/graphql-response+json"
 	maxRefusalBytes = 1 << 20 // read of an answer with a status over 299
 	maxHeaderBytes  = 64 << 10
-	maxSnippetBytes = 16 << 10 // looked at of an answer that is no GraphQL
-	maxAPITextBytes = 512      // kept of what the API says of a failure
-	cutMark         = "\x00"   // stands where clip cut a text; never shown
+	maxSnippetBytes = 16 << 10 // looked at of what the API says of a failure
+	maxAPITextBytes = 512      // kept of it
 	defaultHold     = time.Minute
 	maxHold         = time.Hour
 )
@@ -100,87 +99,62 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 // redact makes a text of the API fit to be shown: without the secrets that it may have echoed, then as one printable
 // line, then cut to size. In another order a secret could slip through in part.
 func (r *Request) redact(text string) string {
-	if text == "" {
-		return ""
-	}
-	var all []string
+	var forms, pairs []string
 	for _, secret := range append([]string{r.Token}, r.Secrets...) {
-		all = append(all, spellings(secret)...)
+		if secret != "" {
+			forms = append(forms, spellings(secret)...)
+		}
 	}
-	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) })
-	var pairs []string
-	for _, s := range all {
-		pairs = append(pairs, s, "[redacted]")
+	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
+	for _, form := range forms {
+		pairs = append(pairs, form, "[redacted]")
 	}
-	parts := strings.Split(strings.NewReplacer(pairs...).Replace(text), cutMark)
-	for i := range parts[:len(parts)-1] {
-		parts[i] = trimBegun(parts[i], all)
+	shown := strings.NewReplacer(pairs...).Replace(clip(text))
+	if len(text) >= maxSnippetBytes && len(forms) > 0 { // its end may be the beginning of a secret
+		shown = shown[:max(0, len(shown)-len(forms[0]))]
 	}
-	return cutText(printable(strings.ToValidUTF8(strings.Join(parts, ""), "?")), maxAPITextBytes)
+	return cutText(printable(strings.ToValidUTF8(shown, "?")), maxAPITextBytes)
 }
 
+// clip bounds what redact has to look through.
+func clip(s string) string { return s[:min(len(s), maxSnippetBytes)] }
+
 // spellings are the forms in which an API may repeat a secret: as it is or in JSON, of several tempers, and each of
-// those in HTML or in a URL.
+// those in a URL or in HTML.
 func spellings(secret string) (all []string) {
-	if secret == "" {
-		return nil
-	}
 	var plain strings.Builder
 	encoder := json.NewEncoder(&plain)
 	encoder.SetEscapeHTML(false)
 	_ = encoder.Encode(secret) // no string fails to encode
-	quoted := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(plain.String()), `"`), `"`)
+	quoted := strings.TrimSuffix(plain.String()[1:], "\"\n")
 	marshalled, _ := json.Marshal(secret)
-	var ascii strings.Builder
-	for _, r := range quoted {
-		if r < utf8.RuneSelf {
-			ascii.WriteRune(r)
-			continue
-		}
-		for _, unit := range utf16.Encode([]rune{r}) {
-			fmt.Fprintf(&ascii, `\u%04x`, unit)
+	var ascii []byte
+	for _, unit := range utf16.Encode([]rune(quoted)) {
+		if unit < utf8.RuneSelf {
+			ascii = append(ascii, byte(unit))
+		} else {
+			ascii = fmt.Appendf(ascii, `\u%04x`, unit)
 		}
 	}
-	for _, s := range []string{secret, quoted, string(marshalled[1 : len(marshalled)-1]), ascii.String()} {
-		escaped := html.EscapeString(s)
-		all = append(all, s, escaped, url.QueryEscape(s), url.PathEscape(s))
-		named := strings.ReplaceAll(escaped, "&#34;", "&quot;")
-		for _, apostrophe := range []string{"&#39;", "&#039;", "&#x27;", "&apos;"} {
-			all = append(all, strings.ReplaceAll(named, "&#39;", apostrophe))
+	for _, s := range []string{secret, quoted, string(marshalled[1 : len(marshalled)-1]), string(ascii), strings.ReplaceAll(string(ascii), "/", `\/`)} {
+		all = append(all, s, url.QueryEscape(s), url.PathEscape(s))
+		for _, quotes := range [][2]string{{"&#34;", "&#39;"}, {"&quot;", "&#39;"}, {"&quot;", "&#039;"}, {"&quot;", "&#x27;"}, {"&quot;", "&apos;"}} {
+			all = append(all, strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, quotes[0], "'", quotes[1]).Replace(s))
 		}
 	}
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
-// trimBegun takes off the end of text what is the beginning of a secret that the cut fell into.
-func trimBegun(text string, secrets []string) string {
-	most := 0
-	for _, s := range secrets {
-		for n := min(len(s)-1, len(text)); n > most; n-- {
-			if strings.HasSuffix(text, s[:n]) {
-				most = n
-			}
-		}
-	}
-	return text[:len(text)-most]
+	return all
 }
 
 func (c *Client) do(ctx context.Context, r Request) (Answer, *Error) {
-	query, err := json.Marshal(r.Query)
-	if err != nil {
-		return Answer{}, &Error{Code: codeInternal, Message: err.Error(), Unsent: true}
-	}
-	body := concat(`{"query":`, query, `,"variables":`, r.Variables, `}`)
 	connected := false
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }})
+	query, _ := json.Marshal(r.Query) // no string fails to encode
+	body := slices.Concat([]byte(`{"query":`), query, []byte(`,"variables":`), r.Variables, []byte(`}`))
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.URL, bytes.NewReader(body))
 	if err != nil {
 		return Answer{}, &Error{Code: codeInternal, Message: err.Error(), Unsent: true}
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", mediaGraphQL+", application/json;q=0.9")
-	req.Header.Set("User-Agent", c.agent)
+	req.Header = http.Header{"Content-Type": {"application/json"}, "Accept": {mediaGraphQL + ", application/json;q=0.9"}, "User-Agent": {c.agent}}
 	if r.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+r.Token)
 	}
@@ -189,42 +163,28 @@ func (c *Client) do(ctx context.Context, r Request) (Answer, *Error) {
 		return Answer{}, transportError(ctx, err, !connected)
 	}
 	defer resp.Body.Close()
-	limit := c.maxBytes
-	if resp.StatusCode >= 300 {
-		limit = maxRefusalBytes
+	limit, success := int64(maxRefusalBytes), resp.StatusCode < 300
+	if success {
+		limit = c.maxBytes
 	}
-	text, err := readBody(resp, limit)
+	text, err := readBody(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
 		return Answer{}, transportError(ctx, err, false)
 	}
-	if int64(len(text)) > limit && resp.StatusCode < 300 {
+	if success && int64(len(text)) > limit {
 		return Answer{}, &Error{Code: codeResultTooLarge, Message: fmt.Sprintf("the answer is larger than api.max_response_mb (%d)", limit>>20)}
 	}
 	return interpret(resp.StatusCode, resp.Header, text, r.Field)
 }
 
-func concat(open string, query []byte, mid string, variables []byte, end string) []byte {
-	out := make([]byte, 0, len(open)+len(query)+len(mid)+len(variables)+len(end))
-	out = append(append(append(out, open...), query...), mid...)
-	return append(append(out, variables...), end...)
-}
-
-// readBody reads at most limit+1 bytes. An answer of unknown length is gathered in pieces, since a buffer that grows
-// by copying would for a moment take twice its size.
-func readBody(resp *http.Response, limit int64) ([]byte, error) {
-	if n := resp.ContentLength; n >= 0 && n <= limit {
-		text := make([]byte, n)
-		_, err := io.ReadFull(resp.Body, text)
-		return text, err
-	}
-	const piece = 1 << 20
+// readBody gathers an answer in pieces of at most 1 MiB. io.ReadAll's grow with the whole: measured with an answer of 95 MB,
+// the process took 45 MB more.
+func readBody(body io.Reader) ([]byte, error) {
 	var pieces [][]byte
-	body := io.LimitReader(resp.Body, limit+1)
-	for size := 4 << 10; ; size = min(2*size, piece) {
-		p := make([]byte, size)
-		n, err := io.ReadFull(body, p)
-		pieces = append(pieces, p[:n])
-		if errors.Is(err, io.EOF) || (errors.Is(err, io.ErrUnexpectedEOF) && endOfBody(body)) {
+	for size := int64(4 << 10); ; size = min(2*size, 1<<20) {
+		piece := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead)) // room for the read that finds the end
+		_, err := io.CopyN(piece, body, size)
+		if pieces = append(pieces, piece.Bytes()); err == io.EOF {
 			return bytes.Join(pieces, nil), nil
 		} else if err != nil {
 			return nil, err
@@ -232,16 +192,9 @@ func readBody(resp *http.Response, limit int64) ([]byte, error) {
 	}
 }
 
-// endOfBody tells the body's own end, which ReadFull reports as ErrUnexpectedEOF, from a connection that broke: only
-// the former repeats as EOF.
-func endOfBody(body io.Reader) bool {
-	_, err := body.Read(make([]byte, 1))
-	return errors.Is(err, io.EOF)
-}
-
 // transportError is the failure of a request that got no whole answer.
 func transportError(ctx context.Context, err error, unsent bool) *Error {
-	e := &Error{Code: codeNetwork, Retry: true, Unsent: unsent, Cause: err}
+	e := &Error{Code: codeNetwork, Message: err.Error(), Retry: true, Unsent: unsent, Cause: err}
 	timeout, _ := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -250,65 +203,66 @@ func transportError(ctx context.Context, err error, unsent bool) *Error {
 		e.Code, e.Message, e.Cause = codeTimeout, "no whole answer in time", context.DeadlineExceeded
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		e.Message = "the connection was cut off"
-	default:
-		e.Message = err.Error()
 	}
 	return e
 }
 
 // interpret is the matrix of media type, status and error code.
 func interpret(status int, header http.Header, text []byte, field string) (Answer, *Error) {
-	media, _, _ := mime.ParseMediaType(header.Get("Content-Type"))
 	line := fmt.Sprintf("HTTP %d %s", status, http.StatusText(status))
 	hold, asked := retryAfter(header.Get("Retry-After"), time.Now())
 	switch {
 	case status >= 300 && status < 400:
-		return Answer{}, &Error{Code: codeBadResponse, Message: line + ": redirects are not followed" + redirectHost(header), Refused: true, Cause: errForeign}
+		message := line + ": redirects are not followed"
+		if u, err := url.Parse(header.Get("Location")); err == nil && u.Host != "" {
+			message += " (to " + u.Host + ")"
+		}
+		return Answer{}, &Error{Code: codeBadResponse, Message: message, Refused: true}
 	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable && asked:
 		return Answer{}, &Error{Code: codeRateLimited, Message: fmt.Sprintf("%s; the API asks to wait %s", line, hold), Hold: hold, Unsent: true}
 	}
-	ok := status >= 200 && status < 300
-	var env envelope
-	var parseErr error
-	if media == mediaGraphQL || media == "application/json" || strings.HasSuffix(media, "+json") {
-		env, parseErr = parseEnvelope(text, field)
-	} else {
-		parseErr = fmt.Errorf("its media type is %q", media)
+	media, _, _ := mime.ParseMediaType(header.Get("Content-Type"))
+	env, err := envelope{}, fmt.Errorf("its media type is %q", media)
+	if media == "application/json" || strings.HasSuffix(media, "+json") {
+		env, err = parseEnvelope(text, field)
+	}
+	graphQL := err == nil && (status < 300 || media == mediaGraphQL)
+	code := env.verdict(status, graphQL)
+	if code == "" {
+		return Answer{Data: env.root, Partial: env.complaint}, nil
+	}
+	said := env.complaint
+	if env.errors == 0 {
+		said = string(text[:min(len(text), maxSnippetBytes)])
 	}
 	switch {
-	case !env.usable() && (status == http.StatusUnauthorized || env.code() == "UNAUTHENTICATED" && status < 500):
-		return Answer{}, &Error{Code: codeAuthInvalid, Message: "refused by the API: " + describe(line, env, text), Unsent: true,
-			Cause: foreign(status, media, parseErr)}
-	case status == http.StatusRequestTimeout:
-		return Answer{}, &Error{Code: codeTimeout, Message: describe(line, env, text), Retry: true}
-	case parseErr == nil && (ok || media == mediaGraphQL):
-		return env.outcome(field, line, status)
-	case status >= 500:
-		return Answer{}, &Error{Code: codeServer, Message: describe(line, env, text), Retry: true}
-	case status >= 400:
-		return Answer{}, &Error{Code: codeAPI, Message: describe(line, env, text), Refused: true, Cause: foreign(status, media, parseErr)}
+	case code == codeBadResponse && graphQL:
+		said = "the answer has no data." + field
+	case code == codeBadResponse:
+		said = fmt.Sprintf("%s, but no GraphQL answer: %s: %s", line, err, said)
+	case strings.TrimSpace(said) == "":
+		said = line
+	case status >= 300 || env.errors == 0:
+		said = line + ": " + said
 	}
-	return Answer{}, &Error{Code: codeBadResponse, Message: fmt.Sprintf("%s, but no GraphQL answer: %s: %s", line, parseErr, snippet(text)), Retry: true}
-}
-
-// foreign is errForeign for a refusal that the GraphQL service itself would not word like this: a page, or no GraphQL
-// with a status that says nothing of who asks.
-func foreign(status int, media string, parseErr error) error {
-	plain := status == http.StatusBadRequest || status == http.StatusUnauthorized || status == http.StatusForbidden
-	if parseErr == nil || (plain && media != "text/html") {
-		return nil
+	e := &Error{Code: code, Message: said, Unsent: code == codeAuthInvalid, Refused: code == codeAPI}
+	if e.Retry = !e.Unsent && !e.Refused; e.Unsent {
+		e.Message = "refused by the API: " + said
 	}
-	return errForeign
+	// What the service itself refuses it words as GraphQL, or at least without a page and with a status that says who asks.
+	if err != nil && (media == "text/html" || !slices.Contains([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}, status)) {
+		e.Cause = errForeign
+	}
+	return Answer{}, e
 }
 
 // retryAfter reads the header of that name: seconds or a date (RFC 9110, section 10.2.3); without a usable one, the
 // default and false. A hold is at least a second, so that an API that says 0 is not asked in a loop.
 func retryAfter(value string, now time.Time) (time.Duration, bool) {
 	var wait time.Duration
-	if seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 63); err == nil {
+	// What is out of range comes as the largest number.
+	if seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 63); err == nil || errors.Is(err, strconv.ErrRange) {
 		wait = time.Duration(min(seconds, uint64(maxHold/time.Second))) * time.Second
-	} else if errors.Is(err, strconv.ErrRange) {
-		wait = maxHold
 	} else if at, err := http.ParseTime(value); err == nil {
 		wait = at.Sub(now).Round(time.Second)
 	} else {
@@ -317,202 +271,123 @@ func retryAfter(value string, now time.Time) (time.Duration, bool) {
 	return min(max(wait, time.Second), maxHold), true
 }
 
-func redirectHost(header http.Header) string {
-	if u, err := url.Parse(header.Get("Location")); err == nil && u.Host != "" {
-		return " (to " + u.Host + ")"
-	}
-	return ""
-}
-
-// envelope is a GraphQL answer. root is nil where data has no such field.
+// envelope is a GraphQL answer. root is nil where data has no such field; code is the first error's.
 type envelope struct {
-	hasData bool
-	root    []byte
-	errors  []apiError
+	root            []byte
+	errors          int
+	code, complaint string
 }
 
-type apiError struct {
-	Message    string
-	Extensions struct{ Code string }
-}
-
-func (e *envelope) usable() bool { return e.root != nil && string(e.root) != "null" }
-
-func (e *envelope) code() string {
-	if len(e.errors) == 0 {
+// verdict is the code of what failed, "" for an answer that can be used. graphQL says that what came is the service's own
+// answer, so that it counts beside the status.
+func (e *envelope) verdict(status int, graphQL bool) string {
+	usable := e.root != nil && string(e.root) != "null"
+	switch {
+	case !usable && (status == http.StatusUnauthorized || (e.code == "UNAUTHENTICATED" && status < 500)):
+		return codeAuthInvalid
+	case status == http.StatusRequestTimeout:
+		return codeTimeout
+	case graphQL && usable && e.errors > 0:
+		return ""
+	case status >= 500:
+		return codeServer
+	case graphQL && slices.Contains([]string{"INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE", "BAD_GATEWAY", "GATEWAY_TIMEOUT", "TIMEOUT"}, e.code):
+		return codeServer
+	case status >= 400, graphQL && e.errors > 0:
+		return codeAPI
+	case graphQL && e.root != nil:
 		return ""
 	}
-	return e.errors[0].Extensions.Code
+	return codeBadResponse
 }
 
-// complaint is what the errors say.
-func (e *envelope) complaint() string {
-	if len(e.errors) == 0 {
-		return "without a GraphQL error"
-	}
-	text := clip(e.errors[0].Message)
-	if code := e.code(); code != "" {
-		text += " (" + clip(code) + ")"
-	}
-	if n := len(e.errors) - 1; n > 0 {
-		text += fmt.Sprintf(", and %d more errors", n)
-	}
-	return text
-}
-
-// outcome judges an answer that is GraphQL.
-func (e *envelope) outcome(field, line string, status int) (Answer, *Error) {
-	switch {
-	case e.usable() && len(e.errors) > 0:
-		return Answer{Data: e.root, Partial: e.complaint()}, nil
-	case status >= 500:
-		return Answer{}, &Error{Code: codeServer, Message: line + ": " + e.complaint(), Retry: true}
-	case len(e.errors) > 0:
-		switch e.code() {
-		case "INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE", "BAD_GATEWAY", "GATEWAY_TIMEOUT", "TIMEOUT":
-			return Answer{}, &Error{Code: codeServer, Message: e.complaint(), Retry: true}
-		}
-		return Answer{}, &Error{Code: codeAPI, Message: e.complaint(), Refused: true}
-	case status >= 300:
-		return Answer{}, &Error{Code: codeAPI, Message: line + ": " + e.complaint(), Refused: true}
-	case e.root == nil:
-		return Answer{}, &Error{Code: codeBadResponse, Message: "the answer has no data." + field, Retry: true}
-	}
-	return Answer{Data: e.root}, nil
-}
-
-// parseEnvelope takes an answer apart without copying data, which may be 100 MB: the text is validated once, and then
-// only skipped over. It must be UTF-8, since SQL and gRPC texts are.
+// parseEnvelope takes an answer apart without copying data, which may be 100 MB. It must be UTF-8, since SQL and gRPC
+// texts are.
 func parseEnvelope(text []byte, field string) (e envelope, err error) {
-	if !utf8.Valid(text) {
-		return e, errors.New("it is not UTF-8")
+	if !utf8.Valid(text) || !json.Valid(text) {
+		return e, errors.New("it is not JSON in UTF-8")
 	}
-	if !json.Valid(text) {
-		return e, errors.New("it is not JSON")
-	}
-	var complaints []byte
-	eachMember(text, func(key string, value []byte) {
-		switch key {
+	var data, complaints []byte
+	for name, value := range members(text) {
+		switch name {
 		case "data":
-			e.hasData, e.root = value[0] == '{', nil
-			if e.hasData {
-				eachMember(value, func(name string, v []byte) {
-					if name == field {
-						e.root = v
-					}
-				})
-			}
+			data = value
 		case "errors":
 			complaints = value
 		}
-	})
-	var list []json.RawMessage
-	if complaints != nil && json.Unmarshal(complaints, &list) != nil {
+	}
+	for name, value := range members(data) {
+		if name == field {
+			e.root = value
+		}
+	}
+	var list []struct {
+		Message    string
+		Extensions struct{ Code string }
+	}
+	// Whatever does not fit stays empty: an error without a message is one all the same.
+	_ = json.Unmarshal(complaints, &list)
+	switch e.errors = len(list); {
+	case list == nil && complaints != nil && string(complaints) != "null":
 		return envelope{}, errors.New("its errors are no list")
-	}
-	for _, item := range list {
-		var one apiError
-		// Whatever does not fit stays empty: an error without a message is one all the same.
-		_ = json.Unmarshal(item, &one)
-		e.errors = append(e.errors, one)
-	}
-	if !e.hasData && len(e.errors) == 0 {
+	case e.errors == 0 && !bytes.HasPrefix(data, []byte("{")):
 		return envelope{}, errors.New("it has neither data nor errors")
+	case e.errors > 0:
+		e.code, e.complaint = list[0].Extensions.Code, clip(list[0].Message)
+		if e.code != "" {
+			e.complaint += " (" + clip(e.code) + ")"
+		}
+		if e.errors > 1 {
+			e.complaint += fmt.Sprintf(", and %d more errors", e.errors-1)
+		}
 	}
 	return e, nil
 }
 
-// eachMember calls fn for the members of the object that valid JSON text begins with; other values have none.
-func eachMember(text []byte, fn func(key string, value []byte)) {
-	i := skipSpace(text, 0)
-	if text[i] != '{' {
-		return
-	}
-	for i = skipSpace(text, i+1); text[i] != '}'; {
-		end := skipValue(text, i)
-		var key string
-		_ = json.Unmarshal(text[i:end], &key) // valid: the whole text is
-		i = skipSpace(text, skipSpace(text, end)+1)
-		end = skipValue(text, i)
-		fn(key, text[i:end])
-		if i = skipSpace(text, end); text[i] == ',' {
-			i = skipSpace(text, i+1)
+// members are the names and values in an object of valid JSON text, in their order: of a repeated name the last counts,
+// as in encoding/json. Other values have none.
+func members(text []byte) iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		if text = bytes.TrimSpace(text); !bytes.HasPrefix(text, []byte("{")) {
+			return
 		}
-	}
-}
-
-func skipSpace(text []byte, i int) int {
-	for i < len(text) && (text[i] == ' ' || text[i] == '\n' || text[i] == '\t' || text[i] == '\r') {
-		i++
-	}
-	return i
-}
-
-// skipValue returns the index after the value at i of valid JSON.
-func skipValue(text []byte, i int) int {
-	for depth := 0; i < len(text); i++ {
-		switch c := text[i]; c {
-		case '"':
-			for i++; text[i] != '"'; i++ {
-				if text[i] == '\\' {
-					i++
+		var name string
+		var depth, quote, value int // where the latest string, and the latest member's value, begin
+		for i := 0; i < len(text); i++ {
+			switch text[i] {
+			case '"':
+				quote = i
+				for i++; text[i] != '"'; i++ {
+					if text[i] == '\\' {
+						i++
+					}
+				}
+			case ':':
+				if depth == 1 {
+					value = i + 1
+					_ = json.Unmarshal(text[quote:i], &name) // valid: the whole text is
+				}
+			case '{', '[':
+				depth++
+			case ',', '}', ']':
+				if depth == 1 && value > 0 && !yield(name, bytes.TrimSpace(text[value:i])) {
+					return
+				}
+				if text[i] != ',' {
+					depth--
 				}
 			}
-			if depth == 0 {
-				return i + 1
-			}
-		case '{', '[':
-			depth++
-		case '}', ']':
-			if depth--; depth == 0 {
-				return i + 1
-			}
-			if depth < 0 {
-				return i
-			}
-		case ',', ' ', '\n', '\t', '\r':
-			if depth == 0 {
-				return i
-			}
 		}
 	}
-	return i
-}
-
-// describe says what a refusal says of itself.
-func describe(line string, env envelope, text []byte) string {
-	if len(env.errors) > 0 {
-		if strings.HasPrefix(line, "HTTP 2") {
-			return env.complaint()
-		}
-		return line + ": " + env.complaint()
-	}
-	if s := snippet(text); strings.TrimSpace(s) != "" {
-		return line + ": " + s
-	}
-	return line
-}
-
-// snippet is the beginning of an answer.
-func snippet(text []byte) string { return clip(string(text[:min(len(text), maxSnippetBytes+1)])) }
-
-// clip bounds what redact has to look through.
-func clip(s string) string {
-	if len(s) > maxSnippetBytes {
-		return s[:maxSnippetBytes] + cutMark
-	}
-	return s
 }
 
 // printable makes one line of s, without what a terminal would obey.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if unicode.IsSpace(r) {
-			return ' '
-		} else if !unicode.IsPrint(r) {
-			return -1
+		if unicode.IsSpace(r) || unicode.IsPrint(r) {
+			return r
 		}
-		return r
+		return -1
 	}, s)
 	return strings.Join(strings.Fields(s), " ")
 }

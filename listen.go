@@ -5,7 +5,6 @@ package main
 // the lock, and the listener never unlinks by itself: an old listener's Close would remove a new daemon's socket.
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,9 +29,6 @@ func prepareHome(dir string) error {
 	if err != nil {
 		return err
 	}
-	if !info.IsDir() {
-		return fmt.Errorf("%s is not a directory", dir)
-	}
 	if uid, ok := ownerOf(info); ok && uid != os.Getuid() {
 		return fmt.Errorf("%s belongs to uid %d, not to you (uid %d)", dir, uid, os.Getuid())
 	}
@@ -51,12 +47,12 @@ func lockInstance(path string) (*instanceLock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if held, err := tryLock(f); err != nil || held {
-		_ = f.Close()
-		if err == nil {
-			err = errAlreadyRunning
-		}
-		return nil, err
+	held, err := tryLock(f)
+	if held {
+		err = errAlreadyRunning
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return &instanceLock{f}, nil
 }
@@ -121,8 +117,11 @@ func writePID(path string) error {
 	return os.Rename(temp, path)
 }
 
-// peerCredentials is no encryption, which a Unix socket does not need, but knowledge of who is calling.
-type peerCredentials struct{}
+// peerCredentials is no encryption, which a Unix socket does not need, but knowledge of who is calling. The rest of the
+// interface is for clients: a server asks for nothing but the handshake.
+type peerCredentials struct {
+	credentials.TransportCredentials
+}
 
 // peerInfo is the calling process's user, where the platform tells.
 type peerInfo struct {
@@ -135,24 +134,18 @@ func (peerInfo) AuthType() string { return "peer-credentials" }
 
 func (peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	info := peerInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}
-	if u, ok := c.(*net.UnixConn); ok {
-		var err error
-		if info.uid, info.known, err = peerUID(u); err != nil {
-			return nil, nil, err
-		}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return c, info, nil
 	}
-	return c, info, nil
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return nil, nil, err
+	}
+	var unasked error
+	err = raw.Control(func(fd uintptr) { info.uid, info.known, unasked = peerUID(fd) })
+	return c, info, errors.Join(err, unasked)
 }
-
-func (peerCredentials) ClientHandshake(_ context.Context, _ string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return c, peerInfo{}, nil
-}
-
-func (peerCredentials) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "insecure"}
-}
-func (peerCredentials) Clone() credentials.TransportCredentials { return peerCredentials{} }
-func (peerCredentials) OverrideServerName(string) error         { return nil }
 
 // notifySystemd tells the service manager of a change of state with one datagram, as sd_notify(3) recommends doing
 // without a library; without NOTIFY_SOCKET it does nothing.
@@ -160,7 +153,7 @@ func notifySystemd(socket, state string) error {
 	if socket == "" {
 		return nil
 	}
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: socket, Net: "unixgram"})
+	c, err := net.Dial("unixgram", socket)
 	if err != nil {
 		return err
 	}

@@ -2,30 +2,21 @@
 
 package main
 
+// Who is at the other end of a socket, as macOS and FreeBSD tell it.
+
 import (
-	"net"
 	"syscall"
 	"unsafe"
 )
 
-// peerUID asks the kernel whose process is at the other end (LOCAL_PEERCRED, unix(4)): a struct xucred of version 0,
-// whose second word is the effective uid.
-func peerUID(c *net.UnixConn) (uid int, known bool, err error) {
+// peerUID asks the kernel whose process is at the other end of the socket fd (LOCAL_PEERCRED, unix(4)): a struct xucred
+// of version 0, whose second word is the effective uid.
+func peerUID(fd uintptr) (uid int, known bool, err error) {
 	const solLocal, localPeercred = 0, 1
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, false, err
-	}
 	var cred [96]uint32 // larger than any xucred
 	size := uint32(unsafe.Sizeof(cred))
-	var errno syscall.Errno
-	err = raw.Control(func(fd uintptr) {
-		_, _, errno = syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, solLocal, localPeercred,
-			uintptr(unsafe.Pointer(&cred)), uintptr(unsafe.Pointer(&size)), 0)
-	})
-	if err != nil {
-		return 0, false, err
-	}
+	_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, solLocal, localPeercred,
+		uintptr(unsafe.Pointer(&cred)), uintptr(unsafe.Pointer(&size)), 0)
 	if errno != 0 {
 		return 0, false, errno
 	}

@@ -28,7 +28,7 @@ func (s *rpcServer) Logout(ctx context.Context, in *daemonpb.LogoutRequest) (*da
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.auth.Logout(ctx, env)
+	out, err := s.auth.Logout(env)
 	return &daemonpb.LogoutResponse{LoggedOut: out}, err
 }
 

@@ -10,6 +10,7 @@ package main
 // sealer.mu guards the key; it is taken for making a new one, never across a request.
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -23,7 +24,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strings"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -83,64 +84,54 @@ func newSealer(o sealerOptions) (*sealer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if secret == nil {
+	if !s.chosen() {
 		secret, err = readSecret(s.keyPath(), keyFileBytes)
-		if errors.Is(err, errOpenToOthers) {
+		switch {
+		case errors.Is(err, errOpenToOthers):
 			return nil, err
-		}
-		if errors.Is(err, fs.ErrNotExist) && !s.anythingSealed() {
+		case errors.Is(err, fs.ErrNotExist) && !s.anythingSealed():
 			secret, err = createKey(s.keyPath())
-		} else if err == nil && len(secret) != keyFileBytes {
+		case err == nil && len(secret) < keyFileBytes:
 			err = fmt.Errorf("%s: %d bytes, not %d", s.keyPath(), len(secret), keyFileBytes)
 		}
-		if err != nil {
-			s.locked = err
-			return s, nil
-		}
 	}
-	s.aead, s.locked = s.derive(secret, false)
+	if err == nil {
+		s.aead, err = s.derive(secret, false)
+	}
+	s.locked = err
 	return s, nil
 }
 
 func (s *sealer) keyPath() string { return filepath.Join(s.Home, "key") }
 
+// chosen reports whether the user chose a passphrase, so that there is no key file.
+func (s *sealer) chosen() bool { return s.Passphrase != "" || s.PassphraseFile != "" }
+
 // anythingSealed reports whether a new key would leave something locked behind.
 func (s *sealer) anythingSealed() bool {
 	all, err := s.Store.Environments(context.Background())
-	for _, e := range all {
-		if e.HasTokens {
-			return true
-		}
-	}
-	return err != nil
+	return err != nil || slices.ContainsFunc(all, func(e Environment) bool { return e.HasTokens })
 }
 
-// passphrase is what the user chose, nil if nothing.
+// passphrase is what the user chose, empty if nothing.
 func (s *sealer) passphrase() ([]byte, error) {
 	if s.Passphrase != "" || s.PassphraseFile == "" {
-		if s.Passphrase == "" {
-			return nil, nil
-		}
 		return []byte(s.Passphrase), nil
 	}
 	text, err := readSecret(s.PassphraseFile, maxPassphrase)
+	if text = bytes.TrimRight(text, "\r\n"); err == nil && len(text) == 0 {
+		err = fmt.Errorf("%s is empty", s.PassphraseFile)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("auth.passphrase_file: %w", err)
 	}
-	trimmed := strings.TrimRight(string(text), "\r\n")
-	switch {
-	case len(text) > maxPassphrase:
-		return nil, fmt.Errorf("auth.passphrase_file: %s is longer than %d bytes", s.PassphraseFile, maxPassphrase)
-	case trimmed == "":
-		return nil, fmt.Errorf("auth.passphrase_file: %s is empty", s.PassphraseFile)
-	}
-	return []byte(trimmed), nil
+	return text, nil
 }
 
 var errOpenToOthers = errors.New("the file is open to others")
 
-// readSecret reads at most limit+1 bytes of a regular file that only we can read.
-func readSecret(path string, limit int64) ([]byte, error) {
+// readSecret reads a regular file of at most limit bytes that only we can read.
+func readSecret(path string, limit int) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a named pipe must not hold up the start
 	if err != nil {
 		return nil, err
@@ -159,7 +150,11 @@ func readSecret(path string, limit int64) ([]byte, error) {
 	case info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows":
 		return nil, fmt.Errorf("%s has mode %04o: %w; run: chmod 600 %s", path, info.Mode().Perm(), errOpenToOthers, path)
 	}
-	return io.ReadAll(io.LimitReader(f, limit+1))
+	text, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
+	if len(text) > limit {
+		return nil, fmt.Errorf("%s is longer than %d bytes", path, limit)
+	}
+	return text, err
 }
 
 // createKey writes a new system key, to the disk before anything is sealed under it. Nothing that is in the way is
@@ -180,9 +175,8 @@ func createKey(path string) ([]byte, error) {
 
 // derive makes the cipher, with the costs that are stored or, where there are none or fresh is set, new ones.
 func (s *sealer) derive(secret []byte, fresh bool) (cipher.AEAD, error) {
-	chosen := s.Passphrase != "" || s.PassphraseFile != ""
 	row := "kdf.key_file"
-	if chosen {
+	if s.chosen() {
 		row = "kdf.passphrase"
 	}
 	text, err := s.Store.ConfigValue(context.Background(), row)
@@ -191,11 +185,8 @@ func (s *sealer) derive(secret []byte, fresh bool) (cipher.AEAD, error) {
 	}
 	var k kdf
 	if text == "" || fresh {
-		k = newKDF(chosen)
-		encoded, err := json.Marshal(k)
-		if err != nil {
-			return nil, err
-		}
+		k = newKDF(s.chosen())
+		encoded, _ := json.Marshal(k) // numbers and bytes alone: it cannot fail
 		if err := s.Store.SetConfigValue(row, string(encoded)); err != nil {
 			return nil, err
 		}
@@ -203,7 +194,7 @@ func (s *sealer) derive(secret []byte, fresh bool) (cipher.AEAD, error) {
 		return nil, fmt.Errorf("the row %s of the config table is damaged", row)
 	}
 	key := argon2.IDKey(secret, k.Salt, k.Time, k.MemoryKiB, k.Threads, keyFileBytes)
-	if chosen {
+	if s.chosen() {
 		debug.FreeOSMemory() // the 64 MiB of the derivation
 	}
 	block, err := aes.NewCipher(key)
@@ -215,7 +206,7 @@ func (s *sealer) derive(secret []byte, fresh bool) (cipher.AEAD, error) {
 
 // sealContext binds a sealed token to its place, so that rows and columns cannot be exchanged.
 func sealContext(envID, column string) []byte {
-	return []byte(fmt.Sprintf("honeydew|v%d|%s|%s", sealVersion, column, envID))
+	return fmt.Appendf(nil, "honeydew|v%d|%s|%s", sealVersion, column, envID)
 }
 
 // seal encrypts; a locked sealer gets a new key first.
@@ -233,7 +224,7 @@ func (s *sealer) seal(envID, column, plain string) ([]byte, error) {
 // renewLocked starts afresh; an unusable key file is kept under another name.
 func (s *sealer) renewLocked() error {
 	secret, err := s.passphrase()
-	if err == nil && secret == nil {
+	if !s.chosen() {
 		err = os.Rename(s.keyPath(), s.keyPath()+".unusable-"+time.Now().UTC().Format("20060102T150405.000"))
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
 			secret, err = createKey(s.keyPath())
