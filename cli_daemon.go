@@ -17,7 +17,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"honeydew/daemonpb"
@@ -33,69 +32,58 @@ func daemonVerbs() []verb {
 	return []verb{
 		{"start", "", "start the daemon in the background", "honeydew start", startVerb},
 		{"stop", "", "stop the daemon; running jobs may end", "honeydew stop --force", stopVerb},
-		{"status", "", "show what the daemon is doing", "honeydew status", statusVerb},
-		{"ping", "", "check that the daemon answers", "honeydew ping", pingVerb},
+		{"status", "", "show what the daemon is doing", "honeydew status", func(c *cli, _ *flag.FlagSet) action {
+			return asking(c, daemonpb.DaemonClient.GetStatus, &daemonpb.GetStatusRequest{}, c.printStatus)
+		}},
+		{"ping", "", "check that the daemon answers", "honeydew ping", func(c *cli, _ *flag.FlagSet) action {
+			return asking(c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}, func(out *daemonpb.PingResponse) {
+				c.printf("honeydew %s is running, for %s", printable(out.Version), span(time.Duration(out.UptimeSeconds)*time.Second))
+			})
+		}},
 		{"logs", "", "show the daemon's log", "honeydew logs -f", logsVerb},
-		{"daemon", "", "run the daemon in the foreground", "honeydew daemon --config ./config.yaml", daemonVerb},
-		{"version", "", "show the version", "honeydew version", versionVerb},
-	}
-}
-
-func daemonVerb(c *cli, f *flag.FlagSet) action {
-	config := f.String("config", "", "read this configuration `FILE` instead of config.yaml in the home")
-	return func(ctx context.Context, _ []string) error {
-		return runDaemon(ctx, DaemonOptions{Home: c.home, UserHome: c.userHome, ConfigFile: *config, Version: c.version, Queries: c.queries,
-			Getenv: c.getenv, Stderr: c.stderr})
-	}
-}
-
-func versionVerb(c *cli, _ *flag.FlagSet) action {
-	return func(context.Context, []string) error {
-		if c.json {
-			c.printf(`{"version":%q,"go":%q,"platform":%q}`, c.version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
-			return nil
-		}
-		c.printf("honeydew %s (%s, %s/%s)", c.version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-		return nil
-	}
-}
-
-func pingVerb(c *cli, _ *flag.FlagSet) action {
-	return func(ctx context.Context, _ []string) error {
-		return ask(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}, func(out *daemonpb.PingResponse) {
-			c.printf("honeydew %s is running, for %s", printable(out.Version), span(time.Duration(out.UptimeSeconds)*time.Second))
-		})
-	}
-}
-
-func statusVerb(c *cli, _ *flag.FlagSet) action {
-	return func(ctx context.Context, _ []string) error {
-		return ask(ctx, c, daemonpb.DaemonClient.GetStatus, &daemonpb.GetStatusRequest{}, func(s *daemonpb.DaemonStatus) {
-			login := "logged in"
-			if s.NeedsReauth {
-				login = "login expired; run: honeydew login"
-			} else if !s.Authenticated {
-				login = "not logged in; run: honeydew login"
+		{"daemon", "", "run the daemon in the foreground", "honeydew daemon --config ./config.yaml", func(c *cli, f *flag.FlagSet) action {
+			config := configFlag(f)
+			return func(ctx context.Context, _ []string) error {
+				return runDaemon(ctx, DaemonOptions{Home: c.home, UserHome: c.userHome, ConfigFile: *config, Version: c.version, Queries: c.queries,
+					Getenv: c.getenv, Stderr: c.stderr})
 			}
-			queue := fmt.Sprintf("%d pending, %d running (%d of %d workers busy)", s.Pending, s.Running, s.BusyWorkers, s.Workers)
-			if s.QueuePaused {
-				queue += "; paused, resume with: honeydew queue resume"
+		}},
+		{"version", "", "show the version", "honeydew version", func(c *cli, _ *flag.FlagSet) action {
+			return func(context.Context, []string) error {
+				format := "honeydew %s (%s, %s/%s)"
+				if c.json {
+					format = `{"version":%q,"go":%q,"platform":"%s/%s"}`
+				}
+				c.printf(format, c.version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+				return nil
 			}
-			held := ""
-			if s.HeldUntil != "" {
-				held = "until " + localTime(s.HeldUntil) + ": " + s.HeldReason
-			}
-			c.pairs("daemon", fmt.Sprintf("honeydew %s, pid %d, up %s", s.Version, s.Pid, span(time.Duration(s.UptimeSeconds)*time.Second)),
-				"environment", s.Environment+" ("+login+")", "queue", queue, "held", held, "oldest pending", localTime(s.OldestPendingAt),
-				"finished", fmt.Sprintf("%d completed, %d failed, %d cancelled", s.Completed, s.Failed, s.Cancelled),
-				"schedules", strconv.Itoa(int(s.Schedules)), "database", fmt.Sprintf("%s, %s", s.DatabasePath, bytesText(s.DatabaseBytes)),
-				"socket", s.SocketPath, "problems", strings.Join(s.Problems, "; "))
-		})
+		}},
 	}
+}
+
+func configFlag(f *flag.FlagSet) *string {
+	return f.String("config", "", "read this configuration `FILE` instead of config.yaml in the home")
+}
+
+func (c *cli) printStatus(s *daemonpb.DaemonStatus) {
+	queue := fmt.Sprintf("%d pending, %d running (%d of %d workers busy)", s.Pending, s.Running, s.BusyWorkers, s.Workers)
+	if s.QueuePaused {
+		queue += "; paused, resume with: honeydew queue resume"
+	}
+	held := ""
+	if s.HeldUntil != "" {
+		held = "until " + localTime(s.HeldUntil) + ": " + s.HeldReason
+	}
+	c.pairs("daemon", fmt.Sprintf("honeydew %s, pid %d, up %s", s.Version, s.Pid, span(time.Duration(s.UptimeSeconds)*time.Second)),
+		"environment", s.Environment+" ("+loginState(s.Authenticated, s.NeedsReauth, "login ")+")",
+		"queue", queue, "held", held, "oldest pending", localTime(s.OldestPendingAt),
+		"finished", fmt.Sprintf("%d completed, %d failed, %d cancelled", s.Completed, s.Failed, s.Cancelled),
+		"schedules", strconv.Itoa(int(s.Schedules)), "database", fmt.Sprintf("%s, %s", s.DatabasePath, bytesText(s.DatabaseBytes)),
+		"socket", s.SocketPath, "problems", strings.Join(s.Problems, "; "))
 }
 
 func startVerb(c *cli, f *flag.FlagSet) action {
-	config := f.String("config", "", "read this configuration `FILE` instead of config.yaml in the home")
+	config := configFlag(f)
 	return func(ctx context.Context, _ []string) error {
 		if ping, err := call(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}); err == nil {
 			return c.show(ping, func() { c.printf("honeydew %s is already running", printable(ping.Version)) })
@@ -103,26 +91,23 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 		if err := prepareHome(c.home); err != nil {
 			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
 		}
-		ended, err := c.spawn(*config)
+		args := []string{"daemon"}
+		if *config != "" {
+			args = append(args, "--config", c.absolute(*config))
+		}
+		daemon, err := c.spawn(args)
 		if err != nil {
 			return err
 		}
-		return c.awaitReady(ctx, ended)
+		return c.awaitReady(ctx, daemon)
 	}
 }
 
+// stderrPath is where a daemon in the background prints, and a crash leaves its stack.
 func (c *cli) stderrPath() string { return filepath.Join(c.home, "daemon.stderr") }
 
-// spawn runs this binary as the daemon, detached; what it prints goes to a file, where a crash leaves its stack.
-func (c *cli) spawn(config string) (ended chan error, err error) {
-	args := []string{"daemon"}
-	if config != "" {
-		path, err := filepath.Abs(expandPath(config, c.userHome))
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, "--config", path)
-	}
+// spawn runs this binary, detached.
+func (c *cli) spawn(args []string) (*exec.Cmd, error) {
 	out, err := os.OpenFile(c.stderrPath(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
@@ -131,124 +116,72 @@ func (c *cli) spawn(config string) (ended chan error, err error) {
 	cmd := exec.Command(c.executable, args...)
 	cmd.Args[0] = "honeydew"
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = c.home, out, out, detached()
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the daemon: %w", err)
-	}
-	ended = make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	return ended, nil
+	return cmd, cmd.Start()
 }
 
 // awaitReady returns when the daemon answers, or with the daemon's own error and exit code when it ended instead. If
 // it ended because another one was quicker, that one is as good.
-func (c *cli) awaitReady(ctx context.Context, ended chan error) error {
+func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd) error {
+	ended := make(chan error, 1)
+	go func() { ended <- daemon.Wait() }()
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	tick := time.NewTicker(poll)
-	defer tick.Stop()
-	var failure error
+	var failure error = errorf(codeInternal, "the daemon has not become ready within %s", startPatience).hint("it may go on starting; see: honeydew logs")
 	for {
 		select {
-		case err := <-ended:
-			failure = c.startFailure(err)
-			if exit, ok := errors.AsType[exitError](failure); !ok || exit.code != exitAlreadyRunning {
+		case <-ended:
+			code := daemon.ProcessState.ExitCode()
+			if failure = c.lastWords(code); code != exitAlreadyRunning {
 				return failure
 			}
-			ended = nil
 		case <-ctx.Done():
-			if failure != nil {
-				return failure
+			return failure
+		case <-time.After(poll):
+			c.conn.ResetConnectBackoff() // a connection that failed would wait before it tries again
+			if ping, err := call(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}); err == nil {
+				return c.show(ping, func() { c.printf("honeydew %s started", printable(ping.Version)) })
 			}
-			return errorf(codeInternal, "the daemon has not become ready within %s", startPatience).hint("it may go on starting; see: honeydew logs")
-		case <-tick.C:
-			if c.conn != nil { // a connection that failed would wait before it tries again
-				c.conn.ResetConnectBackoff()
-			}
-			ping, err := call(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{})
-			if err != nil {
-				continue
-			}
-			return c.show(ping, func() { c.printf("honeydew %s started", printable(ping.Version)) })
 		}
 	}
 }
 
-// startFailure is what the daemon said, with its exit code.
-func (c *cli) startFailure(err error) error {
-	text, readErr := os.ReadFile(c.stderrPath())
-	if readErr != nil {
-		text = []byte(readErr.Error())
+// lastWords is what a daemon that did not start said, with its exit code.
+func (c *cli) lastWords(code int) error {
+	text, err := os.ReadFile(c.stderrPath())
+	if err != nil {
+		text = []byte(err.Error())
 	}
 	message, hint, _ := strings.Cut(strings.TrimSpace(strings.TrimPrefix(string(text), "honeydew: ")), "\nhint: ")
 	if message == "" {
 		message = "the daemon ended at once"
 	}
-	code := exitFailed
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() > 0 {
-		code = exit.ExitCode()
-	}
-	return exitError{code, errorf(codeInternal, "%s", message).hint("%s", hint)}
+	return exitError{max(code, exitFailed), errorf(codeInternal, "%s", message).hint("%s", hint)} // -1: killed
 }
 
 func stopVerb(c *cli, f *flag.FlagSet) action {
-	force := f.Bool("force", false, "do not wait for running jobs; they are taken up again at the next start")
+	in := &daemonpb.ShutdownRequest{}
+	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they are taken up again at the next start")
 	return func(ctx context.Context, _ []string) error {
-		out, err := call(ctx, c, daemonpb.DaemonClient.Shutdown, &daemonpb.ShutdownRequest{Force: *force})
-		if err != nil {
-			// A daemon that does not answer, but holds its lock, is asked by signal.
-			if code, _, _ := c.explain(err); code != exitNotRunning || !c.signalDaemon() {
-				return err
+		out, err := call(ctx, c, daemonpb.DaemonClient.Shutdown, in)
+		for held := true; held && err == nil; {
+			select {
+			case <-time.After(poll):
+				held, err = lockHeld(lockPath(c.home))
+			case <-ctx.Done():
+				c.note("the daemon goes on stopping")
+				err = errInterrupted
 			}
-			out = &daemonpb.ShutdownResponse{}
 		}
-		if err := c.awaitStopped(ctx); err != nil {
+		if err != nil {
 			return err
 		}
 		return c.show(out, func() { c.printf("stopped") })
 	}
 }
 
-// signalDaemon asks the holder of the lock to end; without the lock held, a PID file says nothing.
-func (c *cli) signalDaemon() bool {
-	if held, err := lockHeld(lockPath(c.home)); err != nil || !held {
-		return false
-	}
-	cfg, err := loadConfig(c.home, "", c.userHome)
-	if err != nil {
-		return false
-	}
-	text, err := os.ReadFile(cfg.Daemon.PIDFile)
-	if err != nil {
-		return false
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || pid <= 1 {
-		return false
-	}
-	p, err := os.FindProcess(pid)
-	return err == nil && p.Signal(syscall.SIGTERM) == nil
-}
-
-func (c *cli) awaitStopped(ctx context.Context) error {
-	tick := time.NewTicker(poll)
-	defer tick.Stop()
-	for {
-		held, err := lockHeld(lockPath(c.home))
-		if err != nil || !held {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			c.note("the daemon goes on stopping")
-			return errInterrupted
-		}
-	}
-}
-
 func logsVerb(c *cli, f *flag.FlagSet) action {
 	follow := f.Bool("f", false, "go on with new lines, across rotation")
-	lines := f.Int("n", 50, "begin with the last `N` lines; 0: all of the present file")
+	last := f.Int("n", 50, "begin with the last `N` lines; 0: all of the present file")
 	return func(ctx context.Context, _ []string) error {
 		cfg, err := loadConfig(c.home, "", c.userHome)
 		if err != nil {
@@ -258,100 +191,63 @@ func logsVerb(c *cli, f *flag.FlagSet) action {
 		if err != nil {
 			return errorf(codeNotFound, "no log yet: %w", err).hint("start the daemon with: honeydew start")
 		}
-		defer func() { _ = file.Close() }() // only read
-		if *lines > 0 {
-			if err := seekLastLines(file, *lines); err != nil {
-				return err
-			}
-		}
-		reader := bufio.NewReaderSize(file, 64<<10)
-		var partial []byte
 		for {
-			if partial, err = c.copyLines(reader, partial); err != nil {
+			// Looked for before this file is read to its end: what it got before its rotation comes before what the next one has.
+			next := reopened(file, cfg.Logging.File)
+			if err := c.printLog(file, *last); err != nil || !*follow {
 				return err
 			}
-			if !*follow {
-				return nil
-			}
-			if err := c.out.Flush(); err != nil {
-				return err
+			*last = 0
+			if next != nil {
+				_ = file.Close() // only read
+				file = next
+				continue
 			}
 			select {
 			case <-time.After(logPoll):
 			case <-ctx.Done():
 				return nil
 			}
-			if next, rotated := reopened(file, cfg.Logging.File); rotated {
-				// What was written to the old file before the rotation comes first.
-				if _, err = c.copyLines(reader, partial); err != nil {
-					return errors.Join(err, next.Close())
-				}
-				_ = file.Close()
-				file, partial = next, nil
-				reader.Reset(file)
-			}
 		}
-	}
-}
-
-// copyLines prints the whole lines that are there and returns the beginning of the next.
-func (c *cli) copyLines(r *bufio.Reader, partial []byte) ([]byte, error) {
-	for {
-		line, err := r.ReadBytes('\n')
-		partial = append(partial, line...)
-		if errors.Is(err, io.EOF) {
-			return partial, nil
-		} else if err != nil {
-			return nil, err
-		}
-		if c.json {
-			if _, err := c.out.Write(partial); err != nil {
-				return nil, err
-			}
-		} else {
-			c.printf("%s", logLine(bytes.TrimSpace(partial)))
-		}
-		partial = nil
 	}
 }
 
 // reopened opens the file at path if it is another one than old.
-func reopened(old *os.File, path string) (*os.File, bool) {
+func reopened(old *os.File, path string) *os.File {
 	next, err := os.Open(path)
 	if err != nil {
-		return nil, false // between two files
+		return nil // between two files
 	}
 	was, err1 := old.Stat()
 	is, err2 := next.Stat()
 	if err1 == nil && err2 == nil && !os.SameFile(was, is) {
-		return next, true
+		return next
 	}
 	_ = next.Close()
-	return nil, false
+	return nil
 }
 
-// seekLastLines moves to the beginning of the last n lines.
-func seekLastLines(f *os.File, n int) error {
-	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	buffer := make([]byte, 64<<10)
-	for at := end; at > 0; {
-		size := min(at, int64(len(buffer)))
-		at -= size
-		if _, err := f.ReadAt(buffer[:size], at); err != nil {
-			return err
-		}
-		for i := size - 1; i >= 0; i-- {
-			if buffer[i] == '\n' && at+i != end-1 {
-				if n--; n == 0 {
-					_, err := f.Seek(at+i+1, io.SeekStart)
-					return err
+// printLog prints the whole lines that follow, or only the last of them, and leaves one that is still written for later.
+func (c *cli) printLog(file *os.File, last int) error {
+	reader := bufio.NewReaderSize(file, 64<<10)
+	var lines [][]byte
+	for {
+		line, err := reader.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			_, err = file.Seek(-int64(len(line)), io.SeekCurrent)
+			for _, line := range lines {
+				if c.json {
+					_, _ = c.out.Write(line) // the flush tells
+				} else {
+					c.printf("%s", logLine(bytes.TrimSpace(line)))
 				}
 			}
+			return errors.Join(err, c.out.Flush())
+		} else if err != nil {
+			return err
+		}
+		if lines = append(lines, line); last > 0 && len(lines) > last {
+			lines = lines[1:]
 		}
 	}
-	_, err = f.Seek(0, io.SeekStart)
-	return err
 }

@@ -1,39 +1,81 @@
 package main
 
-// The verbs that list jobs and commands, and those that do something to every job of a list.
+// The verbs that show jobs and commands, and those that do something to every job of a list.
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"honeydew/daemonpb"
 )
 
-func jobShowVerb(c *cli, _ *flag.FlagSet) action {
-	return func(ctx context.Context, args []string) error {
-		return ask(ctx, c, daemonpb.DaemonClient.GetJobStatus, &daemonpb.GetJobStatusRequest{JobId: args[0]}, func(j *daemonpb.JobStatus) {
-			payload, err := protojson.Marshal(j.Payload)
-			if err != nil {
-				payload = []byte(err.Error())
+func jobVerbs() []verb {
+	return []verb{
+		{"submit", "[COMMAND] [KEY=VALUE...]", "submit a job, or many from a file",
+			"honeydew submit github.commits organization=acme repository=api startDate=-7d --wait", submitVerb},
+		{"commands", "", "list every command and its arguments", "honeydew commands", func(c *cli, _ *flag.FlagSet) action {
+			return asking(c, daemonpb.DaemonClient.ListCommands, &daemonpb.ListCommandsRequest{}, c.printCommands)
+		}},
+		{"job list", "", "list jobs, newest first", "honeydew job list --status failed", jobListVerb},
+		{"job show", "ID", "show a job", "honeydew job show 4k2m", func(c *cli, _ *flag.FlagSet) action {
+			in := &daemonpb.GetJobStatusRequest{}
+			return asking(c, daemonpb.DaemonClient.GetJobStatus, in, c.printJob, &in.JobId)
+		}},
+		{"job result", "ID", "print a job's result", "honeydew job result 4k2m", func(c *cli, _ *flag.FlagSet) action {
+			return func(ctx context.Context, args []string) error {
+				job, err := call(ctx, c, daemonpb.DaemonClient.GetJobStatus, &daemonpb.GetJobStatusRequest{JobId: args[0]})
+				if err != nil {
+					return err
+				}
+				if !isFinished(job) {
+					return errorf(codeFailedPrecondition, "job %s is %s and has no result yet", job.JobId, job.Status).hint("wait for it with: honeydew job wait %s", job.JobId)
+				}
+				return c.printResult(ctx, job)
 			}
-			result := ""
-			if j.Status == statusCompleted {
-				result = bytesText(j.ResultBytes) + "; print it with: honeydew job result " + j.JobId
-			}
-			c.pairs("job", j.JobId, "command", j.Command, "arguments", string(payload), "status", j.Status, "error", j.Error, "result", result,
-				"environment", j.Environment, "schedule", j.Schedule, "priority", strconv.Itoa(int(j.Priority)),
-				"retries", fmt.Sprintf("%d of %d", j.RetryCount, j.MaxRetries), "submitted", localTime(j.CreatedAt),
-				"next attempt", localTime(j.NextAttemptAt), "started", localTime(j.StartedAt), "ended", localTime(j.CompletedAt))
-		})
+		}},
+		{"job wait", "ID...", "wait until jobs have ended", "honeydew job wait 4k2m", func(c *cli, _ *flag.FlagSet) action { return c.waitAll }},
+		{"job cancel", "[ID...]", "cancel jobs, by id or filter", "honeydew job cancel --status pending --command github.commits --dry-run",
+			eachVerb("cancelled", []string{statusPending, statusRunning}, func(ctx context.Context, c *cli, id string) (map[string]string, error) {
+				out, err := call(ctx, c, daemonpb.DaemonClient.CancelJob, &daemonpb.CancelJobRequest{JobId: id})
+				return map[string]string{"jobId": id, "status": out.GetStatus()}, err
+			})},
+		{"job retry", "[ID...]", "submit failed or cancelled jobs again", "honeydew job retry --status failed",
+			eachVerb("submitted again", []string{statusFailed, statusCancelled}, func(ctx context.Context, c *cli, id string) (map[string]string, error) {
+				out, err := call(ctx, c, daemonpb.DaemonClient.RetryJob, &daemonpb.RetryJobRequest{JobId: id})
+				return map[string]string{"jobId": out.GetJobId(), "retryOf": id}, err
+			})},
 	}
 }
+
+func (c *cli) printCommands(out *daemonpb.ListCommandsResponse) {
+	rows := make([][]string, len(out.Commands))
+	for i, cmd := range out.Commands {
+		args := make([]string, len(cmd.Arguments))
+		for i, a := range cmd.Arguments {
+			args[i] = a.Name + ":" + a.Type
+		}
+		rows[i] = []string{cmd.Name, cmd.Kind, cmd.Description, strings.Join(args, " ")}
+	}
+	c.printTable([]string{"COMMAND", "KIND", "DESCRIPTION", "ARGUMENTS"}, rows)
+}
+
+func (c *cli) printJob(j *daemonpb.JobStatus) {
+	c.pairs("job", j.JobId, "command", j.Command, "arguments", payloadText(j.Payload), "status", j.Status, "error", j.Error,
+		"result", resultText(j), "environment", j.Environment, "schedule", j.Schedule, "priority", strconv.Itoa(int(j.Priority)),
+		"retries", fmt.Sprintf("%d of %d", j.RetryCount, j.MaxRetries), "submitted", localTime(j.CreatedAt),
+		"next attempt", localTime(j.NextAttemptAt), "started", localTime(j.StartedAt), "ended", localTime(j.CompletedAt))
+}
+
+// payloadText is a payload on one line.
+func payloadText(payload *structpb.Struct) string { return protojson.MarshalOptions{}.Format(payload) }
 
 // filterFlags declares the filters of a list of jobs.
 func filterFlags(f *flag.FlagSet) *daemonpb.ListJobsRequest {
@@ -61,18 +103,15 @@ func (c *cli) list(ctx context.Context, in *daemonpb.ListJobsRequest, limit int)
 }
 
 func jobListVerb(c *cli, f *flag.FlagSet) action {
-	in := filterFlags(f)
-	limit := f.Int("limit", 50, "at most `N` jobs")
+	in, limit := filterFlags(f), 50
+	number(f, "limit", 1, "at most `N` jobs", func(n int32) { limit = int(n) })
 	everything := f.Bool("all", false, "all of them")
 	f.StringVar(&in.PageToken, "page-token", "", "go on where an earlier list was cut")
 	return func(ctx context.Context, _ []string) error {
 		if *everything {
-			*limit = 1 << 30
+			limit = math.MaxInt32
 		}
-		if *limit < 1 {
-			return usagef("--limit: %d; allowed: 1 and more", *limit)
-		}
-		out, err := c.list(ctx, in, *limit)
+		out, err := c.list(ctx, in, limit)
 		if err != nil {
 			return err
 		}
@@ -91,105 +130,74 @@ func jobListVerb(c *cli, f *flag.FlagSet) action {
 	}
 }
 
-// each runs one call on every job named, or on every job that the filter finds in one of the states.
-func (c *cli) each(ctx context.Context, ids []string, filter *daemonpb.ListJobsRequest, states []string, dryRun bool, past string,
-	do func(id string) (map[string]string, error)) error {
-	named := len(ids) > 0
-	if filtered := filter.Status+filter.Command+filter.Schedule != ""; named == filtered {
-		return usagef("name either jobs or a filter: --status, --command, --schedule")
-	}
-	if !named {
-		if filter.Status != "" && !slices.Contains(states, filter.Status) {
-			return usagef("--status: %q; allowed here: %s", filter.Status, strings.Join(states, ", "))
-		}
-		found, err := c.list(ctx, filter, 1<<30)
-		if err != nil {
+// eachVerb is a verb that does something to every job named, or to every one that a filter finds in one of the states;
+// do says what it did as the members of a JSON object.
+func eachVerb(past string, states []string, do func(ctx context.Context, c *cli, id string) (map[string]string, error)) func(*cli, *flag.FlagSet) action {
+	return func(c *cli, f *flag.FlagSet) action {
+		filter := filterFlags(f)
+		dryRun := f.Bool("dry-run", false, "only list them")
+		return func(ctx context.Context, ids []string) (err error) {
+			named := len(ids) > 0
+			if filtered := filter.Status+filter.Command+filter.Schedule != ""; named == filtered {
+				return usagef("name either jobs or a filter: --status, --command, --schedule")
+			} else if filtered {
+				if ids, err = c.matching(ctx, filter, states); err != nil {
+					return err
+				}
+			}
+			done, failures := []map[string]string{}, 0
+			for _, id := range ids {
+				one := map[string]string{"jobId": id}
+				if !*dryRun {
+					one, err = do(ctx, c, id)
+				}
+				if err != nil && (len(ids) == 1 || ctx.Err() != nil) {
+					return err
+				} else if err != nil {
+					failures++
+					_, text, _ := c.explain(err)
+					c.note("job %s: %s", printable(id), text)
+				} else if done = append(done, one); !c.json {
+					c.printf("%s", one["jobId"])
+				}
+			}
+			switch {
+			case c.json:
+				err = c.encodeJobs(done, named && len(ids) == 1)
+			case *dryRun:
+				c.note("%s would be %s", count(len(done), "job"), past)
+			case !named:
+				c.note("%s %s", count(len(done), "job"), past)
+			}
+			if failures > 0 {
+				return fmt.Errorf("%d of %d jobs could not be %s", failures, len(ids), past)
+			}
 			return err
 		}
-		for _, j := range found.Jobs {
-			if slices.Contains(states, j.Status) {
-				ids = append(ids, j.JobId)
-			}
-		}
 	}
-	done := []map[string]string{}
-	var failed error
-	failures := 0
-	for _, id := range ids {
-		one := map[string]string{"jobId": id}
-		if !dryRun {
-			if one, failed = do(id); failed != nil && len(ids) == 1 || ctx.Err() != nil {
-				break
-			} else if failed != nil {
-				failures++
-				_, text, _ := c.explain(failed)
-				c.note("job %s: %s", printable(id), text)
-				continue
-			}
-		}
-		if done = append(done, one); !c.json {
-			c.printf("%s", one["jobId"])
-		}
-	}
-	if failures > 0 {
-		failed = fmt.Errorf("%d of %d jobs could not be %s", failures, len(ids), past)
-	}
-	if c.json {
-		return errors.Join(failed, c.printJobs(done, named && len(ids) == 1))
-	}
-	if dryRun {
-		c.note("%s would be %s", count(len(done), "job"), past)
-	} else if !named {
-		c.note("%s %s", count(len(done), "job"), past)
-	}
-	return failed
 }
 
-// printJobs prints {"jobs": [...]}; what was done to the one job that was named stands beside it, too.
-func (c *cli) printJobs(done []map[string]string, single bool) error {
+// matching lists the jobs that a filter finds in one of the states.
+func (c *cli) matching(ctx context.Context, filter *daemonpb.ListJobsRequest, states []string) (ids []string, err error) {
+	if filter.Status != "" && !slices.Contains(states, filter.Status) {
+		return nil, usagef("--status: %q; allowed here: %s", filter.Status, strings.Join(states, ", "))
+	}
+	found, err := c.list(ctx, filter, math.MaxInt32)
+	for _, j := range found.GetJobs() {
+		if slices.Contains(states, j.Status) {
+			ids = append(ids, j.JobId)
+		}
+	}
+	return ids, err
+}
+
+// encodeJobs prints {"jobs": [...]}; what was done to the one job that was named stands beside it, too.
+func (c *cli) encodeJobs(done []map[string]string, single bool) error {
 	document := map[string]any{"jobs": done}
-	if single && len(done) == 1 {
+	if single {
 		for key, value := range done[0] {
 			document[key] = value
 		}
 	}
 	return c.encode(document)
-}
-
-func jobCancelVerb(c *cli, f *flag.FlagSet) action {
-	filter := filterFlags(f)
-	dryRun := f.Bool("dry-run", false, "only list them")
-	return func(ctx context.Context, args []string) error {
-		return c.each(ctx, args, filter, []string{statusPending, statusRunning}, *dryRun, "cancelled", func(id string) (map[string]string, error) {
-			out, err := call(ctx, c, daemonpb.DaemonClient.CancelJob, &daemonpb.CancelJobRequest{JobId: id})
-			return map[string]string{"jobId": id, "status": out.GetStatus()}, err
-		})
-	}
-}
-
-func jobRetryVerb(c *cli, f *flag.FlagSet) action {
-	filter := filterFlags(f)
-	dryRun := f.Bool("dry-run", false, "only list them")
-	return func(ctx context.Context, args []string) error {
-		return c.each(ctx, args, filter, []string{statusFailed, statusCancelled}, *dryRun, "submitted again", func(id string) (map[string]string, error) {
-			out, err := call(ctx, c, daemonpb.DaemonClient.RetryJob, &daemonpb.RetryJobRequest{JobId: id})
-			return map[string]string{"jobId": out.GetJobId(), "retryOf": id}, err
-		})
-	}
-}
-
-func commandsVerb(c *cli, _ *flag.FlagSet) action {
-	return func(ctx context.Context, _ []string) error {
-		return ask(ctx, c, daemonpb.DaemonClient.ListCommands, &daemonpb.ListCommandsRequest{}, func(out *daemonpb.ListCommandsResponse) {
-			rows := make([][]string, len(out.Commands))
-			for i, cmd := range out.Commands {
-				var args []string
-				for _, a := range cmd.Arguments {
-					args = append(args, a.Name+":"+a.Type)
-				}
-				rows[i] = []string{cmd.Name, cmd.Kind, cmd.Description, strings.Join(args, " ")}
-			}
-			c.printTable([]string{"COMMAND", "KIND", "DESCRIPTION", "ARGUMENTS"}, rows)
-		})
-	}
 }

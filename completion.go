@@ -59,10 +59,7 @@ func completeVerb(c *cli, _ *flag.FlagSet) action {
 
 // candidates lists the words that may follow those before.
 func (c *cli) candidates(ctx context.Context, before []string, last string) (words []string, err error) {
-	verbs, err := c.verbs("")
-	if err != nil {
-		return nil, err
-	}
+	verbs := c.verbs()
 	if len(before) > 0 && before[0] == "help" {
 		before = before[1:]
 	}
@@ -111,11 +108,7 @@ func (c *cli) values(ctx context.Context, verb, kind string) (words []string, er
 	case kind == "overlap":
 		return []string{overlapSkip, overlapAllow}, nil
 	case kind == "COMMAND" || kind == "command":
-		table, err := c.table()
-		if err != nil {
-			return nil, err
-		}
-		for _, cmd := range table.All() {
+		for _, cmd := range c.commands.All() {
 			words = append(words, cmd.Name)
 		}
 	case kind == "ID":
