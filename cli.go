@@ -125,7 +125,7 @@ func (c *cli) run(ctx context.Context) (err error) {
 
 // verbs is the table.
 func (c *cli) verbs() []verb {
-	return slices.Concat(daemonVerbs(), loginVerbs(), environmentVerbs(), jobVerbs(), scheduleVerbs(), queueVerbs(), toolVerbs(), providerVerbs(c.commands))
+	return slices.Concat(daemonVerbs(), adminVerbs(), jobVerbs(), scheduleVerbs(), toolVerbs(), providerVerbs(c.commands))
 }
 
 // find splits the arguments into a verb and the rest; no verb and no error means that help was asked for and printed.

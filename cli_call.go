@@ -7,11 +7,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -124,35 +126,39 @@ func stream[In, Out any](ctx context.Context, c *cli, timeout time.Duration, in 
 }
 
 // ask is a call whose answer is all there is to show.
-func ask[In, Out proto.Message](ctx context.Context, c *cli, method rpc[In, Out], in In, people func(Out)) error {
+func ask[In, Out proto.Message](ctx context.Context, c *cli, method rpc[In, Out], in In) error {
 	out, err := call(ctx, c, method, in)
 	if err != nil {
 		return err
 	}
-	return c.show(out, func() { people(out) })
+	return c.show(strings.TrimSuffix(string(in.ProtoReflect().Descriptor().Name()), "Request"), in, out)
 }
 
-// asking is the action of a verb that is one call; its arguments go to fields of in.
-func asking[In, Out proto.Message](c *cli, method rpc[In, Out], in In, people func(Out), fields ...*string) action {
-	return func(ctx context.Context, args []string) error {
-		for i, field := range fields {
-			*field = args[i]
+// asking is a verb that is one call: flags declares its flags, and its arguments go to fields of in.
+func asking[In, Out proto.Message](method rpc[In, Out], in In, flags func(f *flag.FlagSet), fields ...*string) func(*cli, *flag.FlagSet) action {
+	return func(c *cli, f *flag.FlagSet) action {
+		if flags != nil {
+			flags(f)
 		}
-		return ask(ctx, c, method, in, people)
+		return func(ctx context.Context, args []string) error {
+			for i, field := range fields {
+				*field = args[i]
+			}
+			return ask(ctx, c, method, in)
+		}
 	}
 }
 
-// show prints the answer: protojson, or what people prints to read.
-func (c *cli) show(msg proto.Message, people func()) error {
-	if !c.json {
-		people()
-		return nil
+// show prints an answer: as protojson, or what the template of that name makes of it and the request.
+func (c *cli) show(name string, in, out proto.Message) error {
+	if c.json {
+		text, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(out)
+		if err != nil {
+			return err
+		}
+		return c.encode(json.RawMessage(text)) // which drops protojson's spaces: they differ from build to build
 	}
-	text, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(msg)
-	if err != nil {
-		return err
-	}
-	return c.encode(json.RawMessage(text)) // which drops protojson's spaces: they differ from build to build
+	return c.render(name, struct{ In, Out proto.Message }{in, out})
 }
 
 // encode prints v as the one JSON document.

@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
@@ -32,14 +31,8 @@ func daemonVerbs() []verb {
 	return []verb{
 		{"start", "", "start the daemon in the background", "honeydew start", startVerb},
 		{"stop", "", "stop the daemon; running jobs may end", "honeydew stop --force", stopVerb},
-		{"status", "", "show what the daemon is doing", "honeydew status", func(c *cli, _ *flag.FlagSet) action {
-			return asking(c, daemonpb.DaemonClient.GetStatus, &daemonpb.GetStatusRequest{}, c.printStatus)
-		}},
-		{"ping", "", "check that the daemon answers", "honeydew ping", func(c *cli, _ *flag.FlagSet) action {
-			return asking(c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}, func(out *daemonpb.PingResponse) {
-				c.printf("honeydew %s is running, for %s", printable(out.Version), span(time.Duration(out.UptimeSeconds)*time.Second))
-			})
-		}},
+		{"status", "", "show what the daemon is doing", "honeydew status", asking(daemonpb.DaemonClient.GetStatus, &daemonpb.GetStatusRequest{}, nil)},
+		{"ping", "", "check that the daemon answers", "honeydew ping", asking(daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}, nil)},
 		{"logs", "", "show the daemon's log", "honeydew logs -f", logsVerb},
 		{"daemon", "", "run the daemon in the foreground", "honeydew daemon --config ./config.yaml", func(c *cli, f *flag.FlagSet) action {
 			config := configFlag(f)
@@ -65,28 +58,11 @@ func configFlag(f *flag.FlagSet) *string {
 	return f.String("config", "", "read this configuration `FILE` instead of config.yaml in the home")
 }
 
-func (c *cli) printStatus(s *daemonpb.DaemonStatus) {
-	queue := fmt.Sprintf("%d pending, %d running (%d of %d workers busy)", s.Pending, s.Running, s.BusyWorkers, s.Workers)
-	if s.QueuePaused {
-		queue += "; paused, resume with: honeydew queue resume"
-	}
-	held := ""
-	if s.HeldUntil != "" {
-		held = "until " + localTime(s.HeldUntil) + ": " + s.HeldReason
-	}
-	c.pairs("daemon", fmt.Sprintf("honeydew %s, pid %d, up %s", s.Version, s.Pid, span(time.Duration(s.UptimeSeconds)*time.Second)),
-		"environment", s.Environment+" ("+loginState(s.Authenticated, s.NeedsReauth, "login ")+")",
-		"queue", queue, "held", held, "oldest pending", localTime(s.OldestPendingAt),
-		"finished", fmt.Sprintf("%d completed, %d failed, %d cancelled", s.Completed, s.Failed, s.Cancelled),
-		"schedules", strconv.Itoa(int(s.Schedules)), "database", fmt.Sprintf("%s, %s", s.DatabasePath, bytesText(s.DatabaseBytes)),
-		"socket", s.SocketPath, "problems", strings.Join(s.Problems, "; "))
-}
-
 func startVerb(c *cli, f *flag.FlagSet) action {
 	config := configFlag(f)
 	return func(ctx context.Context, _ []string) error {
 		if ping, err := call(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}); err == nil {
-			return c.show(ping, func() { c.printf("honeydew %s is already running", printable(ping.Version)) })
+			return c.show("running", nil, ping)
 		}
 		if err := prepareHome(c.home); err != nil {
 			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
@@ -139,7 +115,7 @@ func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd) error {
 		case <-time.After(poll):
 			c.conn.ResetConnectBackoff() // a connection that failed would wait before it tries again
 			if ping, err := call(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}); err == nil {
-				return c.show(ping, func() { c.printf("honeydew %s started", printable(ping.Version)) })
+				return c.show("started", nil, ping)
 			}
 		}
 	}
@@ -175,7 +151,7 @@ func stopVerb(c *cli, f *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		return c.show(out, func() { c.printf("stopped") })
+		return c.show("Shutdown", in, out)
 	}
 }
 

@@ -88,11 +88,8 @@ func providerVerb(c *cli, f *flag.FlagSet, cmd *Command) action {
 			return err
 		}
 		out, err := call(ctx, c, daemonpb.DaemonClient.SubmitJob, in)
-		if err != nil {
-			return err
-		}
-		if *detach {
-			return c.showSubmitted(ctx, out, false)
+		if err != nil || *detach {
+			return c.submitted(ctx, out, err, false)
 		}
 		job, err := c.wait(ctx, out.JobId)
 		if err != nil {
@@ -148,25 +145,24 @@ func submitVerb(c *cli, f *flag.FlagSet) action {
 			return err
 		}
 		out, err := call(ctx, c, daemonpb.DaemonClient.SubmitJob, in)
-		if err != nil {
-			return err
-		}
-		if out.Existing {
+		if out.GetExisting() {
 			c.note("this key was used before; nothing new was submitted")
 		}
-		return c.showSubmitted(ctx, out, *wait)
+		return c.submitted(ctx, out, err, *wait)
 	}
 }
 
-// showSubmitted prints a new job's id, or what became of the job.
-func (c *cli) showSubmitted(ctx context.Context, out interface {
+// submitted prints a new job's id, or what became of the job.
+func (c *cli) submitted(ctx context.Context, out interface {
 	proto.Message
 	GetJobId() string
-}, wait bool) error {
-	if wait {
+}, err error, wait bool) error {
+	if err != nil {
+		return err
+	} else if wait {
 		return c.waitAll(ctx, []string{out.GetJobId()})
 	}
-	return c.show(out, func() { c.printf("%s", out.GetJobId()) })
+	return c.show("SubmitJob", nil, out)
 }
 
 func (c *cli) submitBatch(ctx context.Context, name string) error {
@@ -185,11 +181,7 @@ func (c *cli) submitBatch(ctx context.Context, name string) error {
 		}
 		in.Jobs = append(in.Jobs, one)
 	}
-	return ask(ctx, c, daemonpb.DaemonClient.SubmitJobs, in, func(out *daemonpb.SubmitJobsResponse) {
-		for _, j := range out.Jobs {
-			c.printf("%s", j.JobId)
-		}
-	})
+	return ask(ctx, c, daemonpb.DaemonClient.SubmitJobs, in)
 }
 
 // readInput reads a file, or stdin for -.
@@ -303,21 +295,10 @@ func (c *cli) waitAll(ctx context.Context, ids []string) error {
 			failed = cmp.Or(failed, jobError(job))
 		}
 	}
-	var answer proto.Message = all
-	if len(all.Jobs) == 1 {
-		answer = all.Jobs[0]
+	if c.json && len(ids) == 1 {
+		return errors.Join(failed, c.show("", nil, all.Jobs[0]))
 	}
-	return errors.Join(failed, c.show(answer, func() {
-		for _, j := range all.Jobs {
-			more := ""
-			if j.Error != "" {
-				more = ": " + printable(j.Error)
-			} else if j.Status == statusCompleted {
-				more = ", " + resultText(j)
-			}
-			c.printf("job %s (%s) %s%s", j.JobId, j.Command, j.Status, more)
-		}
-	}))
+	return errors.Join(failed, c.show("ended", nil, all))
 }
 
 // jobError is the end of a job that did not complete.
@@ -330,14 +311,6 @@ func jobError(j *daemonpb.JobStatus) error {
 
 func isFinished(j *daemonpb.JobStatus) bool {
 	return slices.Contains([]string{statusCompleted, statusFailed, statusCancelled}, j.Status)
-}
-
-// resultText says how large a result is and how to see it, "" where there is none.
-func resultText(j *daemonpb.JobStatus) string {
-	if j.Status != statusCompleted {
-		return ""
-	}
-	return bytesText(j.ResultBytes) + "; print it with: honeydew job result " + j.JobId
 }
 
 // printResult prints a completed job's result, byte for byte unless a person looks at it.

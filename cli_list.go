@@ -8,27 +8,20 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
-
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	"honeydew/daemonpb"
 )
 
 func jobVerbs() []verb {
+	show := &daemonpb.GetJobStatusRequest{}
 	return []verb{
 		{"submit", "[COMMAND] [KEY=VALUE...]", "submit a job, or many from a file",
 			"honeydew submit github.commits organization=acme repository=api startDate=-7d --wait", submitVerb},
-		{"commands", "", "list every command and its arguments", "honeydew commands", func(c *cli, _ *flag.FlagSet) action {
-			return asking(c, daemonpb.DaemonClient.ListCommands, &daemonpb.ListCommandsRequest{}, c.printCommands)
-		}},
+		{"commands", "", "list every command and its arguments", "honeydew commands",
+			asking(daemonpb.DaemonClient.ListCommands, &daemonpb.ListCommandsRequest{}, nil)},
 		{"job list", "", "list jobs, newest first", "honeydew job list --status failed", jobListVerb},
-		{"job show", "ID", "show a job", "honeydew job show 4k2m", func(c *cli, _ *flag.FlagSet) action {
-			in := &daemonpb.GetJobStatusRequest{}
-			return asking(c, daemonpb.DaemonClient.GetJobStatus, in, c.printJob, &in.JobId)
-		}},
+		{"job show", "ID", "show a job", "honeydew job show 4k2m", asking(daemonpb.DaemonClient.GetJobStatus, show, nil, &show.JobId)},
 		{"job result", "ID", "print a job's result", "honeydew job result 4k2m", func(c *cli, _ *flag.FlagSet) action {
 			return func(ctx context.Context, args []string) error {
 				job, err := call(ctx, c, daemonpb.DaemonClient.GetJobStatus, &daemonpb.GetJobStatusRequest{JobId: args[0]})
@@ -54,28 +47,6 @@ func jobVerbs() []verb {
 			})},
 	}
 }
-
-func (c *cli) printCommands(out *daemonpb.ListCommandsResponse) {
-	rows := make([][]string, len(out.Commands))
-	for i, cmd := range out.Commands {
-		args := make([]string, len(cmd.Arguments))
-		for i, a := range cmd.Arguments {
-			args[i] = a.Name + ":" + a.Type
-		}
-		rows[i] = []string{cmd.Name, cmd.Kind, cmd.Description, strings.Join(args, " ")}
-	}
-	c.printTable([]string{"COMMAND", "KIND", "DESCRIPTION", "ARGUMENTS"}, rows)
-}
-
-func (c *cli) printJob(j *daemonpb.JobStatus) {
-	c.pairs("job", j.JobId, "command", j.Command, "arguments", payloadText(j.Payload), "status", j.Status, "error", j.Error,
-		"result", resultText(j), "environment", j.Environment, "schedule", j.Schedule, "priority", strconv.Itoa(int(j.Priority)),
-		"retries", fmt.Sprintf("%d of %d", j.RetryCount, j.MaxRetries), "submitted", localTime(j.CreatedAt),
-		"next attempt", localTime(j.NextAttemptAt), "started", localTime(j.StartedAt), "ended", localTime(j.CompletedAt))
-}
-
-// payloadText is a payload on one line.
-func payloadText(payload *structpb.Struct) string { return protojson.MarshalOptions{}.Format(payload) }
 
 // filterFlags declares the filters of a list of jobs.
 func filterFlags(f *flag.FlagSet) *daemonpb.ListJobsRequest {
@@ -115,13 +86,7 @@ func jobListVerb(c *cli, f *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		err = c.show(out, func() {
-			rows := make([][]string, len(out.Jobs))
-			for i, j := range out.Jobs {
-				rows[i] = []string{j.JobId, j.Status, j.Command, j.Environment, shortTime(j.CreatedAt), j.Error}
-			}
-			c.printTable([]string{"ID", "STATUS", "COMMAND", "ENVIRONMENT", "SUBMITTED", "ERROR"}, rows)
-		})
+		err = c.show("ListJobs", in, out)
 		if out.NextPageToken != "" {
 			c.note("only the newest %s listed; see more with --limit N or --all, or go on with --page-token %s",
 				count(len(out.Jobs), "job"), out.NextPageToken)
