@@ -19,12 +19,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"honeydew/daemonpb"
 )
 
 // Exit codes of the command line; the daemon's own are in daemon.go.
@@ -67,11 +70,12 @@ type cli struct {
 	json     bool
 	commands *Commands
 	conn     *grpc.ClientConn
+	client   daemonpb.DaemonClient
 	skewTold bool
 }
 
-// errInterrupted: the user stopped a wait, and has been told what goes on without him.
-var errInterrupted = errors.New("interrupted")
+// errSaid is an error about which the user has been told all.
+var errSaid = errors.New("")
 
 // usagef is wrong usage: exit code 2.
 func usagef(format string, args ...any) *Error { return errorf(codeInvalidArgument, format, args...) }
@@ -100,6 +104,10 @@ func (c *cli) run(ctx context.Context) (err error) {
 	if c.commands, err = loadCommands(c.queries); err != nil {
 		return err
 	}
+	if c.conn, err = dial(sync.OnceValue(c.socketPath), c.intercept); err != nil {
+		return err
+	}
+	c.client = daemonpb.NewDaemonClient(c.conn)
 	v, rest, err := c.find(c.args)
 	if v == nil {
 		return err
@@ -253,7 +261,6 @@ func (c *cli) explain(err error) (code int, text, hint string) {
 		text, hint string
 	}{
 		{exit.code != 0, exit.code, text, hint},
-		{errors.Is(err, errInterrupted), exitInterrupted, "", ""},
 		{grpcCode == codes.Canceled, exitInterrupted, "interrupted", ""},
 		{grpcCode == codes.Unavailable && strings.Contains(text, syscall.EACCES.Error()), exitFailed,
 			"the daemon's socket is not yours to use", "it belongs to another user, or $HONEYDEW_SOCKET names the wrong file"},

@@ -76,8 +76,8 @@ func scheduleVerbs() []verb {
 		{"schedule run", "NAME", "submit its job now", "honeydew schedule run nightly", func(c *cli, f *flag.FlagSet) action {
 			wait := f.Bool("wait", false, "wait for the end of the job")
 			return func(ctx context.Context, args []string) error {
-				out, err := call(ctx, c, daemonpb.DaemonClient.TriggerSchedule, &daemonpb.TriggerScheduleRequest{Name: args[0]})
-				return c.submitted(ctx, out, err, *wait)
+				out, err := c.client.TriggerSchedule(ctx, &daemonpb.TriggerScheduleRequest{Name: args[0]})
+				return c.submitted(ctx, out, err, *wait, c.waitAll)
 			}
 		}},
 		{"schedule test", "CRON|NAME", "show the next five times", "honeydew schedule test '*/15 9-17 * * 1-5'", scheduleTestVerb},
@@ -97,7 +97,7 @@ func loginVerb(c *cli, f *flag.FlagSet) action {
 			return usagef("login: --password-stdin needs --username")
 		}
 		// Before anyone types a password: is there a daemon to send it to?
-		if _, err := call(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}); err != nil {
+		if _, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err != nil {
 			return err
 		}
 		if err := c.readLogin(in, *fromStdin); err != nil {
@@ -150,7 +150,7 @@ func scheduleTestVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, args []string) error {
 		in := &daemonpb.PreviewScheduleRequest{CronExpr: args[0]}
 		if !strings.ContainsAny(args[0], " @") { // no expression: a name
-			all, err := call(ctx, c, daemonpb.DaemonClient.ListSchedules, &daemonpb.ListSchedulesRequest{})
+			all, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
 			if err != nil {
 				return err
 			}

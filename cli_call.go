@@ -1,10 +1,11 @@
 package main
 
 // How the command line talks to the daemon and shows its answers: one dial, a deadline on every call, one warning about a
-// daemon of another release, and either protojson or what a verb prints for people.
+// daemon of another release, and for each answer either protojson or what a template of texts/answers.txt makes of it.
 
 import (
 	"context"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -14,21 +15,25 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"text/template"
 	"time"
+	"unicode"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"honeydew/daemonpb"
 )
 
 const (
-	callTimeout = 30 * time.Second
-	longTimeout = 15 * time.Minute // of what works through the whole database, or waits for the API
-	maxReceive  = 16 << 20
+	callTimeout  = 30 * time.Second
+	longTimeout  = 15 * time.Minute // of what works through the whole database, or waits for the API
+	watchTimeout = time.Hour        // of one call; a longer wait asks again
+	maxReceive   = 16 << 20
 )
 
 // rpc is a method of the generated client, answered by one message.
@@ -41,27 +46,19 @@ func (c *cli) socketPath() string {
 	}
 	cfg, err := loadConfig(c.home, "", c.userHome)
 	if err != nil {
-		c.note("warning: %s", printable(err.Error()))
+		fmt.Fprintln(c.stderr, "warning:", printable(err.Error()))
 		cfg = defaultConfig(c.home)
 	}
 	return cfg.Daemon.SocketPath
 }
 
-// daemon dials; nothing is sent before the first call.
-func (c *cli) daemon() (_ daemonpb.DaemonClient, err error) {
-	if c.conn == nil {
-		c.conn, err = dial(c.socketPath(), c.intercept)
-	}
-	return daemonpb.NewDaemonClient(c.conn), err
-}
-
-// dial connects by our own dialer: gRPC would read the path as a URL, and ask a proxy.
-func dial(path string, interceptor grpc.UnaryClientInterceptor) (*grpc.ClientConn, error) {
+// dial connects by our own dialer, when the first call is made: gRPC would read the path as a URL, and ask a proxy.
+func dial(path func() string, interceptor grpc.UnaryClientInterceptor) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///daemon", grpc.WithAuthority("localhost"), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithNoProxy(), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive)), grpc.WithDisableServiceConfig(),
 		grpc.WithUnaryInterceptor(interceptor),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+			return (&net.Dialer{}).DialContext(ctx, "unix", path())
 		}))
 }
 
@@ -87,47 +84,33 @@ func (c *cli) noteVersion(header metadata.MD) {
 	}
 }
 
-// call is a call that is answered by one message.
-func call[In, Out proto.Message](ctx context.Context, c *cli, method rpc[In, Out], in In) (out Out, err error) {
-	d, err := c.daemon()
-	if err != nil {
-		return out, err
-	}
-	return method(d, ctx, in)
-}
-
 // stream is a call that is answered by many messages; timeout is that of all of them together.
 func stream[In, Out any](ctx context.Context, c *cli, timeout time.Duration, in In, each func(*Out) error,
 	method func(daemonpb.DaemonClient, context.Context, In, ...grpc.CallOption) (grpc.ServerStreamingClient[Out], error)) error {
-	d, err := c.daemon()
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	s, err := method(d, ctx, in)
+	s, err := method(c.client, ctx, in)
 	if err != nil {
 		return err
 	}
 	if header, err := s.Header(); err == nil {
 		c.noteVersion(header)
 	}
-	for {
-		out, err := s.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		} else if err == nil {
+	for err == nil {
+		var out *Out
+		if out, err = s.Recv(); err == nil {
 			err = each(out)
 		}
-		if err != nil {
-			return err
-		}
 	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
 
 // ask is a call whose answer is all there is to show.
 func ask[In, Out proto.Message](ctx context.Context, c *cli, method rpc[In, Out], in In) error {
-	out, err := call(ctx, c, method, in)
+	out, err := method(c.client, ctx, in)
 	if err != nil {
 		return err
 	}
@@ -181,4 +164,52 @@ func (c *cli) showText(key, text string) error {
 func (c *cli) note(format string, args ...any) {
 	_ = c.out.Flush() // its error comes up again at the end
 	fmt.Fprintf(c.stderr, format+"\n", args...)
+}
+
+//go:embed texts/answers.txt
+var answers string
+
+// render prints what the template of that name makes of data.
+func (c *cli) render(name string, data any) error {
+	marked := func(e *daemonpb.Environment) string { return e.Name + map[bool]string{true: " (active)"}[e.Active] }
+	templates, err := template.New("").Funcs(template.FuncMap{
+		"bytes": bytesText, "local": localTime, "short": shortTime, "marked": marked,
+		"count": func(n int64, what string) string { return count(int(n), what) },
+		"moment": func(text string) string {
+			t, _ := parseTimeText(text)
+			return t.Local().Format("Mon " + time.DateTime + " MST")
+		},
+		"payload": func(s *structpb.Struct) string { return protojson.MarshalOptions{}.Format(s) },
+		"span":    func(seconds int64) string { return span(time.Duration(seconds) * time.Second) },
+		"wider":   func(width int, s string) int { return max(width, len([]rune(s))) },
+	}).Parse(answers)
+	if err != nil {
+		return err
+	}
+	var out strings.Builder
+	if err := templates.ExecuteTemplate(&out, name, data); err != nil {
+		return err
+	}
+	text := strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || r == '\n' || r == '\t' {
+			return r
+		}
+		return -1
+	}, strings.TrimSuffix(out.String(), "\n"))
+	first, _, _ := strings.Cut(text, "\n")
+	columns := 1 + strings.Count(first, "\t")
+	var rows [][]string
+	for line := range strings.SplitSeq(text, "\n") {
+		cells := append(strings.Split(line, "\t"), make([]string, columns)...)
+		rows = append(rows, cells[:columns]) // whatever a value has in it
+	}
+	switch columns {
+	case 1:
+		c.printf("%s", text)
+	case 2:
+		c.pairs(slices.Concat(rows...)...)
+	default:
+		c.printTable(rows[0], rows[1:])
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -15,7 +16,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"time"
 
 	"honeydew/daemonpb"
@@ -61,7 +61,7 @@ func configFlag(f *flag.FlagSet) *string {
 func startVerb(c *cli, f *flag.FlagSet) action {
 	config := configFlag(f)
 	return func(ctx context.Context, _ []string) error {
-		if ping, err := call(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}); err == nil {
+		if ping, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err == nil {
 			return c.show("running", nil, ping)
 		}
 		if err := prepareHome(c.home); err != nil {
@@ -95,57 +95,43 @@ func (c *cli) spawn(args []string) (*exec.Cmd, error) {
 	return cmd, cmd.Start()
 }
 
-// awaitReady returns when the daemon answers, or with the daemon's own error and exit code when it ended instead. If
+// awaitReady returns when the daemon answers, or with the daemon's own words and exit code when it ended instead. If
 // it ended because another one was quicker, that one is as good.
 func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd) error {
 	ended := make(chan error, 1)
 	go func() { ended <- daemon.Wait() }()
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	var failure error = errorf(codeInternal, "the daemon has not become ready within %s", startPatience).hint("it may go on starting; see: honeydew logs")
 	for {
 		select {
 		case <-ended:
-			code := daemon.ProcessState.ExitCode()
-			if failure = c.lastWords(code); code != exitAlreadyRunning {
-				return failure
+			if code := daemon.ProcessState.ExitCode(); code != exitAlreadyRunning {
+				words, err := os.ReadFile(c.stderrPath())
+				c.note("%s", cmp.Or(string(bytes.TrimSpace(words)), "honeydew: the daemon ended at once"))
+				return exitError{max(code, exitFailed), cmp.Or(err, errSaid)} // -1: killed
 			}
 		case <-ctx.Done():
-			return failure
+			return errorf(codeInternal, "the daemon has not become ready within %s", startPatience).hint("it may go on starting; see: honeydew logs")
 		case <-time.After(poll):
 			c.conn.ResetConnectBackoff() // a connection that failed would wait before it tries again
-			if ping, err := call(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}); err == nil {
+			if ping, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err == nil {
 				return c.show("started", nil, ping)
 			}
 		}
 	}
 }
 
-// lastWords is what a daemon that did not start said, with its exit code.
-func (c *cli) lastWords(code int) error {
-	text, err := os.ReadFile(c.stderrPath())
-	if err != nil {
-		text = []byte(err.Error())
-	}
-	message, hint, _ := strings.Cut(strings.TrimSpace(strings.TrimPrefix(string(text), "honeydew: ")), "\nhint: ")
-	if message == "" {
-		message = "the daemon ended at once"
-	}
-	return exitError{max(code, exitFailed), errorf(codeInternal, "%s", message).hint("%s", hint)} // -1: killed
-}
-
 func stopVerb(c *cli, f *flag.FlagSet) action {
 	in := &daemonpb.ShutdownRequest{}
 	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they are taken up again at the next start")
 	return func(ctx context.Context, _ []string) error {
-		out, err := call(ctx, c, daemonpb.DaemonClient.Shutdown, in)
+		out, err := c.client.Shutdown(ctx, in)
 		for held := true; held && err == nil; {
 			select {
 			case <-time.After(poll):
 				held, err = lockHeld(lockPath(c.home))
 			case <-ctx.Done():
-				c.note("the daemon goes on stopping")
-				err = errInterrupted
+				return exitError{exitInterrupted, errors.New("interrupted; the daemon goes on stopping")}
 			}
 		}
 		if err != nil {

@@ -112,7 +112,7 @@ func (c *cli) values(ctx context.Context, verb, kind string) (words []string, er
 			words = append(words, cmd.Name)
 		}
 	case kind == "ID":
-		out, err := call(ctx, c, daemonpb.DaemonClient.ListJobs, &daemonpb.ListJobsRequest{Limit: 100})
+		out, err := c.client.ListJobs(ctx, &daemonpb.ListJobsRequest{Limit: 100})
 		if err != nil {
 			return nil, err
 		}
@@ -120,7 +120,7 @@ func (c *cli) values(ctx context.Context, verb, kind string) (words []string, er
 			words = append(words, j.JobId)
 		}
 	case kind == "schedule" || (strings.HasPrefix(verb, "schedule ") && verb != "schedule add" && strings.HasSuffix(kind, "NAME")):
-		out, err := call(ctx, c, daemonpb.DaemonClient.ListSchedules, &daemonpb.ListSchedulesRequest{})
+		out, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
 		if err != nil {
 			return nil, err
 		}
@@ -128,7 +128,7 @@ func (c *cli) values(ctx context.Context, verb, kind string) (words []string, er
 			words = append(words, s.Name)
 		}
 	case kind == "environment" || (strings.HasPrefix(verb, "env ") && verb != "env add" && kind == "NAME"):
-		out, err := call(ctx, c, daemonpb.DaemonClient.ListEnvironments, &daemonpb.ListEnvironmentsRequest{})
+		out, err := c.client.ListEnvironments(ctx, &daemonpb.ListEnvironmentsRequest{})
 		if err != nil {
 			return nil, err
 		}
