@@ -2,7 +2,7 @@ package main
 
 // The command line: a table of verbs, the words that a user typed held against it, and one place that turns errors into
 // words and exit codes. It knows the socket and the command table, never the store or the daemon's insides. cli_call.go
-// talks to the daemon; what the verbs do is in cli_daemon.go, cli_jobs.go, cli_list.go and cli_admin.go.
+// talks to the daemon; what the verbs do is in cli_daemon.go and cli_jobs.go.
 
 import (
 	"bufio"
@@ -41,25 +41,27 @@ const (
 
 // process is what the outside world is to the program.
 type process struct {
-	args            []string
-	executable      string // absolute path of the binary
-	getenv          func(string) string
-	userHome        string
-	stdin           *os.File
-	stdout, stderr  *os.File
-	queries         fs.FS
-	version         string
-	stdoutWidth     int // columns of the terminal, 0 if it is none
-	stdinIsTerminal bool
+	args           []string
+	executable     string // absolute path of the binary
+	getenv         func(string) string
+	userHome       string
+	stdin          *os.File
+	stdout, stderr *os.File
+	queries        fs.FS
+	version        string
+	stdoutWidth    int // columns of the terminal, 0 if it is none
 }
 
 // action is what a verb does with its arguments.
 type action = func(ctx context.Context, args []string) error
 
-// verb is one command of the command line. setup declares its flags and returns what it does.
+// setup declares a verb's flags and returns what it does.
+type setup = func(c *cli, f *flag.FlagSet) action
+
+// verb is one command of the command line.
 type verb struct {
 	name, args, short, example string // args: NAME is required, [NAME] may be left out, ... repeats
-	setup                      func(c *cli, f *flag.FlagSet) action
+	setup                      setup
 }
 
 // cli is one run of the command line.
@@ -70,7 +72,7 @@ type cli struct {
 	json     bool
 	commands *Commands
 	conn     *grpc.ClientConn
-	client   daemonpb.DaemonClient
+	client   api
 	skewTold bool
 }
 
@@ -82,7 +84,8 @@ func usagef(format string, args ...any) *Error { return errorf(codeInvalidArgume
 
 // runCLI is the whole program; it returns the exit code.
 func runCLI(ctx context.Context, p process) int {
-	c := &cli{process: p, home: defaultHome(p.getenv, p.userHome), printer: printer{out: bufio.NewWriterSize(p.stdout, 64<<10), width: p.stdoutWidth}}
+	c := &cli{process: p, home: defaultHome(p.getenv, p.userHome)}
+	c.printer = printer{out: bufio.NewWriterSize(p.stdout, 64<<10), width: p.stdoutWidth}
 	err := c.run(ctx)
 	if flushErr := c.out.Flush(); flushErr != nil {
 		err = fmt.Errorf("cannot write to stdout: %w", flushErr)
@@ -211,7 +214,8 @@ func (v *verb) misused(f *flag.FlagSet, err error) error {
 	if errors.Is(err, flag.ErrHelp) {
 		return err
 	}
-	known, text := []string{}, strings.NewReplacer(": parse error", ": not what this flag takes", ": invalid syntax", ": not what this flag takes").Replace(err.Error())
+	wrong := ": not what this flag takes"
+	text, known := strings.NewReplacer(": parse error", wrong, ": invalid syntax", wrong).Replace(err.Error()), []string{}
 	f.VisitAll(func(f *flag.Flag) {
 		if known = append(known, f.Name); len(f.Name) > 1 {
 			text = strings.Replace(text, " -"+f.Name, " --"+f.Name, 1)
@@ -267,7 +271,8 @@ func (c *cli) explain(err error) (code int, text, hint string) {
 		{grpcCode == codes.Unavailable, exitNotRunning, "the daemon is not running", "start it with: honeydew start"},
 		{e.Code == codeShuttingDown, exitNotRunning, "the daemon is shutting down", "start it again with: honeydew start"},
 		{grpcCode == codes.DeadlineExceeded, exitFailed, "the daemon is busy and did not answer in time", "try again, and see: honeydew status"},
-		{grpcCode == codes.Unimplemented, exitFailed, "the daemon is of another release and does not know this", "restart it with: honeydew stop && honeydew start"},
+		{grpcCode == codes.Unimplemented, exitFailed, "the daemon is of another release and does not know this",
+			"restart it with: honeydew stop && honeydew start"},
 		{slices.Contains([]string{codeAuthRequired, codeAuthExpired, codeAuthInvalid}, e.Code), exitLogin, text, "log in with: honeydew login"},
 		{e.Code == codeInvalidArgument || e.Code == codeUnknownCommand, exitUsage, text, hint},
 	} {

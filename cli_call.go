@@ -18,6 +18,7 @@ import (
 	"text/template"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -36,8 +37,11 @@ const (
 	maxReceive   = 16 << 20
 )
 
-// rpc is a method of the generated client, answered by one message.
-type rpc[In, Out proto.Message] = func(daemonpb.DaemonClient, context.Context, In, ...grpc.CallOption) (Out, error)
+// api is the generated client; its methods as expressions, such as api.Ping, name the calls.
+type api = daemonpb.DaemonClient
+
+// rpc is a call that is answered by one message.
+type rpc[In, Out proto.Message] = func(api, context.Context, In, ...grpc.CallOption) (Out, error)
 
 // socketPath is $HONEYDEW_SOCKET, else the configured one; a broken configuration does not keep a client from trying.
 func (c *cli) socketPath() string {
@@ -63,7 +67,8 @@ func dial(path func() string, interceptor grpc.UnaryClientInterceptor) (*grpc.Cl
 }
 
 // intercept gives every call a deadline, and reads the daemon's version from its answer.
-func (c *cli) intercept(ctx context.Context, method string, in, out any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+func (c *cli) intercept(ctx context.Context, method string, in, out any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker,
+	opts ...grpc.CallOption) error {
 	timeout := callTimeout
 	if slices.Contains([]string{"Login", "Prune", "Backup"}, path.Base(method)) {
 		timeout = longTimeout
@@ -86,7 +91,7 @@ func (c *cli) noteVersion(header metadata.MD) {
 
 // stream is a call that is answered by many messages; timeout is that of all of them together.
 func stream[In, Out any](ctx context.Context, c *cli, timeout time.Duration, in In, each func(*Out) error,
-	method func(daemonpb.DaemonClient, context.Context, In, ...grpc.CallOption) (grpc.ServerStreamingClient[Out], error)) error {
+	method func(api, context.Context, In, ...grpc.CallOption) (grpc.ServerStreamingClient[Out], error)) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	s, err := method(c.client, ctx, in)
@@ -118,7 +123,7 @@ func ask[In, Out proto.Message](ctx context.Context, c *cli, method rpc[In, Out]
 }
 
 // asking is a verb that is one call: flags declares its flags, and its arguments go to fields of in.
-func asking[In, Out proto.Message](method rpc[In, Out], in In, flags func(f *flag.FlagSet), fields ...*string) func(*cli, *flag.FlagSet) action {
+func asking[In, Out proto.Message](method rpc[In, Out], in In, flags func(f *flag.FlagSet), fields ...*string) setup {
 	return func(c *cli, f *flag.FlagSet) action {
 		if flags != nil {
 			flags(f)
@@ -171,17 +176,11 @@ var answers string
 
 // render prints what the template of that name makes of data.
 func (c *cli) render(name string, data any) error {
-	marked := func(e *daemonpb.Environment) string { return e.Name + map[bool]string{true: " (active)"}[e.Active] }
 	templates, err := template.New("").Funcs(template.FuncMap{
-		"bytes": bytesText, "local": localTime, "short": shortTime, "marked": marked,
-		"count": func(n int64, what string) string { return count(int(n), what) },
-		"moment": func(text string) string {
-			t, _ := parseTimeText(text)
-			return t.Local().Format("Mon " + time.DateTime + " MST")
-		},
+		"bytes": bytesText, "local": localTime, "short": shortTime, "moment": parseTimeText,
 		"payload": func(s *structpb.Struct) string { return protojson.MarshalOptions{}.Format(s) },
 		"span":    func(seconds int64) string { return span(time.Duration(seconds) * time.Second) },
-		"wider":   func(width int, s string) int { return max(width, len([]rune(s))) },
+		"wider":   func(width int, text string) int { return max(width, utf8.RuneCountInString(text)) },
 	}).Parse(answers)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,7 +16,6 @@ import (
 	"math"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -35,9 +35,9 @@ func jobVerbs() []verb {
 		{"submit", "[COMMAND] [KEY=VALUE...]", "submit a job, or many from a file",
 			"honeydew submit github.commits organization=acme repository=api startDate=-7d --wait", submitVerb},
 		{"commands", "", "list every command and its arguments", "honeydew commands",
-			asking(daemonpb.DaemonClient.ListCommands, &daemonpb.ListCommandsRequest{}, nil)},
+			asking(api.ListCommands, &daemonpb.ListCommandsRequest{}, nil)},
 		{"job list", "", "list jobs, newest first", "honeydew job list --status failed", jobListVerb},
-		{"job show", "ID", "show a job", "honeydew job show 4k2m", asking(daemonpb.DaemonClient.GetJobStatus, show, nil, &show.JobId)},
+		{"job show", "ID", "show a job", "honeydew job show 4k2m", asking(api.GetJobStatus, show, nil, &show.JobId)},
 		{"job result", "ID", "print a job's result", "honeydew job result 4k2m", func(c *cli, _ *flag.FlagSet) action {
 			return func(ctx context.Context, args []string) error {
 				job, err := c.client.GetJobStatus(ctx, &daemonpb.GetJobStatusRequest{JobId: args[0]})
@@ -46,15 +46,9 @@ func jobVerbs() []verb {
 		}},
 		{"job wait", "ID...", "wait until jobs have ended", "honeydew job wait 4k2m", func(c *cli, _ *flag.FlagSet) action { return c.waitAll }},
 		{"job cancel", "[ID...]", "cancel jobs, by id or filter", "honeydew job cancel --status pending --command github.commits --dry-run",
-			eachVerb("cancelled", []string{statusPending, statusRunning}, func(ctx context.Context, c *cli, id string) (map[string]string, error) {
-				out, err := c.client.CancelJob(ctx, &daemonpb.CancelJobRequest{JobId: id})
-				return map[string]string{"jobId": id, "status": out.GetStatus()}, err
-			})},
+			eachVerb("cancelled", []string{statusPending, statusRunning}, (*cli).cancel)},
 		{"job retry", "[ID...]", "submit failed or cancelled jobs again", "honeydew job retry --status failed",
-			eachVerb("submitted again", []string{statusFailed, statusCancelled}, func(ctx context.Context, c *cli, id string) (map[string]string, error) {
-				out, err := c.client.RetryJob(ctx, &daemonpb.RetryJobRequest{JobId: id})
-				return map[string]string{"jobId": out.GetJobId(), "retryOf": id}, err
-			})},
+			eachVerb("submitted again", []string{statusFailed, statusCancelled}, (*cli).retry)},
 	}
 }
 
@@ -105,9 +99,21 @@ func jobListVerb(c *cli, f *flag.FlagSet) action {
 	}
 }
 
-// eachVerb is a verb that does something to every job named, or to every one that a filter finds in one of the states;
-// do says what it did as the members of a JSON object.
-func eachVerb(past string, states []string, do func(ctx context.Context, c *cli, id string) (map[string]string, error)) func(*cli, *flag.FlagSet) action {
+// deed does something to one job, and says what as the members of a JSON object.
+type deed = func(c *cli, ctx context.Context, id string) (map[string]string, error)
+
+func (c *cli) cancel(ctx context.Context, id string) (map[string]string, error) {
+	out, err := c.client.CancelJob(ctx, &daemonpb.CancelJobRequest{JobId: id})
+	return map[string]string{"jobId": id, "status": out.GetStatus()}, err
+}
+
+func (c *cli) retry(ctx context.Context, id string) (map[string]string, error) {
+	out, err := c.client.RetryJob(ctx, &daemonpb.RetryJobRequest{JobId: id})
+	return map[string]string{"jobId": out.GetJobId(), "retryOf": id}, err
+}
+
+// eachVerb is a verb that does something to every job named, or to every one that a filter finds in one of the states.
+func eachVerb(past string, states []string, do deed) setup {
 	return func(c *cli, f *flag.FlagSet) action {
 		filter := filterFlags(f)
 		dryRun := f.Bool("dry-run", false, "only list them")
@@ -124,7 +130,7 @@ func eachVerb(past string, states []string, do func(ctx context.Context, c *cli,
 			for _, id := range ids {
 				one := map[string]string{"jobId": id}
 				if !*dryRun {
-					one, err = do(ctx, c, id)
+					one, err = do(c, ctx, id)
 				}
 				if err != nil && (len(ids) == 1 || ctx.Err() != nil) {
 					return err
@@ -222,15 +228,11 @@ func providerVerb(c *cli, f *flag.FlagSet, cmd *Command) action {
 		}
 	}
 	detach := f.Bool("detach", false, "print the job's id and do not wait")
-	return func(ctx context.Context, args []string) (err error) {
+	return func(ctx context.Context, args []string) error {
 		for i, name := range required {
 			words = append(words, name+"="+args[i])
 		}
-		if in.Payload, err = c.payload(in.Command, "", words); err != nil {
-			return err
-		}
-		out, err := c.client.SubmitJob(ctx, in)
-		return c.submitted(ctx, out, err, !*detach, func(ctx context.Context, ids []string) error {
+		return c.submit(ctx, in, "", words, !*detach, func(ctx context.Context, ids []string) error {
 			job, err := c.wait(ctx, ids[0])
 			return c.printResult(ctx, job, err)
 		})
@@ -269,7 +271,7 @@ func submitVerb(c *cli, f *flag.FlagSet) action {
 	})
 	wait := f.Bool("wait", false, "wait for the end of the job")
 	batch := f.String("batch", "", "submit all jobs of a `FILE` or -: one {\"command\":..., \"payload\":{...}} a line, all or none")
-	return func(ctx context.Context, args []string) (err error) {
+	return func(ctx context.Context, args []string) error {
 		switch {
 		case *batch != "" && (len(args) > 0 || *wait):
 			return usagef("submit: --batch takes neither a command nor --wait")
@@ -279,22 +281,27 @@ func submitVerb(c *cli, f *flag.FlagSet) action {
 			return usagef("submit: COMMAND is missing").hint("list them with: honeydew commands")
 		}
 		in.Command = args[0]
-		if in.Payload, err = c.payload(in.Command, *payload, args[1:]); err != nil {
-			return err
-		}
-		out, err := c.client.SubmitJob(ctx, in)
-		if out.GetExisting() {
-			c.note("this key was used before; nothing new was submitted")
-		}
-		return c.submitted(ctx, out, err, *wait, c.waitAll)
+		return c.submit(ctx, in, *payload, args[1:], *wait, c.waitAll)
 	}
+}
+
+// submit submits a job with the arguments that text and words say, and prints its id, or waits for it in the way of then.
+func (c *cli) submit(ctx context.Context, in *daemonpb.SubmitJobRequest, text string, words []string, wait bool, then action) (err error) {
+	if in.Payload, err = c.payload(in.Command, text, words); err != nil {
+		return err
+	}
+	out, err := c.client.SubmitJob(ctx, in)
+	if out.GetExisting() {
+		c.note("this key was used before; nothing new was submitted")
+	}
+	return c.submitted(ctx, out, err, wait, then)
 }
 
 // submitted prints a new job's id, or waits for the job in the way of then.
 func (c *cli) submitted(ctx context.Context, out interface {
 	proto.Message
 	GetJobId() string
-}, err error, wait bool, then func(ctx context.Context, ids []string) error) error {
+}, err error, wait bool, then action) error {
 	if err != nil {
 		return err
 	} else if wait {
@@ -319,7 +326,7 @@ func (c *cli) submitBatch(ctx context.Context, name string) error {
 		}
 		in.Jobs = append(in.Jobs, one)
 	}
-	return ask(ctx, c, daemonpb.DaemonClient.SubmitJobs, in)
+	return ask(ctx, c, api.SubmitJobs, in)
 }
 
 // readInput reads a file, or stdin for -.
@@ -368,28 +375,24 @@ func (c *cli) payload(command, text string, words []string) (*structpb.Struct, e
 }
 
 // argumentValue converts text to the argument's type; a list grows by what text says.
-func argumentValue(a *Argument, text string, before any) (value any, err error) {
-	typ := strings.TrimRight(a.Type, "!")
-	switch typ {
-	case "Boolean":
-		value, err = strconv.ParseBool(text)
-	case "Int", "Float":
-		value, err = strconv.ParseFloat(text, 64)
-	default:
-		value = text
+func argumentValue(a *Argument, text string, before any) (any, error) {
+	list, _ := before.([]any)
+	words, isList := []string{text}, strings.HasPrefix(a.Type, "[")
+	if isList {
+		words = strings.Split(strings.ReplaceAll(text, ", ", ","), ",")
 	}
-	if inner, isList := strings.CutPrefix(typ, "["); isList {
-		list, _ := before.([]any)
-		item := &Argument{Name: a.Name, Type: strings.TrimRight(inner, "]!")}
-		for part := range strings.SplitSeq(text, ",") {
-			if value, err = argumentValue(item, strings.TrimSpace(part), nil); err != nil {
-				return nil, err
-			}
-			list = append(list, value)
+	for _, word := range words {
+		var value any
+		if kind := strings.Trim(a.Type, "[]!"); kind == "String" || kind == "ID" || json.Unmarshal([]byte(word), &value) != nil {
+			value = word // which refuse refuses where it had to be a number
 		}
-		value = list
+		list = append(list, value)
 	}
-	if err != nil || a.refuse(value) != "" {
+	value := any(list)
+	if !isList {
+		value = list[0]
+	}
+	if a.refuse(value) != "" {
 		return nil, usagef("%s: %q is not %s", a.Name, text, a.refuse(struct{}{}))
 	}
 	return value, nil
@@ -405,7 +408,7 @@ func (c *cli) wait(ctx context.Context, id string) (job *daemonpb.JobStatus, err
 		}
 		job = now
 		return nil
-	}, daemonpb.DaemonClient.WatchJob)
+	}, api.WatchJob)
 	switch {
 	case err == nil:
 		return job, nil
@@ -457,7 +460,8 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus, err erro
 	case err != nil:
 		return err
 	case !isFinished(job):
-		return errorf(codeFailedPrecondition, "job %s is %s and has no result yet", job.JobId, job.Status).hint("wait for it with: honeydew job wait %s", job.JobId)
+		return errorf(codeFailedPrecondition, "job %s is %s and has no result yet", job.JobId, job.Status).
+			hint("wait for it with: honeydew job wait %s", job.JobId)
 	case job.Status != statusCompleted:
 		return jobError(job)
 	}
@@ -469,7 +473,7 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus, err erro
 	err = stream(ctx, c, longTimeout, &daemonpb.GetJobResultRequest{JobId: job.JobId}, func(chunk *daemonpb.ResultChunk) error {
 		_, err := out.Write(chunk.Data)
 		return err
-	}, daemonpb.DaemonClient.GetJobResult)
+	}, api.GetJobResult)
 	if err != nil {
 		return err
 	}

@@ -32,8 +32,7 @@ func main() {
 		userHome = "/"
 	}
 	p := process{args: os.Args[1:], executable: executable, getenv: os.Getenv, userHome: userHome, stdin: os.Stdin, stdout: os.Stdout,
-		stderr: os.Stderr, queries: queries, version: version,
-		stdinIsTerminal: term.IsTerminal(int(os.Stdin.Fd()))}
+		stderr: os.Stderr, queries: queries, version: version}
 	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
 		p.stdoutWidth = width
 	}
