@@ -171,6 +171,8 @@ func (c *cli) note(format string, args ...any) {
 	fmt.Fprintf(c.stderr, format+"\n", args...)
 }
 
+const separator = "\x1f" // of columns, in place of the tabs of the templates
+
 //go:embed texts/answers.txt
 var answers string
 
@@ -181,7 +183,7 @@ func (c *cli) render(name string, data any) error {
 		"payload": func(s *structpb.Struct) string { return protojson.MarshalOptions{}.Format(s) },
 		"span":    func(seconds int64) string { return span(time.Duration(seconds) * time.Second) },
 		"wider":   func(width int, text string) int { return max(width, utf8.RuneCountInString(text)) },
-	}).Parse(answers)
+	}).Parse(strings.ReplaceAll(answers, "\t", separator)) // a tab in a value is none
 	if err != nil {
 		return err
 	}
@@ -190,16 +192,16 @@ func (c *cli) render(name string, data any) error {
 		return err
 	}
 	text := strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) || r == '\n' || r == '\t' {
+		if unicode.IsPrint(r) || r == '\n' || string(r) == separator {
 			return r
 		}
 		return -1
 	}, strings.TrimSuffix(out.String(), "\n"))
 	first, _, _ := strings.Cut(text, "\n")
-	columns := 1 + strings.Count(first, "\t")
+	columns := 1 + strings.Count(first, separator)
 	var rows [][]string
 	for line := range strings.SplitSeq(text, "\n") {
-		cells := append(strings.Split(line, "\t"), make([]string, columns)...)
+		cells := append(strings.Split(line, separator), make([]string, columns)...)
 		rows = append(rows, cells[:columns]) // whatever a value has in it
 	}
 	switch columns {

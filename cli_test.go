@@ -11,6 +11,12 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"honeydew/daemonpb"
 )
 
 // testCLI is a command line without a daemon that prints to a buffer.
@@ -107,6 +113,54 @@ func TestTablesFitTheTerminalAndKeepTheFirstColumn(t *testing.T) {
 		if !strings.Contains(out.String(), "4k2mzq7xw3p5ar2n") {
 			t.Errorf("width %d: the id was cut: %q", width, out.String())
 		}
+	}
+}
+
+// Templates are not checked by the compiler: each is given messages whose lists have an element and whose flags are up or down.
+func TestEveryAnswerCanBeShown(t *testing.T) {
+	fill := func(name protoreflect.FullName, up bool) proto.Message {
+		kind, err := protoregistry.GlobalTypes.FindMessageByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := kind.New()
+		for i := range m.Descriptor().Fields().Len() {
+			switch field := m.Descriptor().Fields().Get(i); {
+			case field.IsList() && field.Message() != nil:
+				element := m.Mutable(field).List().AppendMutable().Message()
+				if status := element.Descriptor().Fields().ByName("status"); status != nil {
+					element.Set(status, protoreflect.ValueOfString(statusCompleted))
+				}
+			case field.Name() == "status":
+				m.Set(field, protoreflect.ValueOfString(statusCompleted))
+			case field.Kind() == protoreflect.BoolKind:
+				m.Set(field, protoreflect.ValueOfBool(up))
+			case field.Kind() == protoreflect.StringKind && !field.IsList():
+				m.Set(field, protoreflect.ValueOfString("a\x1b\tb\n"))
+			}
+		}
+		return m.Interface()
+	}
+	methods := daemonpb.File_daemon_proto.Services().ByName("Daemon").Methods()
+	shown := 0
+	for i := range methods.Len() {
+		method := methods.Get(i)
+		if !strings.Contains(answers, `{{define "`+string(method.Name())+`"`) {
+			continue
+		}
+		shown++
+		for _, up := range []bool{false, true} {
+			c, out := testCLI(t, 80)
+			if err := c.show(string(method.Name()), fill(method.Input().FullName(), up), fill(method.Output().FullName(), up)); err != nil {
+				t.Errorf("%s: %v", method.Name(), err)
+			}
+			if c.out.Flush(); out.Len() == 0 || strings.ContainsRune(out.String(), '\x1b') {
+				t.Errorf("%s is shown as %q", method.Name(), out)
+			}
+		}
+	}
+	if shown < 20 {
+		t.Errorf("only %d answers have a template", shown)
 	}
 }
 
