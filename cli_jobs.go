@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -100,16 +101,16 @@ func jobListVerb(c *cli, f *flag.FlagSet) action {
 }
 
 // deed does something to one job, and says what as the members of a JSON object.
-type deed = func(c *cli, ctx context.Context, id string) (map[string]string, error)
+type deed = func(c *cli, ctx context.Context, id string) (map[string]any, error)
 
-func (c *cli) cancel(ctx context.Context, id string) (map[string]string, error) {
+func (c *cli) cancel(ctx context.Context, id string) (map[string]any, error) {
 	out, err := c.client.CancelJob(ctx, &daemonpb.CancelJobRequest{JobId: id})
-	return map[string]string{"jobId": id, "status": out.GetStatus()}, err
+	return map[string]any{"jobId": id, "status": out.GetStatus()}, err
 }
 
-func (c *cli) retry(ctx context.Context, id string) (map[string]string, error) {
+func (c *cli) retry(ctx context.Context, id string) (map[string]any, error) {
 	out, err := c.client.RetryJob(ctx, &daemonpb.RetryJobRequest{JobId: id})
-	return map[string]string{"jobId": out.GetJobId(), "retryOf": id}, err
+	return map[string]any{"jobId": out.GetJobId(), "retryOf": id}, err
 }
 
 // eachVerb is a verb that does something to every job named, or to every one that a filter finds in one of the states.
@@ -126,9 +127,9 @@ func eachVerb(past string, states []string, do deed) setup {
 					return err
 				}
 			}
-			done, failures := []map[string]string{}, 0
+			done, failures := []map[string]any{}, 0
 			for _, id := range ids {
-				one := map[string]string{"jobId": id}
+				one := map[string]any{"jobId": id}
 				if !*dryRun {
 					one, err = do(c, ctx, id)
 				}
@@ -146,9 +147,7 @@ func eachVerb(past string, states []string, do deed) setup {
 			case c.json:
 				document := map[string]any{"jobs": done}
 				if named && len(ids) == 1 { // what was done to the one job that was named stands beside the list, too
-					for key, value := range done[0] {
-						document[key] = value
-					}
+					maps.Copy(document, done[0])
 				}
 				err = c.encode(document)
 			case *dryRun:
