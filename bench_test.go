@@ -85,7 +85,7 @@ func benchDaemon(b *testing.B, api string, finished, pending int) (home string, 
 			Getenv: func(string) string { return "" }, Stderr: os.Stderr})
 	}()
 	dialed = func() daemonpb.DaemonClient {
-		conn, err := dial(filepath.Join(home, "daemon.sock"), func(ctx context.Context, method string, in, out any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, o ...grpc.CallOption) error {
+		conn, err := dial(func() string { return filepath.Join(home, "daemon.sock") }, func(ctx context.Context, method string, in, out any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, o ...grpc.CallOption) error {
 			return invoke(ctx, method, in, out, cc, append(o, grpc.WaitForReady(true))...)
 		})
 		if err != nil {

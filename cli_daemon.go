@@ -1,24 +1,27 @@
 package main
 
-// The verbs about the daemon itself: run, start, stop, look at. start is the only place where honeydew executes a
-// program, and that is itself.
+// The verbs about the daemon: run, start, stop and look at it, its logins and environments, its queue as a whole, its
+// schedules. start is the only place where honeydew executes a program, and that is itself.
 
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
+	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"golang.org/x/term"
 
 	"honeydew/daemonpb"
 )
@@ -33,96 +36,59 @@ func daemonVerbs() []verb {
 	return []verb{
 		{"start", "", "start the daemon in the background", "honeydew start", startVerb},
 		{"stop", "", "stop the daemon; running jobs may end", "honeydew stop --force", stopVerb},
-		{"status", "", "show what the daemon is doing", "honeydew status", statusVerb},
-		{"ping", "", "check that the daemon answers", "honeydew ping", pingVerb},
+		{"status", "", "show what the daemon is doing", "honeydew status", asking(api.GetStatus, &daemonpb.GetStatusRequest{}, nil)},
+		{"ping", "", "check that the daemon answers", "honeydew ping", asking(api.Ping, &daemonpb.PingRequest{}, nil)},
 		{"logs", "", "show the daemon's log", "honeydew logs -f", logsVerb},
-		{"daemon", "", "run the daemon in the foreground", "honeydew daemon --config ./config.yaml", daemonVerb},
-		{"version", "", "show the version", "honeydew version", versionVerb},
-	}
-}
-
-func daemonVerb(c *cli, f *flag.FlagSet) action {
-	config := f.String("config", "", "read this configuration `FILE` instead of config.yaml in the home")
-	return func(ctx context.Context, _ []string) error {
-		return runDaemon(ctx, DaemonOptions{Home: c.home, UserHome: c.userHome, ConfigFile: *config, Version: c.version, Queries: c.queries,
-			Getenv: c.getenv, Stderr: c.stderr})
-	}
-}
-
-func versionVerb(c *cli, _ *flag.FlagSet) action {
-	return func(context.Context, []string) error {
-		if c.json {
-			c.printf(`{"version":%q,"go":%q,"platform":%q}`, c.version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
-			return nil
-		}
-		c.printf("honeydew %s (%s, %s/%s)", c.version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-		return nil
-	}
-}
-
-func pingVerb(c *cli, _ *flag.FlagSet) action {
-	return func(ctx context.Context, _ []string) error {
-		return ask(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}, func(out *daemonpb.PingResponse) {
-			c.printf("honeydew %s is running, for %s", printable(out.Version), span(time.Duration(out.UptimeSeconds)*time.Second))
-		})
-	}
-}
-
-func statusVerb(c *cli, _ *flag.FlagSet) action {
-	return func(ctx context.Context, _ []string) error {
-		return ask(ctx, c, daemonpb.DaemonClient.GetStatus, &daemonpb.GetStatusRequest{}, func(s *daemonpb.DaemonStatus) {
-			login := "logged in"
-			if s.NeedsReauth {
-				login = "login expired; run: honeydew login"
-			} else if !s.Authenticated {
-				login = "not logged in; run: honeydew login"
+		{"daemon", "", "run the daemon in the foreground", "honeydew daemon --config ./config.yaml", func(c *cli, f *flag.FlagSet) action {
+			config := configFlag(f)
+			return func(ctx context.Context, _ []string) error {
+				return runDaemon(ctx, DaemonOptions{Home: c.home, UserHome: c.userHome, ConfigFile: *config, Version: c.version, Queries: c.queries,
+					Getenv: c.getenv, Stderr: c.stderr})
 			}
-			queue := fmt.Sprintf("%d pending, %d running (%d of %d workers busy)", s.Pending, s.Running, s.BusyWorkers, s.Workers)
-			if s.QueuePaused {
-				queue += "; paused, resume with: honeydew queue resume"
+		}},
+		{"version", "", "show the version", "honeydew version", func(c *cli, _ *flag.FlagSet) action {
+			return func(context.Context, []string) error {
+				format := "honeydew %s (%s, %s/%s)"
+				if c.json {
+					format = `{"version":%q,"go":%q,"platform":"%s/%s"}`
+				}
+				c.printf(format, c.version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+				return nil
 			}
-			held := ""
-			if s.HeldUntil != "" {
-				held = "until " + localTime(s.HeldUntil) + ": " + s.HeldReason
-			}
-			c.pairs("daemon", fmt.Sprintf("honeydew %s, pid %d, up %s", s.Version, s.Pid, span(time.Duration(s.UptimeSeconds)*time.Second)),
-				"environment", s.Environment+" ("+login+")", "queue", queue, "held", held, "oldest pending", localTime(s.OldestPendingAt),
-				"finished", fmt.Sprintf("%d completed, %d failed, %d cancelled", s.Completed, s.Failed, s.Cancelled),
-				"schedules", strconv.Itoa(int(s.Schedules)), "database", fmt.Sprintf("%s, %s", s.DatabasePath, bytesText(s.DatabaseBytes)),
-				"socket", s.SocketPath, "problems", strings.Join(s.Problems, "; "))
-		})
+		}},
 	}
+}
+
+func configFlag(f *flag.FlagSet) *string {
+	return f.String("config", "", "read this configuration `FILE` instead of config.yaml in the home")
 }
 
 func startVerb(c *cli, f *flag.FlagSet) action {
-	config := f.String("config", "", "read this configuration `FILE` instead of config.yaml in the home")
+	config := configFlag(f)
 	return func(ctx context.Context, _ []string) error {
-		if ping, err := call(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{}); err == nil {
-			return c.show(ping, func() { c.printf("honeydew %s is already running", printable(ping.Version)) })
+		if ping, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err == nil {
+			return c.show("running", nil, ping)
 		}
 		if err := prepareHome(c.home); err != nil {
 			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
 		}
-		ended, err := c.spawn(*config)
+		args := []string{"daemon"}
+		if *config != "" {
+			args = append(args, "--config", c.absolute(*config))
+		}
+		daemon, err := c.spawn(args)
 		if err != nil {
 			return err
 		}
-		return c.awaitReady(ctx, ended)
+		return c.awaitReady(ctx, daemon)
 	}
 }
 
+// stderrPath is where a daemon in the background prints, and a crash leaves its stack.
 func (c *cli) stderrPath() string { return filepath.Join(c.home, "daemon.stderr") }
 
-// spawn runs this binary as the daemon, detached; what it prints goes to a file, where a crash leaves its stack.
-func (c *cli) spawn(config string) (ended chan error, err error) {
-	args := []string{"daemon"}
-	if config != "" {
-		path, err := filepath.Abs(expandPath(config, c.userHome))
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, "--config", path)
-	}
+// spawn runs this binary, detached.
+func (c *cli) spawn(args []string) (*exec.Cmd, error) {
 	out, err := os.OpenFile(c.stderrPath(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
@@ -131,124 +97,58 @@ func (c *cli) spawn(config string) (ended chan error, err error) {
 	cmd := exec.Command(c.executable, args...)
 	cmd.Args[0] = "honeydew"
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = c.home, out, out, detached()
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the daemon: %w", err)
-	}
-	ended = make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	return ended, nil
+	return cmd, cmd.Start()
 }
 
-// awaitReady returns when the daemon answers, or with the daemon's own error and exit code when it ended instead. If
+// awaitReady returns when the daemon answers, or with the daemon's own words and exit code when it ended instead. If
 // it ended because another one was quicker, that one is as good.
-func (c *cli) awaitReady(ctx context.Context, ended chan error) error {
+func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd) error {
+	ended := make(chan error, 1)
+	go func() { ended <- daemon.Wait() }()
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	tick := time.NewTicker(poll)
-	defer tick.Stop()
-	var failure error
 	for {
 		select {
-		case err := <-ended:
-			failure = c.startFailure(err)
-			if exit, ok := errors.AsType[exitError](failure); !ok || exit.code != exitAlreadyRunning {
-				return failure
+		case <-ended:
+			if code := daemon.ProcessState.ExitCode(); code != exitAlreadyRunning {
+				words, err := os.ReadFile(c.stderrPath())
+				c.note("%s", cmp.Or(string(bytes.TrimSpace(words)), "honeydew: the daemon ended at once"))
+				return exitError{max(code, exitFailed), cmp.Or(err, errSaid)} // -1: killed
 			}
-			ended = nil
 		case <-ctx.Done():
-			if failure != nil {
-				return failure
-			}
 			return errorf(codeInternal, "the daemon has not become ready within %s", startPatience).hint("it may go on starting; see: honeydew logs")
-		case <-tick.C:
-			if c.conn != nil { // a connection that failed would wait before it tries again
-				c.conn.ResetConnectBackoff()
+		case <-time.After(poll):
+			c.conn.ResetConnectBackoff() // a connection that failed would wait before it tries again
+			if ping, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err == nil {
+				return c.show("started", nil, ping)
 			}
-			ping, err := call(ctx, c, daemonpb.DaemonClient.Ping, &daemonpb.PingRequest{})
-			if err != nil {
-				continue
-			}
-			return c.show(ping, func() { c.printf("honeydew %s started", printable(ping.Version)) })
 		}
 	}
-}
-
-// startFailure is what the daemon said, with its exit code.
-func (c *cli) startFailure(err error) error {
-	text, readErr := os.ReadFile(c.stderrPath())
-	if readErr != nil {
-		text = []byte(readErr.Error())
-	}
-	message, hint, _ := strings.Cut(strings.TrimSpace(strings.TrimPrefix(string(text), "honeydew: ")), "\nhint: ")
-	if message == "" {
-		message = "the daemon ended at once"
-	}
-	code := exitFailed
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() > 0 {
-		code = exit.ExitCode()
-	}
-	return exitError{code, errorf(codeInternal, "%s", message).hint("%s", hint)}
 }
 
 func stopVerb(c *cli, f *flag.FlagSet) action {
-	force := f.Bool("force", false, "do not wait for running jobs; they are taken up again at the next start")
+	in := &daemonpb.ShutdownRequest{}
+	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they are taken up again at the next start")
 	return func(ctx context.Context, _ []string) error {
-		out, err := call(ctx, c, daemonpb.DaemonClient.Shutdown, &daemonpb.ShutdownRequest{Force: *force})
-		if err != nil {
-			// A daemon that does not answer, but holds its lock, is asked by signal.
-			if code, _, _ := c.explain(err); code != exitNotRunning || !c.signalDaemon() {
-				return err
+		out, err := c.client.Shutdown(ctx, in)
+		for held := true; held && err == nil; {
+			select {
+			case <-time.After(poll):
+				held, err = lockHeld(lockPath(c.home))
+			case <-ctx.Done():
+				return exitError{exitInterrupted, errors.New("interrupted; the daemon goes on stopping")}
 			}
-			out = &daemonpb.ShutdownResponse{}
 		}
-		if err := c.awaitStopped(ctx); err != nil {
+		if err != nil {
 			return err
 		}
-		return c.show(out, func() { c.printf("stopped") })
-	}
-}
-
-// signalDaemon asks the holder of the lock to end; without the lock held, a PID file says nothing.
-func (c *cli) signalDaemon() bool {
-	if held, err := lockHeld(lockPath(c.home)); err != nil || !held {
-		return false
-	}
-	cfg, err := loadConfig(c.home, "", c.userHome)
-	if err != nil {
-		return false
-	}
-	text, err := os.ReadFile(cfg.Daemon.PIDFile)
-	if err != nil {
-		return false
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || pid <= 1 {
-		return false
-	}
-	p, err := os.FindProcess(pid)
-	return err == nil && p.Signal(syscall.SIGTERM) == nil
-}
-
-func (c *cli) awaitStopped(ctx context.Context) error {
-	tick := time.NewTicker(poll)
-	defer tick.Stop()
-	for {
-		held, err := lockHeld(lockPath(c.home))
-		if err != nil || !held {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			c.note("the daemon goes on stopping")
-			return errInterrupted
-		}
+		return c.show("Shutdown", in, out)
 	}
 }
 
 func logsVerb(c *cli, f *flag.FlagSet) action {
 	follow := f.Bool("f", false, "go on with new lines, across rotation")
-	lines := f.Int("n", 50, "begin with the last `N` lines; 0: all of the present file")
+	last := f.Int("n", 50, "begin with the last `N` lines; 0: all of the present file")
 	return func(ctx context.Context, _ []string) error {
 		cfg, err := loadConfig(c.home, "", c.userHome)
 		if err != nil {
@@ -258,100 +158,209 @@ func logsVerb(c *cli, f *flag.FlagSet) action {
 		if err != nil {
 			return errorf(codeNotFound, "no log yet: %w", err).hint("start the daemon with: honeydew start")
 		}
-		defer func() { _ = file.Close() }() // only read
-		if *lines > 0 {
-			if err := seekLastLines(file, *lines); err != nil {
-				return err
-			}
-		}
-		reader := bufio.NewReaderSize(file, 64<<10)
-		var partial []byte
 		for {
-			if partial, err = c.copyLines(reader, partial); err != nil {
+			// Looked for before this file is read to its end: what it got before its rotation comes before what the next one has.
+			next := reopened(file, cfg.Logging.File)
+			if err := c.printLog(file, *last); err != nil || !*follow {
 				return err
 			}
-			if !*follow {
-				return nil
-			}
-			if err := c.out.Flush(); err != nil {
-				return err
+			*last = 0
+			if next != nil {
+				_ = file.Close() // only read
+				file = next
+				continue
 			}
 			select {
 			case <-time.After(logPoll):
 			case <-ctx.Done():
 				return nil
 			}
-			if next, rotated := reopened(file, cfg.Logging.File); rotated {
-				// What was written to the old file before the rotation comes first.
-				if _, err = c.copyLines(reader, partial); err != nil {
-					return errors.Join(err, next.Close())
-				}
-				_ = file.Close()
-				file, partial = next, nil
-				reader.Reset(file)
-			}
 		}
-	}
-}
-
-// copyLines prints the whole lines that are there and returns the beginning of the next.
-func (c *cli) copyLines(r *bufio.Reader, partial []byte) ([]byte, error) {
-	for {
-		line, err := r.ReadBytes('\n')
-		partial = append(partial, line...)
-		if errors.Is(err, io.EOF) {
-			return partial, nil
-		} else if err != nil {
-			return nil, err
-		}
-		if c.json {
-			if _, err := c.out.Write(partial); err != nil {
-				return nil, err
-			}
-		} else {
-			c.printf("%s", logLine(bytes.TrimSpace(partial)))
-		}
-		partial = nil
 	}
 }
 
 // reopened opens the file at path if it is another one than old.
-func reopened(old *os.File, path string) (*os.File, bool) {
+func reopened(old *os.File, path string) *os.File {
 	next, err := os.Open(path)
 	if err != nil {
-		return nil, false // between two files
+		return nil // between two files
 	}
 	was, err1 := old.Stat()
 	is, err2 := next.Stat()
 	if err1 == nil && err2 == nil && !os.SameFile(was, is) {
-		return next, true
+		return next
 	}
 	_ = next.Close()
-	return nil, false
+	return nil
 }
 
-// seekLastLines moves to the beginning of the last n lines.
-func seekLastLines(f *os.File, n int) error {
-	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	buffer := make([]byte, 64<<10)
-	for at := end; at > 0; {
-		size := min(at, int64(len(buffer)))
-		at -= size
-		if _, err := f.ReadAt(buffer[:size], at); err != nil {
-			return err
-		}
-		for i := size - 1; i >= 0; i-- {
-			if buffer[i] == '\n' && at+i != end-1 {
-				if n--; n == 0 {
-					_, err := f.Seek(at+i+1, io.SeekStart)
-					return err
+// printLog prints the whole lines that follow, or only the last of them, and leaves one that is still written for later.
+func (c *cli) printLog(file *os.File, last int) error {
+	reader := bufio.NewReaderSize(file, 64<<10)
+	var lines [][]byte
+	for {
+		line, err := reader.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			_, err = file.Seek(-int64(len(line)), io.SeekCurrent)
+			for _, line := range lines {
+				if c.json {
+					_, _ = c.out.Write(line) // the flush tells
+				} else {
+					c.printf("%s", logLine(bytes.TrimSpace(line)))
 				}
 			}
+			return errors.Join(err, c.out.Flush())
+		} else if err != nil {
+			return err
+		}
+		if lines = append(lines, line); last > 0 && len(lines) > last {
+			lines = lines[1:]
 		}
 	}
-	_, err = f.Seek(0, io.SeekStart)
+}
+
+func adminVerbs() []verb {
+	logout, auth := &daemonpb.LogoutRequest{}, &daemonpb.GetAuthStatusRequest{}
+	add, use, remove := &daemonpb.AddEnvironmentRequest{}, &daemonpb.SetActiveEnvironmentRequest{}, &daemonpb.RemoveEnvironmentRequest{}
+	prune := &daemonpb.PruneRequest{}
+	return []verb{
+		{"login", "", "log in to the active environment", "honeydew login --username ada", loginVerb},
+		{"logout", "", "forget the stored login", "honeydew logout", asking(api.Logout, logout, func(f *flag.FlagSet) {
+			f.StringVar(&logout.Environment, "environment", "", "log out of `NAME` instead of the active environment")
+		})},
+		{"auth status", "", "show the login and when it expires", "honeydew auth status",
+			asking(api.GetAuthStatus, auth, func(f *flag.FlagSet) {
+				f.StringVar(&auth.Environment, "environment", "", "show `NAME` instead of the active environment")
+			})},
+		{"env add", "NAME URL", "add an environment", "honeydew env add staging https://staging.example.com/graphql --use",
+			asking(api.AddEnvironment, add, func(f *flag.FlagSet) {
+				f.StringVar(&add.Description, "description", "", "what it is for")
+				f.BoolVar(&add.SetActive, "use", false, "make it the active environment at once")
+			}, &add.Name, &add.BaseUrl)},
+		{"env list", "", "list the environments", "honeydew env list", asking(api.ListEnvironments, &daemonpb.ListEnvironmentsRequest{}, nil)},
+		{"env use", "NAME", "make an environment the active one", "honeydew env use staging",
+			asking(api.SetActiveEnvironment, use, nil, &use.Name)},
+		{"env current", "", "show the active environment", "honeydew env current",
+			asking(api.GetActiveEnvironment, &daemonpb.GetActiveEnvironmentRequest{}, nil)},
+		{"env remove", "NAME", "remove an environment and its login", "honeydew env remove staging",
+			asking(api.RemoveEnvironment, remove, nil, &remove.Name)},
+		{"queue pause", "", "start no more jobs until resumed", "honeydew queue pause",
+			asking(api.PauseQueue, &daemonpb.PauseQueueRequest{}, nil)},
+		{"queue resume", "", "start jobs again", "honeydew queue resume", asking(api.ResumeQueue, &daemonpb.ResumeQueueRequest{}, nil)},
+		{"prune", "", "delete finished jobs and shrink the database", "honeydew prune --older-than 7d --dry-run",
+			asking(api.Prune, prune, func(f *flag.FlagSet) {
+				f.StringVar(&prune.OlderThan, "older-than", "", "delete what ended longer than `AGE` ago, such as 7d (default: storage.retention)")
+				f.BoolVar(&prune.DryRun, "dry-run", false, "only count")
+			})},
+		{"backup", "FILE", "write a consistent copy of the database", "honeydew backup ~/honeydew.db", func(c *cli, _ *flag.FlagSet) action {
+			return func(ctx context.Context, args []string) error {
+				return ask(ctx, c, api.Backup, &daemonpb.BackupRequest{Path: c.absolute(args[0])})
+			}
+		}},
+	}
+}
+
+func scheduleVerbs() []verb {
+	pause, resume := &daemonpb.SetScheduleEnabledRequest{}, &daemonpb.SetScheduleEnabledRequest{Enabled: true}
+	remove := &daemonpb.UnscheduleJobRequest{}
+	return []verb{
+		{"schedule add", "NAME CRON COMMAND [KEY=VALUE...]", "submit a command again and again",
+			"honeydew schedule add nightly '0 2 * * *' github.commits organization=acme repository=api startDate=last-success", scheduleAddVerb},
+		{"schedule list", "", "list the schedules", "honeydew schedule list", asking(api.ListSchedules, &daemonpb.ListSchedulesRequest{}, nil)},
+		{"schedule remove", "NAME", "remove a schedule; its jobs stay", "honeydew schedule remove nightly",
+			asking(api.UnscheduleJob, remove, nil, &remove.Name)},
+		{"schedule pause", "NAME", "fire it no more until resumed", "honeydew schedule pause nightly",
+			asking(api.SetScheduleEnabled, pause, nil, &pause.Name)},
+		{"schedule resume", "NAME", "fire it again, from now on", "honeydew schedule resume nightly",
+			asking(api.SetScheduleEnabled, resume, nil, &resume.Name)},
+		{"schedule run", "NAME", "submit its job now", "honeydew schedule run nightly", func(c *cli, f *flag.FlagSet) action {
+			wait := f.Bool("wait", false, "wait for the end of the job")
+			return func(ctx context.Context, args []string) error {
+				out, err := c.client.TriggerSchedule(ctx, &daemonpb.TriggerScheduleRequest{Name: args[0]})
+				return c.submitted(ctx, out, err, *wait, c.waitAll)
+			}
+		}},
+		{"schedule test", "CRON|NAME", "show the next five times", "honeydew schedule test '*/15 9-17 * * 1-5'", scheduleTestVerb},
+	}
+}
+
+func loginVerb(c *cli, f *flag.FlagSet) action {
+	in := &daemonpb.LoginRequest{}
+	f.StringVar(&in.Username, "username", "", "log in as `USER`")
+	f.StringVar(&in.Environment, "environment", "", "log in to `NAME` instead of the active environment")
+	fromStdin := f.Bool("password-stdin", false, "read the password from stdin")
+	return func(ctx context.Context, _ []string) error {
+		switch {
+		case !*fromStdin && !term.IsTerminal(int(c.stdin.Fd())):
+			return usagef("login: no terminal to ask for the password").
+				hint("pipe it in: honeydew login --username USER --password-stdin < FILE")
+		case *fromStdin && in.Username == "":
+			return usagef("login: --password-stdin needs --username")
+		}
+		// Before anyone types a password: is there a daemon to send it to?
+		if _, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err != nil {
+			return err
+		}
+		if err := c.readLogin(in, *fromStdin); err != nil {
+			return err
+		}
+		return ask(ctx, c, api.Login, in)
+	}
+}
+
+// readLogin reads what is missing, from the pipe or by asking.
+func (c *cli) readLogin(in *daemonpb.LoginRequest, fromStdin bool) error {
+	if fromStdin {
+		password, err := io.ReadAll(io.LimitReader(c.stdin, 64<<10))
+		in.Password = strings.TrimRight(string(password), "\r\n")
+		return err
+	}
+	if in.Username == "" {
+		fmt.Fprint(c.stderr, "Username: ")
+		line, err := bufio.NewReader(c.stdin).ReadString('\n')
+		if err != nil {
+			return err
+		}
+		in.Username = strings.TrimSpace(line)
+	}
+	fmt.Fprint(c.stderr, "Password: ")
+	password, err := term.ReadPassword(int(c.stdin.Fd()))
+	fmt.Fprintln(c.stderr)
+	in.Password = string(password)
 	return err
+}
+
+func scheduleAddVerb(c *cli, f *flag.FlagSet) action {
+	in := &daemonpb.ScheduleJobRequest{}
+	payload := payloadFlag(f)
+	number(f, "priority", math.MinInt32, "of its jobs; higher `N` run first", func(n int32) { in.Priority = n })
+	environmentFlag(f, &in.Environment)
+	f.StringVar(&in.Missed, "missed", "", "what to do about times missed while down or asleep: `run_once` (default) or skip")
+	f.StringVar(&in.Overlap, "overlap", "", "while its previous job is unfinished: `skip` (default) or allow")
+	f.StringVar(&in.Jitter, "jitter", "", "start up to this `DURATION` later, at random")
+	return func(ctx context.Context, args []string) (err error) {
+		in.Name, in.CronExpr, in.Command = args[0], args[1], args[2]
+		if in.Payload, err = c.payload(in.Command, *payload, args[3:]); err != nil {
+			return err
+		}
+		return ask(ctx, c, api.ScheduleJob, in)
+	}
+}
+
+func scheduleTestVerb(c *cli, _ *flag.FlagSet) action {
+	return func(ctx context.Context, args []string) error {
+		in := &daemonpb.PreviewScheduleRequest{CronExpr: args[0]}
+		if !strings.ContainsAny(args[0], " @") { // no expression: a name
+			all, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
+			if err != nil {
+				return err
+			}
+			i := slices.IndexFunc(all.Schedules, func(s *daemonpb.Schedule) bool { return s.Name == args[0] })
+			if i < 0 {
+				return errorf(codeNotFound, "no schedule %q, and no cron expression either", args[0]).hint("list them with: honeydew schedule list")
+			}
+			in.CronExpr = all.Schedules[i].CronExpr
+		}
+		return ask(ctx, c, api.PreviewSchedule, in)
+	}
 }

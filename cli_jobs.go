@@ -1,17 +1,22 @@
 package main
 
-// The verbs about jobs. Those of the providers have no code of their own: they are derived from the command table,
-// required arguments by position, the others as flags.
+// The verbs about jobs: submit them, wait for them, list them, do something to every one of a list. Those of the
+// providers have no code of their own: they are derived from the command table, required arguments by position, the
+// others as flags.
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -19,87 +24,162 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"honeydew/daemonpb"
 )
 
-const (
-	watchTimeout  = time.Hour // of one call; a longer wait asks again
-	maxIndent     = 8 << 20   // a larger result is shown as it came
-	maxInputBytes = 64 << 20
-)
-
-// errInterrupted: the user stopped the wait, not the job.
-var errInterrupted = errors.New("interrupted")
-
 func jobVerbs() []verb {
+	show := &daemonpb.GetJobStatusRequest{}
 	return []verb{
-		{"submit", "[COMMAND] [KEY=VALUE...]", "submit a job, or many from a file", "honeydew submit github.commits organization=acme repository=api startDate=-7d --wait", submitVerb},
-		{"commands", "", "list every command and its arguments", "honeydew commands", commandsVerb},
+		{"submit", "[COMMAND] [KEY=VALUE...]", "submit a job, or many from a file",
+			"honeydew submit github.commits organization=acme repository=api startDate=-7d --wait", submitVerb},
+		{"commands", "", "list every command and its arguments", "honeydew commands",
+			asking(api.ListCommands, &daemonpb.ListCommandsRequest{}, nil)},
 		{"job list", "", "list jobs, newest first", "honeydew job list --status failed", jobListVerb},
-		{"job show", "ID", "show a job", "honeydew job show 4k2m", jobShowVerb},
-		{"job result", "ID", "print a job's result", "honeydew job result 4k2m", jobResultVerb},
-		{"job wait", "ID...", "wait until jobs have ended", "honeydew job wait 4k2m", jobWaitVerb},
-		{"job cancel", "[ID...]", "cancel jobs, by id or filter", "honeydew job cancel --status pending --command github.commits --dry-run", jobCancelVerb},
-		{"job retry", "[ID...]", "submit failed or cancelled jobs again", "honeydew job retry --status failed", jobRetryVerb},
-	}
-}
-
-// kebab is a name of the API as a flag or verb: pullRequests is pull-requests.
-func kebab(name string) string {
-	var out strings.Builder
-	for _, r := range name {
-		if unicode.IsUpper(r) {
-			out.WriteByte('-')
-		}
-		out.WriteRune(unicode.ToLower(r))
-	}
-	return out.String()
-}
-
-// argumentValue is a command's argument as the command line writes it.
-type argumentValue struct {
-	Argument
-	value any // nil: not given
-}
-
-func (v *argumentValue) String() string   { return "" }
-func (v *argumentValue) IsBoolFlag() bool { return strings.HasPrefix(v.Type, "Boolean") }
-
-// Set converts text to the argument's type; a list grows with each call.
-func (v *argumentValue) Set(text string) error {
-	typ := strings.TrimRight(v.Type, "!")
-	if inner, isList := strings.CutPrefix(typ, "["); isList {
-		list, _ := v.value.([]any)
-		for item := range strings.SplitSeq(text, ",") {
-			one := argumentValue{Argument: Argument{Name: v.Name, Type: strings.TrimRight(inner, "]!")}}
-			if err := one.Set(strings.TrimSpace(item)); err != nil {
-				return err
+		{"job show", "ID", "show a job", "honeydew job show 4k2m", asking(api.GetJobStatus, show, nil, &show.JobId)},
+		{"job result", "ID", "print a job's result", "honeydew job result 4k2m", func(c *cli, _ *flag.FlagSet) action {
+			return func(ctx context.Context, args []string) error {
+				job, err := c.client.GetJobStatus(ctx, &daemonpb.GetJobStatusRequest{JobId: args[0]})
+				return c.printResult(ctx, job, err)
 			}
-			list = append(list, one.value)
+		}},
+		{"job wait", "ID...", "wait until jobs have ended", "honeydew job wait 4k2m", func(c *cli, _ *flag.FlagSet) action { return c.waitAll }},
+		{"job cancel", "[ID...]", "cancel jobs, by id or filter", "honeydew job cancel --status pending --command github.commits --dry-run",
+			eachVerb("cancelled", []string{statusPending, statusRunning}, (*cli).cancel)},
+		{"job retry", "[ID...]", "submit failed or cancelled jobs again", "honeydew job retry --status failed",
+			eachVerb("submitted again", []string{statusFailed, statusCancelled}, (*cli).retry)},
+	}
+}
+
+// filterFlags declares the filters of a list of jobs.
+func filterFlags(f *flag.FlagSet) *daemonpb.ListJobsRequest {
+	in := &daemonpb.ListJobsRequest{}
+	f.StringVar(&in.Status, "status", "", "only `pending`, running, completed, failed or cancelled ones")
+	f.StringVar(&in.Command, "command", "", "only those of `COMMAND`")
+	f.StringVar(&in.Schedule, "schedule", "", "only those of the schedule `NAME`")
+	return in
+}
+
+// list reads up to limit jobs, in pages; the token is where the rest begins.
+func (c *cli) list(ctx context.Context, in *daemonpb.ListJobsRequest, limit int) (*daemonpb.ListJobsResponse, error) {
+	all := &daemonpb.ListJobsResponse{}
+	for {
+		in.Limit = int32(min(limit-len(all.Jobs), 1000))
+		page, err := c.client.ListJobs(ctx, in)
+		if err != nil {
+			return nil, err
 		}
-		v.value = list
-		return nil
+		all.Jobs, all.NextPageToken = append(all.Jobs, page.Jobs...), page.NextPageToken
+		if in.PageToken = page.NextPageToken; in.PageToken == "" || len(all.Jobs) >= limit {
+			return all, nil
+		}
 	}
-	var err error
-	switch typ {
-	case "Boolean":
-		v.value, err = strconv.ParseBool(text)
-	case "Int", "Float":
-		v.value, err = strconv.ParseFloat(text, 64)
-	default:
-		v.value = text
+}
+
+func jobListVerb(c *cli, f *flag.FlagSet) action {
+	in, limit := filterFlags(f), 50
+	number(f, "limit", 1, "at most `N` jobs", func(n int32) { limit = int(n) })
+	everything := f.Bool("all", false, "all of them")
+	f.StringVar(&in.PageToken, "page-token", "", "go on where an earlier list was cut")
+	return func(ctx context.Context, _ []string) error {
+		if *everything {
+			limit = math.MaxInt32
+		}
+		out, err := c.list(ctx, in, limit)
+		if err != nil {
+			return err
+		}
+		err = c.show("ListJobs", in, out)
+		if out.NextPageToken != "" {
+			c.note("only the newest %s listed; see more with --limit N or --all, or go on with --page-token %s",
+				count(len(out.Jobs), "job"), out.NextPageToken)
+		}
+		return err
 	}
-	if err != nil || v.refuse(v.value) != "" {
-		return fmt.Errorf("%s: %q is not %s", v.Name, text, v.refuse(struct{}{}))
+}
+
+// deed does something to one job, and says what as the members of a JSON object.
+type deed = func(c *cli, ctx context.Context, id string) (map[string]any, error)
+
+func (c *cli) cancel(ctx context.Context, id string) (map[string]any, error) {
+	out, err := c.client.CancelJob(ctx, &daemonpb.CancelJobRequest{JobId: id})
+	return map[string]any{"jobId": id, "status": out.GetStatus()}, err
+}
+
+func (c *cli) retry(ctx context.Context, id string) (map[string]any, error) {
+	out, err := c.client.RetryJob(ctx, &daemonpb.RetryJobRequest{JobId: id})
+	return map[string]any{"jobId": out.GetJobId(), "retryOf": id}, err
+}
+
+// eachVerb is a verb that does something to every job named, or to every one that a filter finds in one of the states.
+func eachVerb(past string, states []string, do deed) setup {
+	return func(c *cli, f *flag.FlagSet) action {
+		filter := filterFlags(f)
+		dryRun := f.Bool("dry-run", false, "only list them")
+		return func(ctx context.Context, ids []string) (err error) {
+			named := len(ids) > 0
+			if filtered := filter.Status+filter.Command+filter.Schedule != ""; named == filtered {
+				return usagef("name either jobs or a filter: --status, --command, --schedule")
+			} else if filtered {
+				if ids, err = c.matching(ctx, filter, states); err != nil {
+					return err
+				}
+			}
+			done, failures := []map[string]any{}, 0
+			for _, id := range ids {
+				one := map[string]any{"jobId": id}
+				if !*dryRun {
+					one, err = do(c, ctx, id)
+				}
+				if err != nil && (len(ids) == 1 || ctx.Err() != nil) {
+					return err
+				} else if err != nil {
+					failures++
+					_, text, _ := c.explain(err)
+					c.note("job %s: %s", printable(id), text)
+				} else if done = append(done, one); !c.json {
+					c.printf("%s", one["jobId"])
+				}
+			}
+			switch {
+			case c.json:
+				document := map[string]any{"jobs": done}
+				if named && len(ids) == 1 { // what was done to the one job that was named stands beside the list, too
+					maps.Copy(document, done[0])
+				}
+				err = c.encode(document)
+			case *dryRun:
+				c.note("%s would be %s", count(len(done), "job"), past)
+			case !named:
+				c.note("%s %s", count(len(done), "job"), past)
+			}
+			if failures > 0 {
+				return fmt.Errorf("%d of %d jobs could not be %s", failures, len(ids), past)
+			}
+			return err
+		}
 	}
-	return nil
+}
+
+// matching lists the jobs that a filter finds in one of the states.
+func (c *cli) matching(ctx context.Context, filter *daemonpb.ListJobsRequest, states []string) (ids []string, err error) {
+	if filter.Status != "" && !slices.Contains(states, filter.Status) {
+		return nil, usagef("--status: %q; allowed here: %s", filter.Status, strings.Join(states, ", "))
+	}
+	found, err := c.list(ctx, filter, math.MaxInt32)
+	for _, j := range found.GetJobs() {
+		if slices.Contains(states, j.Status) {
+			ids = append(ids, j.JobId)
+		}
+	}
+	return ids, err
 }
 
 // providerVerbs turns the command table into verbs.
-func providerVerbs(table *Commands) []verb {
-	var all []verb
+func providerVerbs(table *Commands) (all []verb) {
+	examples := strings.NewReplacer("ORGANIZATION", "acme", "REPOSITORY", "api", "PROJECT", "web", "WORKSPACE", "acme")
 	for _, cmd := range table.All() {
 		var args []string
 		for _, a := range cmd.Args {
@@ -107,207 +187,126 @@ func providerVerbs(table *Commands) []verb {
 				args = append(args, strings.ToUpper(strings.ReplaceAll(kebab(a.Name), "-", "_")))
 			}
 		}
-		first, second, _ := strings.Cut(cmd.Name, ".")
-		name := first + " " + kebab(second)
-		example := "honeydew " + name
-		for _, a := range args {
-			example += " " + map[string]string{"ORGANIZATION": "acme", "REPOSITORY": "api", "PROJECT": "web", "WORKSPACE": "acme"}[a]
-			if strings.HasSuffix(example, " ") {
-				example += a
-			}
-		}
-		all = append(all, verb{name, strings.Join(args, " "), lowerFirst(cmd.Description), example, func(c *cli, f *flag.FlagSet) action {
-			return providerVerb(c, f, cmd)
-		}})
+		name, line := kebab(strings.Replace(cmd.Name, ".", " ", 1)), strings.Join(args, " ")
+		example := strings.TrimSpace("honeydew " + name + " " + examples.Replace(line))
+		all = append(all, verb{name, line, cmd.Description, example, func(c *cli, f *flag.FlagSet) action { return providerVerb(c, f, cmd) }})
 	}
 	return all
 }
 
-func lowerFirst(s string) string {
-	if len(s) > 1 && unicode.IsUpper(rune(s[0])) && unicode.IsLower(rune(s[1])) {
-		return strings.ToLower(s[:1]) + s[1:]
+// kebab is a name of the API as a flag or verb: pullRequests is pull-requests.
+func kebab(name string) string {
+	var out []rune
+	for _, r := range name {
+		if unicode.IsUpper(r) {
+			out = append(out, '-')
+		}
+		out = append(out, unicode.ToLower(r))
 	}
-	return s
+	return string(out)
 }
 
 func providerVerb(c *cli, f *flag.FlagSet, cmd *Command) action {
-	values := make([]*argumentValue, len(cmd.Args))
-	for i, a := range cmd.Args {
-		if values[i] = (&argumentValue{Argument: a}); !a.Required {
-			usage := "`" + strings.ToUpper(a.Type) + "`"
-			if a.isDate() {
-				usage = "a `DATE`: " + allowedDates
-			}
-			f.Var(values[i], kebab(a.Name), usage)
+	in := submitFlags(f)
+	in.Command = cmd.Name
+	var required, words []string
+	for _, a := range cmd.Args {
+		add := func(text string) error {
+			words = append(words, a.Name+"="+text)
+			return nil
+		}
+		switch {
+		case a.Required:
+			required = append(required, a.Name)
+		case strings.HasPrefix(a.Type, "Boolean"):
+			f.BoolFunc(kebab(a.Name), "", add)
+		case a.isDate():
+			f.Func(kebab(a.Name), "a `DATE`: "+allowedDates, add)
+		default:
+			f.Func(kebab(a.Name), "`"+strings.ToUpper(a.Type)+"`", add)
 		}
 	}
-	req := submitFlags(f)
 	detach := f.Bool("detach", false, "print the job's id and do not wait")
 	return func(ctx context.Context, args []string) error {
-		payload := map[string]any{}
-		for _, v := range values {
-			if v.Required {
-				if err := v.Set(args[0]); err != nil {
-					return &usageError{text: err.Error()}
-				}
-				args = args[1:]
-			}
-			if v.value != nil {
-				payload[v.Name] = v.value
-			}
+		for i, name := range required {
+			words = append(words, name+"="+args[i])
 		}
-		in, err := req(cmd.Name, payload)
-		if err != nil {
-			return err
-		}
-		out, err := call(ctx, c, daemonpb.DaemonClient.SubmitJob, in)
-		if err != nil {
-			return err
-		}
-		if *detach {
-			return c.show(out, func() { c.printf("%s", out.JobId) })
-		}
-		job, err := c.wait(ctx, out.JobId)
-		if err != nil {
-			return err
-		}
-		return c.printResult(ctx, job)
-	}
-}
-
-// submitFlags declares what every submit may say, and returns how to make the request of it.
-func submitFlags(f *flag.FlagSet) func(command string, payload map[string]any) (*daemonpb.SubmitJobRequest, error) {
-	priority := f.Int("priority", 0, "higher `N` run first")
-	environment := f.String("environment", "", "`NAME` of the environment (default: the active one)")
-	timeout := f.String("timeout", "", "`DURATION` of one attempt, such as 90s (default: api.timeout)")
-	retries := f.Int("max-retries", -1, "`N` retries after a failure that may pass (default: queue.max_retries)")
-	return func(command string, payload map[string]any) (*daemonpb.SubmitJobRequest, error) {
-		fields, err := structpb.NewStruct(payload)
-		if err != nil {
-			return nil, usagef("payload: %s", err)
-		}
-		in := &daemonpb.SubmitJobRequest{Command: command, Payload: fields, Priority: int32(*priority), Environment: *environment, Timeout: *timeout}
-		if int(in.Priority) != *priority {
-			return nil, usagef("--priority: %d is out of range", *priority)
-		}
-		if *retries < -1 {
-			return nil, usagef("--max-retries: %d; allowed: 0 and more", *retries)
-		} else if *retries >= 0 {
-			n := int32(min(*retries, 1<<30))
-			in.MaxRetries = &n
-		}
-		return in, nil
-	}
-}
-
-func submitVerb(c *cli, f *flag.FlagSet) action {
-	req := submitFlags(f)
-	payloadText := f.String("payload", "", "arguments as `JSON`, @FILE, or - for stdin")
-	runAfter := f.String("run-after", "", "not before `TIME`: RFC 3339, or a duration from now such as 2h")
-	key := f.String("idempotency-key", "", "submit at most once under this `KEY`")
-	wait := f.Bool("wait", false, "wait for the end of the job")
-	batch := f.String("batch", "", "submit all jobs of a `FILE` or -: one {\"command\":..., \"payload\":{...}} a line, all or none")
-	return func(ctx context.Context, args []string) error {
-		if *batch != "" {
-			if len(args) > 0 || *wait {
-				return usagef("submit: --batch takes neither a command nor --wait")
-			}
-			return c.submitBatch(ctx, *batch)
-		}
-		if len(args) == 0 {
-			return &usageError{"submit: COMMAND is missing", "list them with: honeydew commands"}
-		}
-		payload, err := c.payload(args[0], *payloadText, args[1:])
-		if err != nil {
-			return err
-		}
-		in, err := req(args[0], payload)
-		if err != nil {
-			return err
-		}
-		in.IdempotencyKey, in.RunAfter = *key, *runAfter
-		if d, err := parseDuration(*runAfter); err == nil && *runAfter != "" {
-			in.RunAfter = timeText(time.Now().Add(d))
-		} else if _, err := time.Parse(time.RFC3339, *runAfter); err != nil && *runAfter != "" {
-			return usagef("--run-after: %q is neither an RFC 3339 time nor a duration such as 2h", *runAfter)
-		}
-		out, err := call(ctx, c, daemonpb.DaemonClient.SubmitJob, in)
-		if err != nil {
-			return err
-		}
-		if *wait {
-			return c.waitAll(ctx, []string{out.JobId})
-		}
-		return c.show(out, func() {
-			c.printf("%s", out.JobId)
-			if out.Existing {
-				c.note("this key was used before; nothing new was submitted")
-			}
+		return c.submit(ctx, in, "", words, !*detach, func(ctx context.Context, ids []string) error {
+			job, err := c.wait(ctx, ids[0])
+			return c.printResult(ctx, job, err)
 		})
 	}
 }
 
-// payload makes a command's arguments of --payload and key=value words, which win.
-func (c *cli) payload(command, text string, words []string) (map[string]any, error) {
-	payload := map[string]any{}
-	if text != "" {
-		data := []byte(text)
-		var err error
-		if text == "-" || text[0] == '@' {
-			data, err = c.readInput(strings.TrimPrefix(text, "@"))
-		}
-		if err != nil {
-			return nil, err
-		}
-		if err := json.Unmarshal(data, &payload); err != nil || payload == nil {
-			return nil, usagef("--payload: not a JSON object: %v", err)
-		}
-	}
-	table, err := c.table()
-	if err != nil {
-		return nil, err
-	}
-	cmd, err := table.Lookup(command)
-	if err != nil {
-		cmd = &Command{} // the daemon may know it, and says so if not
-	}
-	values := map[string]*argumentValue{}
-	for _, word := range words {
-		key, text, ok := strings.Cut(word, "=")
-		if !ok {
-			return nil, usagef("%q is no KEY=VALUE", word)
-		}
-		if values[key] == nil {
-			a := Argument{Name: key, Type: "String"}
-			if known := cmd.argument(key); known != nil {
-				a = *known
-			}
-			values[key] = &argumentValue{Argument: a}
-		}
-		if err := values[key].Set(text); err != nil {
-			return nil, &usageError{text: err.Error()}
-		}
-		payload[key] = values[key].value
-	}
-	return payload, nil
+// submitFlags declares what every submit may say.
+func submitFlags(f *flag.FlagSet) *daemonpb.SubmitJobRequest {
+	in := &daemonpb.SubmitJobRequest{}
+	environmentFlag(f, &in.Environment)
+	number(f, "priority", math.MinInt32, "higher `N` run first", func(n int32) { in.Priority = n })
+	f.StringVar(&in.Timeout, "timeout", "", "`DURATION` of one attempt, such as 90s (default: api.timeout)")
+	number(f, "max-retries", 0, "`N` retries after a failure that may pass (default: queue.max_retries)", func(n int32) { in.MaxRetries = &n })
+	return in
 }
 
-// readInput reads a file, or stdin for -.
-func (c *cli) readInput(name string) ([]byte, error) {
-	in := c.stdin
-	if name != "-" {
-		f, err := os.Open(expandPath(name, c.userHome))
-		if err != nil {
-			return nil, err
+func environmentFlag(f *flag.FlagSet, name *string) {
+	f.StringVar(name, "environment", "", "`NAME` of the environment (default: the active one)")
+}
+
+func payloadFlag(f *flag.FlagSet) *string {
+	return f.String("payload", "", "arguments as `JSON`, @FILE, or - for stdin")
+}
+
+func submitVerb(c *cli, f *flag.FlagSet) action {
+	in, payload := submitFlags(f), payloadFlag(f)
+	f.StringVar(&in.IdempotencyKey, "idempotency-key", "", "submit at most once under this `KEY`")
+	f.Func("run-after", "not before `TIME`: RFC 3339, or a duration from now such as 2h", func(text string) error {
+		in.RunAfter = text
+		if d, err := parseDuration(text); err == nil {
+			in.RunAfter = timeText(time.Now().Add(d))
+		} else if _, err := time.Parse(time.RFC3339, text); err != nil {
+			return fmt.Errorf("%q is neither an RFC 3339 time nor a duration such as 2h", text)
 		}
-		defer f.Close()
-		in = f
+		return nil
+	})
+	wait := f.Bool("wait", false, "wait for the end of the job")
+	batch := f.String("batch", "", "submit all jobs of a `FILE` or -: one {\"command\":..., \"payload\":{...}} a line, all or none")
+	return func(ctx context.Context, args []string) error {
+		switch {
+		case *batch != "" && (len(args) > 0 || *wait):
+			return usagef("submit: --batch takes neither a command nor --wait")
+		case *batch != "":
+			return c.submitBatch(ctx, *batch)
+		case len(args) == 0:
+			return usagef("submit: COMMAND is missing").hint("list them with: honeydew commands")
+		}
+		in.Command = args[0]
+		return c.submit(ctx, in, *payload, args[1:], *wait, c.waitAll)
 	}
-	data, err := io.ReadAll(io.LimitReader(in, maxInputBytes+1))
-	if err == nil && len(data) > maxInputBytes {
-		err = fmt.Errorf("%s is larger than %d MiB", name, maxInputBytes>>20)
+}
+
+// submit submits a job with the arguments that text and words say, and prints its id, or waits for it in the way of then.
+func (c *cli) submit(ctx context.Context, in *daemonpb.SubmitJobRequest, text string, words []string, wait bool, then action) (err error) {
+	if in.Payload, err = c.payload(in.Command, text, words); err != nil {
+		return err
 	}
-	return data, err
+	out, err := c.client.SubmitJob(ctx, in)
+	if out.GetExisting() {
+		c.note("this key was used before; nothing new was submitted")
+	}
+	return c.submitted(ctx, out, err, wait, then)
+}
+
+// submitted prints a new job's id, or waits for the job in the way of then.
+func (c *cli) submitted(ctx context.Context, out interface {
+	proto.Message
+	GetJobId() string
+}, err error, wait bool, then action) error {
+	if err != nil {
+		return err
+	} else if wait {
+		return then(ctx, []string{out.GetJobId()})
+	}
+	return c.show("SubmitJob", nil, out)
 }
 
 func (c *cli) submitBatch(ctx context.Context, name string) error {
@@ -316,179 +315,170 @@ func (c *cli) submitBatch(ctx context.Context, name string) error {
 		return err
 	}
 	in := &daemonpb.SubmitJobsRequest{}
-	for number, line := range strings.Split(string(data), "\n") {
-		if strings.TrimSpace(line) == "" {
+	for number, line := range bytes.Split(data, []byte("\n")) {
+		if len(bytes.TrimSpace(line)) == 0 {
 			continue
 		}
 		one := &daemonpb.SubmitJobRequest{}
-		if err := protojson.Unmarshal([]byte(line), one); err != nil {
+		if err := protojson.Unmarshal(line, one); err != nil {
 			return usagef("%s:%d: %s", name, number+1, err)
 		}
 		in.Jobs = append(in.Jobs, one)
 	}
-	return ask(ctx, c, daemonpb.DaemonClient.SubmitJobs, in, func(out *daemonpb.SubmitJobsResponse) {
-		for _, j := range out.Jobs {
-			c.printf("%s", j.JobId)
-		}
-	})
+	return ask(ctx, c, api.SubmitJobs, in)
 }
 
-// wait follows a job to its end and returns it; on a terminal it shows what the job is doing.
-func (c *cli) wait(ctx context.Context, id string) (*daemonpb.JobStatus, error) {
-	d, err := c.daemon()
-	if err != nil {
-		return nil, err
+// readInput reads a file, or stdin for -.
+func (c *cli) readInput(name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(c.stdin)
 	}
-	progress := ticker{}
-	if c.stderrIsTTY {
-		progress.out = c.stderr
-	}
-	defer progress.clear()
-	for {
-		job, err := c.watch(ctx, d, id, &progress)
-		switch {
-		case err == nil:
-			return job, nil
-		case ctx.Err() != nil:
-			progress.clear()
-			c.note("interrupted; job %s goes on, wait for it with: honeydew job wait %s", id, id)
-			return nil, errInterrupted
-		case status.Code(err) == codes.DeadlineExceeded:
-			continue
-		case status.Code(err) == codes.Unavailable:
-			progress.clear()
-			c.note("job %s is kept, and goes on when the daemon runs again", id)
-		}
-		return nil, err
-	}
+	return os.ReadFile(expandPath(name, c.userHome))
 }
 
-func (c *cli) watch(ctx context.Context, d daemonpb.DaemonClient, id string, progress *ticker) (*daemonpb.JobStatus, error) {
-	ctx, cancel := context.WithTimeout(ctx, watchTimeout)
-	defer cancel()
-	stream, err := d.WatchJob(ctx, &daemonpb.WatchJobRequest{JobId: id})
-	if err != nil {
-		return nil, err
-	}
-	for first := true; ; first = false {
-		job, err := stream.Recv()
+// payload makes a command's arguments of --payload and key=value words, which win.
+func (c *cli) payload(command, text string, words []string) (*structpb.Struct, error) {
+	payload, given := &structpb.Struct{}, map[string]any{}
+	if text != "" {
+		data, err := []byte(text), error(nil)
+		if text == "-" || text[0] == '@' {
+			data, err = c.readInput(strings.TrimPrefix(text, "@"))
+		}
 		if err != nil {
 			return nil, err
 		}
-		if header, err := stream.Header(); first && err == nil {
-			c.noteVersion(header)
+		if err := protojson.Unmarshal(data, payload); err != nil {
+			return nil, usagef("--payload: not a JSON object: %v", err)
 		}
-		if isFinished(job) {
-			return job, nil
+	}
+	cmd, err := c.commands.Lookup(command)
+	if err != nil {
+		cmd = &Command{} // the daemon may know it, and says so if not
+	}
+	for _, word := range words {
+		key, text, ok := strings.Cut(word, "=")
+		if !ok {
+			return nil, usagef("%q is no KEY=VALUE", word)
 		}
-		if first && job.Status == statusPending && !c.pauseTold {
-			s, err := call(ctx, c, daemonpb.DaemonClient.GetStatus, &daemonpb.GetStatusRequest{})
-			if c.pauseTold = err == nil && s.QueuePaused; c.pauseTold {
+		a := cmp.Or(cmd.argument(key), &Argument{Name: key, Type: "String"})
+		if given[key], err = argumentValue(a, text, given[key]); err != nil {
+			return nil, err
+		}
+	}
+	fields, err := structpb.NewStruct(given)
+	if err != nil {
+		return nil, usagef("payload: %s", err)
+	}
+	proto.Merge(payload, fields)
+	return payload, nil
+}
+
+// argumentValue converts text to the argument's type; a list grows by what text says.
+func argumentValue(a *Argument, text string, before any) (any, error) {
+	list, _ := before.([]any)
+	words, isList := []string{text}, strings.HasPrefix(a.Type, "[")
+	if isList {
+		words = strings.Split(strings.ReplaceAll(text, ", ", ","), ",")
+	}
+	for _, word := range words {
+		var value any
+		if kind := strings.Trim(a.Type, "[]!"); kind == "String" || kind == "ID" || json.Unmarshal([]byte(word), &value) != nil {
+			value = word // which refuse refuses where it had to be a number
+		}
+		list = append(list, value)
+	}
+	value := any(list)
+	if !isList {
+		value = list[0]
+	}
+	if a.refuse(value) != "" {
+		return nil, usagef("%s: %q is not %s", a.Name, text, a.refuse(struct{}{}))
+	}
+	return value, nil
+}
+
+// wait follows a job to its end and returns it.
+func (c *cli) wait(ctx context.Context, id string) (job *daemonpb.JobStatus, err error) {
+	err = stream(ctx, c, watchTimeout, &daemonpb.WatchJobRequest{JobId: id}, func(now *daemonpb.JobStatus) error {
+		if job == nil && now.Status == statusPending {
+			if s, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{}); err == nil && s.QueuePaused {
 				c.note("the queue is paused; resume it with: honeydew queue resume")
 			}
 		}
-		text := fmt.Sprintf("job %s: %s", job.JobId, job.Status)
-		if job.NextAttemptAt != "" {
-			text += fmt.Sprintf(", next attempt %s", shortTime(job.NextAttemptAt))
-		}
-		if job.Error != "" {
-			text += ": " + printable(job.Error)
-		}
-		if c.stdoutWidth > 1 {
-			text = cutRunes(text, c.stdoutWidth-1)
-		}
-		progress.show(text)
+		job = now
+		return nil
+	}, api.WatchJob)
+	switch {
+	case err == nil:
+		return job, nil
+	case ctx.Err() != nil:
+		c.note("interrupted; job %s goes on, wait for it with: honeydew job wait %s", id, id)
+		return nil, exitError{exitInterrupted, errSaid}
+	case status.Code(err) == codes.DeadlineExceeded:
+		return c.wait(ctx, id)
+	case status.Code(err) == codes.Unavailable:
+		c.note("job %s is kept, and goes on when the daemon runs again", id)
 	}
+	return nil, err
+}
+
+// waitAll waits for jobs and prints how they ended; the first that did not complete is the error.
+func (c *cli) waitAll(ctx context.Context, ids []string) error {
+	all := &daemonpb.ListJobsResponse{}
+	var failed error
+	for _, id := range ids {
+		job, err := c.wait(ctx, id)
+		if err != nil {
+			return err
+		}
+		if all.Jobs = append(all.Jobs, job); job.Status != statusCompleted {
+			failed = cmp.Or(failed, jobError(job))
+		}
+	}
+	if c.json && len(ids) == 1 {
+		return errors.Join(failed, c.show("", nil, all.Jobs[0]))
+	}
+	return errors.Join(failed, c.show("ended", nil, all))
+}
+
+// jobError is the end of a job that did not complete.
+func jobError(j *daemonpb.JobStatus) error {
+	if j.Error == "" {
+		return errorf(j.ErrorCode, "job %s was %s", j.JobId, j.Status)
+	}
+	return errorf(j.ErrorCode, "job %s %s: %s", j.JobId, j.Status, j.Error)
 }
 
 func isFinished(j *daemonpb.JobStatus) bool {
-	return j.Status == statusCompleted || j.Status == statusFailed || j.Status == statusCancelled
+	return slices.Contains([]string{statusCompleted, statusFailed, statusCancelled}, j.Status)
 }
 
 // printResult prints a completed job's result, byte for byte unless a person looks at it.
-func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus) error {
-	if job.Status != statusCompleted {
-		return &jobError{job}
+func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus, err error) error {
+	switch {
+	case err != nil:
+		return err
+	case !isFinished(job):
+		return errorf(codeFailedPrecondition, "job %s is %s and has no result yet", job.JobId, job.Status).
+			hint("wait for it with: honeydew job wait %s", job.JobId)
+	case job.Status != statusCompleted:
+		return jobError(job)
 	}
-	d, err := c.daemon()
+	var whole bytes.Buffer
+	var out io.Writer = c.out
+	if c.width > 0 && !c.json {
+		out = &whole
+	}
+	err = stream(ctx, c, longTimeout, &daemonpb.GetJobResultRequest{JobId: job.JobId}, func(chunk *daemonpb.ResultChunk) error {
+		_, err := out.Write(chunk.Data)
+		return err
+	}, api.GetJobResult)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, longTimeout)
-	defer cancel()
-	stream, err := d.GetJobResult(ctx, &daemonpb.GetJobResultRequest{JobId: job.JobId})
-	if err != nil {
-		return err
-	}
-	pretty := !c.json && c.stdoutWidth > 0 && job.ResultBytes <= maxIndent
-	var whole []byte
-	for {
-		chunk, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return err
-		}
-		if pretty {
-			whole = append(whole, chunk.Data...)
-		} else if _, err := c.out.Write(chunk.Data); err != nil {
-			return fmt.Errorf("cannot write to stdout: %w", err)
-		}
-	}
-	c.printf("%s", indented(whole))
+	c.printf("%s", indented(whole.Bytes()))
 	if job.ErrorCode == codePartial {
 		c.note("warning: the result is incomplete: %s", printable(job.Error))
 	}
 	return nil
-}
-
-// waitAll waits for jobs and prints how they ended; the first that did not complete is the error.
-func (c *cli) waitAll(ctx context.Context, ids []string) (err error) {
-	jobs := make([]*daemonpb.JobStatus, len(ids))
-	var failed error
-	for i, id := range ids {
-		if jobs[i], err = c.wait(ctx, id); err != nil {
-			return err
-		}
-		if jobs[i].Status != statusCompleted && failed == nil {
-			failed = &jobError{jobs[i]}
-		}
-		if !c.json {
-			c.printf("job %s (%s) %s%s", jobs[i].JobId, jobs[i].Command, jobs[i].Status, details(jobs[i]))
-		}
-	}
-	if c.json && len(jobs) == 1 {
-		err = c.printJSON(jobs[0])
-	} else if c.json {
-		err = c.printJSON(&daemonpb.ListJobsResponse{Jobs: jobs})
-	}
-	return errors.Join(failed, err)
-}
-
-// details is what else to say of a job that has ended.
-func details(j *daemonpb.JobStatus) string {
-	if j.Error != "" {
-		return ": " + printable(j.Error)
-	}
-	if j.Status == statusCompleted {
-		return ", " + bytesText(j.ResultBytes) + "; print it with: honeydew job result " + j.JobId
-	}
-	return ""
-}
-
-func jobWaitVerb(c *cli, _ *flag.FlagSet) action {
-	return c.waitAll
-}
-
-func jobResultVerb(c *cli, _ *flag.FlagSet) action {
-	return func(ctx context.Context, args []string) error {
-		job, err := call(ctx, c, daemonpb.DaemonClient.GetJobStatus, &daemonpb.GetJobStatusRequest{JobId: args[0]})
-		if err != nil {
-			return err
-		}
-		if !isFinished(job) {
-			return errorf(codeFailedPrecondition, "job %s is %s and has no result yet", job.JobId, job.Status).hint("wait for it with: honeydew job wait %s", job.JobId)
-		}
-		return c.printResult(ctx, job)
-	}
 }

@@ -11,12 +11,22 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"honeydew/daemonpb"
 )
 
 // testCLI is a command line without a daemon that prints to a buffer.
-func testCLI(width int) (*cli, *bytes.Buffer) {
+func testCLI(t testing.TB, width int) (*cli, *bytes.Buffer) {
 	var out bytes.Buffer
-	return &cli{process: process{queries: queries}, printer: printer{out: bufio.NewWriter(&out), width: width}}, &out
+	table, err := loadCommands(queries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &cli{commands: table, printer: printer{out: bufio.NewWriter(&out), width: width}}, &out
 }
 
 func TestFlagsMayStandAnywhereAndEndAtTwoDashes(t *testing.T) {
@@ -30,7 +40,7 @@ func TestFlagsMayStandAnywhereAndEndAtTwoDashes(t *testing.T) {
 	} {
 		f := flag.NewFlagSet("x", flag.ContinueOnError)
 		status := f.String("status", "", "")
-		args, err := parseInterspersed(f, strings.Fields(c.line))
+		args, err := (&verb{name: "x", args: "[ARG...]"}).parse(f, strings.Fields(c.line))
 		if err != nil || strings.Join(args, " ") != c.args || *status != c.status {
 			t.Errorf("%q: %q, --status %q (%v), want %q, %q", c.line, args, *status, err, c.args, c.status)
 		}
@@ -46,23 +56,18 @@ func TestArgumentsTakeTheTypeOfTheQuery(t *testing.T) {
 		{"Boolean", "true", true}, {"Boolean", "maybe", nil}, {"[Int!]!", "1,2", []any{1.0, 2.0}}, {"[String!]", "a, b", []any{"a", "b"}},
 		{"[Int!]!", "1,x", nil},
 	} {
-		v := argumentValue{Argument: Argument{Name: "x", Type: c.typ}}
-		err := v.Set(c.text)
+		value, err := argumentValue(&Argument{Name: "x", Type: c.typ}, c.text, nil)
 		list, isList := c.want.([]any)
-		got, _ := v.value.([]any)
-		if (err == nil) != (c.want != nil) || err == nil && !isList && v.value != c.want || isList && !slices.Equal(got, list) {
-			t.Errorf("%s %q: %v (%v), want %v", c.typ, c.text, v.value, err, c.want)
+		got, _ := value.([]any)
+		if (err == nil) != (c.want != nil) || err == nil && !isList && value != c.want || isList && !slices.Equal(got, list) {
+			t.Errorf("%s %q: %v (%v), want %v", c.typ, c.text, value, err, c.want)
 		}
 	}
 }
 
 func TestEveryVerbHasAnExampleThatItWouldTake(t *testing.T) {
-	c, _ := testCLI(0)
-	all, err := c.verbs("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, v := range all {
+	c, _ := testCLI(t, 0)
+	for _, v := range c.verbs() {
 		if strings.HasPrefix(v.name, "__") || v.name == "completion" {
 			continue
 		}
@@ -83,11 +88,7 @@ func TestEveryVerbHasAnExampleThatItWouldTake(t *testing.T) {
 		f := flag.NewFlagSet(v.name, flag.ContinueOnError)
 		f.SetOutput(io.Discard)
 		v.setup(c, f)
-		args, err := parseInterspersed(f, rest)
-		if err == nil {
-			err = checkArgs(found, args)
-		}
-		if err != nil {
+		if _, err := found.parse(f, rest); err != nil {
 			t.Errorf("%s: the example %q: %v", v.name, v.example, err)
 		}
 	}
@@ -95,7 +96,7 @@ func TestEveryVerbHasAnExampleThatItWouldTake(t *testing.T) {
 
 func TestTablesFitTheTerminalAndKeepTheFirstColumn(t *testing.T) {
 	for _, width := range []int{0, 40, 80} {
-		c, out := testCLI(width)
+		c, out := testCLI(t, width)
 		c.printTable([]string{"ID", "STATUS", "ERROR"}, [][]string{{"4k2mzq7xw3p5ar2n", "failed", strings.Repeat("long ", 30) + "\x1b[31mred\u202e"}})
 		if err := c.out.Flush(); err != nil {
 			t.Fatal(err)
@@ -115,6 +116,54 @@ func TestTablesFitTheTerminalAndKeepTheFirstColumn(t *testing.T) {
 	}
 }
 
+// Templates are not checked by the compiler: each is given messages whose lists have an element and whose flags are up or down.
+func TestEveryAnswerCanBeShown(t *testing.T) {
+	fill := func(name protoreflect.FullName, up bool) proto.Message {
+		kind, err := protoregistry.GlobalTypes.FindMessageByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := kind.New()
+		for i := range m.Descriptor().Fields().Len() {
+			switch field := m.Descriptor().Fields().Get(i); {
+			case field.IsList() && field.Message() != nil:
+				element := m.Mutable(field).List().AppendMutable().Message()
+				if status := element.Descriptor().Fields().ByName("status"); status != nil {
+					element.Set(status, protoreflect.ValueOfString(statusCompleted))
+				}
+			case field.Name() == "status":
+				m.Set(field, protoreflect.ValueOfString(statusCompleted))
+			case field.Kind() == protoreflect.BoolKind:
+				m.Set(field, protoreflect.ValueOfBool(up))
+			case field.Kind() == protoreflect.StringKind && !field.IsList():
+				m.Set(field, protoreflect.ValueOfString("a\x1b\tb\n"))
+			}
+		}
+		return m.Interface()
+	}
+	methods := daemonpb.File_daemon_proto.Services().ByName("Daemon").Methods()
+	shown := 0
+	for i := range methods.Len() {
+		method := methods.Get(i)
+		if !strings.Contains(answers, `{{define "`+string(method.Name())+`"`) {
+			continue
+		}
+		shown++
+		for _, up := range []bool{false, true} {
+			c, out := testCLI(t, 80)
+			if err := c.show(string(method.Name()), fill(method.Input().FullName(), up), fill(method.Output().FullName(), up)); err != nil {
+				t.Errorf("%s: %v", method.Name(), err)
+			}
+			if c.out.Flush(); out.Len() == 0 || strings.ContainsRune(out.String(), '\x1b') {
+				t.Errorf("%s is shown as %q", method.Name(), out)
+			}
+		}
+	}
+	if shown < 20 {
+		t.Errorf("only %d answers have a template", shown)
+	}
+}
+
 // FuzzCommandLine: whatever the words are, they name a verb with its arguments, or are refused with a sentence.
 func FuzzCommandLine(f *testing.F) {
 	for _, line := range []string{"", "github commits acme api --start-date -7d", "job list --limit x", "submit a.b c=d --payload {", "-- --", "help",
@@ -122,7 +171,7 @@ func FuzzCommandLine(f *testing.F) {
 		f.Add(line)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
-		c, _ := testCLI(80)
+		c, _ := testCLI(t, 80)
 		v, rest, err := c.find(strings.Fields(line))
 		if err != nil || v == nil {
 			if err != nil && err.Error() == "" {
@@ -133,11 +182,7 @@ func FuzzCommandLine(f *testing.F) {
 		flags := flag.NewFlagSet(v.name, flag.ContinueOnError)
 		flags.SetOutput(io.Discard)
 		v.setup(c, flags)
-		args, err := parseInterspersed(flags, rest)
-		if err == nil {
-			err = checkArgs(v, args)
-		}
-		if err != nil && c.explainUsage(v, flags, err).Error() == "" {
+		if _, err := v.parse(flags, rest); err != nil && err.Error() == "" {
 			t.Error("refused without a word")
 		}
 	})

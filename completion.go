@@ -59,10 +59,7 @@ func completeVerb(c *cli, _ *flag.FlagSet) action {
 
 // candidates lists the words that may follow those before.
 func (c *cli) candidates(ctx context.Context, before []string, last string) (words []string, err error) {
-	verbs, err := c.verbs("")
-	if err != nil {
-		return nil, err
-	}
+	verbs := c.verbs()
 	if len(before) > 0 && before[0] == "help" {
 		before = before[1:]
 	}
@@ -111,15 +108,11 @@ func (c *cli) values(ctx context.Context, verb, kind string) (words []string, er
 	case kind == "overlap":
 		return []string{overlapSkip, overlapAllow}, nil
 	case kind == "COMMAND" || kind == "command":
-		table, err := c.table()
-		if err != nil {
-			return nil, err
-		}
-		for _, cmd := range table.All() {
+		for _, cmd := range c.commands.All() {
 			words = append(words, cmd.Name)
 		}
 	case kind == "ID":
-		out, err := call(ctx, c, daemonpb.DaemonClient.ListJobs, &daemonpb.ListJobsRequest{Limit: 100})
+		out, err := c.client.ListJobs(ctx, &daemonpb.ListJobsRequest{Limit: 100})
 		if err != nil {
 			return nil, err
 		}
@@ -127,7 +120,7 @@ func (c *cli) values(ctx context.Context, verb, kind string) (words []string, er
 			words = append(words, j.JobId)
 		}
 	case kind == "schedule" || (strings.HasPrefix(verb, "schedule ") && verb != "schedule add" && strings.HasSuffix(kind, "NAME")):
-		out, err := call(ctx, c, daemonpb.DaemonClient.ListSchedules, &daemonpb.ListSchedulesRequest{})
+		out, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
 		if err != nil {
 			return nil, err
 		}
@@ -135,7 +128,7 @@ func (c *cli) values(ctx context.Context, verb, kind string) (words []string, er
 			words = append(words, s.Name)
 		}
 	case kind == "environment" || (strings.HasPrefix(verb, "env ") && verb != "env add" && kind == "NAME"):
-		out, err := call(ctx, c, daemonpb.DaemonClient.ListEnvironments, &daemonpb.ListEnvironmentsRequest{})
+		out, err := c.client.ListEnvironments(ctx, &daemonpb.ListEnvironmentsRequest{})
 		if err != nil {
 			return nil, err
 		}

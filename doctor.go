@@ -107,7 +107,7 @@ func (c *cli) examine(ctx context.Context) (all []finding) {
 		add("daemon", errors.New("not running"+crash), "start it with: honeydew start", "")
 		return all
 	}
-	status, err := call(ctx, c, daemonpb.DaemonClient.GetStatus, &daemonpb.GetStatusRequest{})
+	status, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
 	if !add("daemon", err, "stop it with: honeydew stop, and look at: honeydew logs", "it answers") {
 		return all
 	}

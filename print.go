@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -207,24 +206,4 @@ func logLine(line []byte) string {
 		}
 	}
 	return fmt.Sprintf("%s %-5s %s", printable(head[0]), printable(head[1]), printable(head[2]+rest.String()))
-}
-
-// ticker shows on a terminal what a wait is waiting for, on one line that is written over; elsewhere nothing.
-type ticker struct {
-	out   io.Writer // nil: silent
-	shown bool
-}
-
-func (t *ticker) show(text string) {
-	if t.out != nil {
-		fmt.Fprintf(t.out, "\r\x1b[K%s", text)
-		t.shown = true
-	}
-}
-
-func (t *ticker) clear() {
-	if t.shown {
-		fmt.Fprint(t.out, "\r\x1b[K")
-		t.shown = false
-	}
 }

@@ -1,0 +1,216 @@
+package main
+
+// How the command line talks to the daemon and shows its answers: one dial, a deadline on every call, one warning about a
+// daemon of another release, and for each answer either protojson or what a template of texts/answers.txt makes of it.
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"path"
+	"slices"
+	"strings"
+	"text/template"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"honeydew/daemonpb"
+)
+
+const (
+	callTimeout  = 30 * time.Second
+	longTimeout  = 15 * time.Minute // of what works through the whole database, or waits for the API
+	watchTimeout = time.Hour        // of one call; a longer wait asks again
+	maxReceive   = 16 << 20
+)
+
+// api is the generated client; its methods as expressions, such as api.Ping, name the calls.
+type api = daemonpb.DaemonClient
+
+// rpc is a call that is answered by one message.
+type rpc[In, Out proto.Message] = func(api, context.Context, In, ...grpc.CallOption) (Out, error)
+
+// socketPath is $HONEYDEW_SOCKET, else the configured one; a broken configuration does not keep a client from trying.
+func (c *cli) socketPath() string {
+	if path := c.getenv("HONEYDEW_SOCKET"); path != "" {
+		return c.absolute(path)
+	}
+	cfg, err := loadConfig(c.home, "", c.userHome)
+	if err != nil {
+		fmt.Fprintln(c.stderr, "warning:", printable(err.Error()))
+		cfg = defaultConfig(c.home)
+	}
+	return cfg.Daemon.SocketPath
+}
+
+// dial connects by our own dialer, when the first call is made: gRPC would read the path as a URL, and ask a proxy.
+func dial(path func() string, interceptor grpc.UnaryClientInterceptor) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///daemon", grpc.WithAuthority("localhost"), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithNoProxy(), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive)), grpc.WithDisableServiceConfig(),
+		grpc.WithUnaryInterceptor(interceptor),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path())
+		}))
+}
+
+// intercept gives every call a deadline, and reads the daemon's version from its answer.
+func (c *cli) intercept(ctx context.Context, method string, in, out any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker,
+	opts ...grpc.CallOption) error {
+	timeout := callTimeout
+	if slices.Contains([]string{"Login", "Prune", "Backup"}, path.Base(method)) {
+		timeout = longTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var header metadata.MD
+	err := invoke(ctx, method, in, out, conn, append(opts, grpc.Header(&header))...)
+	c.noteVersion(header)
+	return err
+}
+
+// noteVersion warns once of a daemon of another release.
+func (c *cli) noteVersion(header metadata.MD) {
+	if v := header.Get(versionHeader); len(v) > 0 && v[0] != c.version && !c.skewTold {
+		c.skewTold = true
+		c.note("warning: this is honeydew %s, the daemon is %s; restart it with: honeydew stop && honeydew start", c.version, printable(v[0]))
+	}
+}
+
+// stream is a call that is answered by many messages; timeout is that of all of them together.
+func stream[In, Out any](ctx context.Context, c *cli, timeout time.Duration, in In, each func(*Out) error,
+	method func(api, context.Context, In, ...grpc.CallOption) (grpc.ServerStreamingClient[Out], error)) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	s, err := method(c.client, ctx, in)
+	if err != nil {
+		return err
+	}
+	if header, err := s.Header(); err == nil {
+		c.noteVersion(header)
+	}
+	for err == nil {
+		var out *Out
+		if out, err = s.Recv(); err == nil {
+			err = each(out)
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// ask is a call whose answer is all there is to show.
+func ask[In, Out proto.Message](ctx context.Context, c *cli, method rpc[In, Out], in In) error {
+	out, err := method(c.client, ctx, in)
+	if err != nil {
+		return err
+	}
+	return c.show(strings.TrimSuffix(string(in.ProtoReflect().Descriptor().Name()), "Request"), in, out)
+}
+
+// asking is a verb that is one call: flags declares its flags, and its arguments go to fields of in.
+func asking[In, Out proto.Message](method rpc[In, Out], in In, flags func(f *flag.FlagSet), fields ...*string) setup {
+	return func(c *cli, f *flag.FlagSet) action {
+		if flags != nil {
+			flags(f)
+		}
+		return func(ctx context.Context, args []string) error {
+			for i, field := range fields {
+				*field = args[i]
+			}
+			return ask(ctx, c, method, in)
+		}
+	}
+}
+
+// show prints an answer: as protojson, or what the template of that name makes of it and the request.
+func (c *cli) show(name string, in, out proto.Message) error {
+	if c.json {
+		text, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(out)
+		if err != nil {
+			return err
+		}
+		return c.encode(json.RawMessage(text)) // which drops protojson's spaces: they differ from build to build
+	}
+	return c.render(name, struct{ In, Out proto.Message }{in, out})
+}
+
+// encode prints v as the one JSON document.
+func (c *cli) encode(v any) error {
+	e := json.NewEncoder(c.out)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// showText prints a text as it is, or as the one member of a JSON document.
+func (c *cli) showText(key, text string) error {
+	if c.json {
+		return c.encode(map[string]string{key: text})
+	}
+	c.printf("%s", text)
+	return nil
+}
+
+// note prints to stderr what is not the answer itself.
+func (c *cli) note(format string, args ...any) {
+	_ = c.out.Flush() // its error comes up again at the end
+	fmt.Fprintf(c.stderr, format+"\n", args...)
+}
+
+const separator = "\x1f" // of columns, in place of the tabs of the templates
+
+//go:embed texts/answers.txt
+var answers string
+
+// render prints what the template of that name makes of data.
+func (c *cli) render(name string, data any) error {
+	templates, err := template.New("").Funcs(template.FuncMap{
+		"bytes": bytesText, "local": localTime, "short": shortTime, "moment": parseTimeText,
+		"payload": func(s *structpb.Struct) string { return protojson.MarshalOptions{}.Format(s) },
+		"span":    func(seconds int64) string { return span(time.Duration(seconds) * time.Second) },
+		"wider":   func(width int, text string) int { return max(width, utf8.RuneCountInString(text)) },
+	}).Parse(strings.ReplaceAll(answers, "\t", separator)) // a tab in a value is none
+	if err != nil {
+		return err
+	}
+	var out strings.Builder
+	if err := templates.ExecuteTemplate(&out, name, data); err != nil {
+		return err
+	}
+	text := strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || r == '\n' || string(r) == separator {
+			return r
+		}
+		return -1
+	}, strings.TrimSuffix(out.String(), "\n"))
+	first, _, _ := strings.Cut(text, "\n")
+	columns := 1 + strings.Count(first, separator)
+	var rows [][]string
+	for line := range strings.SplitSeq(text, "\n") {
+		cells := append(strings.Split(line, separator), make([]string, columns)...)
+		rows = append(rows, cells[:columns]) // whatever a value has in it
+	}
+	switch columns {
+	case 1:
+		c.printf("%s", text)
+	case 2:
+		c.pairs(slices.Concat(rows...)...)
+	default:
+		c.printTable(rows[0], rows[1:])
+	}
+	return nil
+}
