@@ -135,11 +135,8 @@ func checkFields(fields []string) error {
 // schedule's last run or its creation: @every counts from it, so that restarts neither shift nor starve a long period.
 func (e cronExpr) next(t, anchor time.Time) time.Time {
 	if e.every > 0 {
-		period := int64(e.every / time.Second) // in seconds, which do not overflow for any two dates
-		since := (t.Unix() - anchor.Unix()) % period
-		if since < 0 { // the clock was set back; the grid reaches backwards too
-			since += period
-		}
+		period := int64(e.every / time.Second)                       // in seconds, which do not overflow for any two dates
+		since := ((t.Unix()-anchor.Unix())%period + period) % period // the grid reaches backwards too: the clock may be set back
 		return time.Unix(t.Unix()-since+period, 0).UTC()
 	}
 	at := t.In(e.zone)

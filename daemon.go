@@ -2,12 +2,12 @@ package main
 
 // The composition root: builds everything in order, and takes it down in the opposite order.
 //
-//	start: config, home, lock, log, database (recovering what was open), workers, schedules, socket, PID file, ready
+//	start: config, home, lock, log, PID file, database (recovering what was open), socket, workers, schedules, ready
 //	stop:  sources (schedules, refreshes), requests, running jobs, database, socket and PID file, log, lock
 //
-// Each step of the start leaves behind what undoes it (Daemon.later); a stop, also that of a start that failed half-way,
-// does these, last first. The whole of it takes at most daemon.shutdown_timeout: each step has its share, and a step that
-// hangs does not keep the process alive.
+// What the start does leaves behind what undoes it (Daemon.later); a stop, also that of a start that failed half-way, does
+// these, last first. The whole of it takes at most daemon.shutdown_timeout: each step has its share, and a step that hangs
+// does not keep the process alive.
 
 import (
 	"cmp"
@@ -24,8 +24,6 @@ import (
 	"sync"
 	"time"
 	"unsafe"
-
-	"google.golang.org/grpc"
 )
 
 // Exit codes of the daemon; sysexits(3) where there is one.
@@ -59,45 +57,39 @@ type Daemon struct {
 	client     *Client
 	logFile    *logFile
 	background sync.WaitGroup
-	undo       []func() error  // what the stop does, last first
-	forced     context.Context // ended by a Shutdown that does not wait for jobs
+	failed     chan error         // by a server that ended by itself
+	undo       []func() error     // what the stop does, last first
+	end        context.CancelFunc // ends the daemon
+	force      context.CancelFunc // lets its stop wait for no job: ends forced
+	forced     context.Context
 	patience   context.Context // of a stop: until it ends, jobs may run to their end
 }
 
 // runDaemon runs the daemon until a signal, a Shutdown request or ctx ends it, and returns its error, an exitError
 // where a code of its own belongs to it.
 func runDaemon(ctx context.Context, o DaemonOptions) error {
-	d := &Daemon{DaemonOptions: o, parts: parts{cfg: defaultConfig(o.Home)}}
-	ctx, end := signal.NotifyContext(ctx, terminateSignals...)
-	defer end()
-	context.AfterFunc(ctx, end) // a second signal ends the process at once
+	d := &Daemon{DaemonOptions: o, parts: parts{cfg: defaultConfig(o.Home)}, failed: make(chan error, 1)}
+	ctx, d.end = signal.NotifyContext(ctx, terminateSignals...)
+	defer d.end()
+	context.AfterFunc(ctx, d.end) // a second signal ends the process at once
 	signal.Ignore(ignoredSignals...)
-	var force context.CancelFunc
-	d.forced, force = context.WithCancel(context.Background())
-	defer force()
-	failed := make(chan error, 1)
-	err := d.start(ctx, failed, func(now bool) {
-		if now {
-			force()
-		}
-		end()
-	})
+	d.forced, d.force = context.WithCancel(context.Background())
+	defer d.force()
+	err := d.start(ctx)
 	if err == nil {
 		d.log.Info("daemon started", "version", o.Version, "pid", os.Getpid(), "socket", d.cfg.Daemon.SocketPath)
 		d.tellManager("READY=1")
 		select {
 		case <-ctx.Done():
-		case err = <-failed:
+		case err = <-d.failed:
 		case fatal := <-d.store.Fatal():
 			err = exitError{exitStorage, storageError(fatal)}
 			d.log.Error("the database is damaged; stopping", "error", fatal.Error())
 		}
 		d.log.Info("daemon stopping")
 		d.tellManager("STOPPING=1")
-	} else {
-		force()
 	}
-	end() // what has begun must end before the stop can wait for it
+	d.end() // what has begun must end before the stop can wait for it
 	return errors.Join(err, d.stop())
 }
 
@@ -108,33 +100,8 @@ func (d *Daemon) tellManager(state string) {
 	}
 }
 
-// later adds what the stop has to do, before all that was added earlier.
-func (d *Daemon) later(undo func() error) { d.undo = append(d.undo, undo) }
-
-// stop takes the daemon down, and gives up waiting when the time is over.
-func (d *Daemon) stop() error {
-	limit := d.cfg.Daemon.ShutdownTimeout
-	var cancel context.CancelFunc
-	d.patience, cancel = context.WithTimeout(d.forced, limit*7/10)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() {
-		var err error
-		for _, undo := range slices.Backward(d.undo) {
-			err = errors.Join(err, undo())
-		}
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(limit):
-		return errors.Join(errors.New("the stop took too long and was cut short; nothing acked is lost"), d.logFile.Flush())
-	}
-}
-
-// start builds and starts everything. failed gets the error of a server that ends by itself; shutdown stops the daemon.
-func (d *Daemon) start(ctx context.Context, failed chan<- error, shutdown func(force bool)) error {
+// start builds and starts everything.
+func (d *Daemon) start(ctx context.Context) error {
 	if err := hardenProcess(); err != nil {
 		return fmt.Errorf("harden the process: %w", err)
 	}
@@ -142,11 +109,10 @@ func (d *Daemon) start(ctx context.Context, failed chan<- error, shutdown func(f
 		return exitError{exitConfig, fmt.Errorf("home: %w", err)}
 	}
 	cfg, err := loadConfig(d.Home, d.ConfigFile, d.UserHome)
-	if err != nil {
-		return exitError{exitConfig, err}
+	if err == nil {
+		d.cfg, err = cfg, checkSocketPath(cfg.Daemon.SocketPath)
 	}
-	d.cfg = cfg
-	if err := checkSocketPath(cfg.Daemon.SocketPath); err != nil {
+	if err != nil {
 		return exitError{exitConfig, err}
 	}
 	lock, err := lockInstance(lockPath(d.Home))
@@ -165,45 +131,42 @@ func (d *Daemon) start(ctx context.Context, failed chan<- error, shutdown func(f
 	}
 	socket := "" // ours once it is made
 	d.later(func() error {
-		err := errors.Join(removeFile(socket), removeFile(cfg.Daemon.PIDFile))
 		d.log.Info("daemon stopped")
-		return err
+		return errors.Join(removeFile(socket), removeFile(cfg.Daemon.PIDFile))
 	})
-	if d.commands, err = loadCommands(d.Queries); err != nil {
-		return err
-	}
-	if d.store, err = openStore(cfg.Storage.DatabasePath, cfg.Storage.Synchronous, cfg.API.GraphQLEndpoint); err != nil {
-		return exitError{exitStorage, err}
-	}
-	d.later(d.store.Close)
 	if err := d.build(); err != nil {
 		return err
 	}
-	d.queue.Start()
-	d.background.Go(func() { d.scheduler.Run(ctx) })
-	d.background.Go(func() { d.auth.Run(ctx) })
-	d.background.Go(func() { d.retain(ctx) })
-	d.later(d.stopJobs)
 	listener, err := listenSocket(cfg.Daemon.SocketPath)
 	if err != nil {
 		return fmt.Errorf("socket: %w", err)
 	}
 	socket = cfg.Daemon.SocketPath
+	d.run(ctx)
 	server, stopping := newGRPCServer(&rpcServer{parts: d.parts, scheduler: d.scheduler, version: d.Version, startedAt: timeNow(),
-		problems: d.problems, shutdown: shutdown})
+		problems: d.problems, shutdown: d.shutdown})
 	// Not one of those that the stop waits for: a connection that has not said a word keeps it for two minutes.
-	go func() { failed <- server.Serve(listener) }()
+	go func() { d.failed <- server.Serve(listener) }()
 	d.later(func() error {
 		stopping()
-		d.queue.Stop() // which ends the watches
-		stopServer(server, cfg.Daemon.ShutdownTimeout/10)
+		d.queue.Stop() // and with it all watches
+		if patience := cfg.Daemon.ShutdownTimeout / 10; !within(patience, server.GracefulStop) {
+			within(patience, server.Stop)
+		}
 		return nil
 	})
 	return nil
 }
 
-// build makes the parts that stand between the store and the socket.
-func (d *Daemon) build() error {
+// build makes the parts from the database up to the socket.
+func (d *Daemon) build() (err error) {
+	if d.commands, err = loadCommands(d.Queries); err != nil {
+		return err
+	}
+	if d.store, err = openStore(d.cfg.Storage.DatabasePath, d.cfg.Storage.Synchronous, d.cfg.API.GraphQLEndpoint); err != nil {
+		return exitError{exitStorage, err}
+	}
+	d.later(d.store.Close)
 	keys, err := newSealer(sealerOptions{Home: d.Home, Passphrase: d.Getenv("HONEYDEW_PASSPHRASE"),
 		PassphraseFile: d.cfg.Auth.PassphraseFile, Store: d.store})
 	if err != nil {
@@ -222,27 +185,56 @@ func (d *Daemon) build() error {
 	return nil
 }
 
-// stopJobs ends the running jobs and what runs in the background.
-func (d *Daemon) stopJobs() error {
-	d.queue.Stop()
-	d.queue.Drain(d.patience, d.cfg.Daemon.ShutdownTimeout/10)
-	d.background.Wait()
-	d.auth.Close()
-	return nil
+// run starts all that works by itself.
+func (d *Daemon) run(ctx context.Context) {
+	d.queue.Start()
+	d.background.Go(func() { d.scheduler.Run(ctx) })
+	d.background.Go(func() { d.auth.Run(ctx) })
+	d.background.Go(func() { d.retain(ctx) })
+	d.later(func() error {
+		d.queue.Drain(d.patience, d.cfg.Daemon.ShutdownTimeout/10)
+		d.background.Wait()
+		d.auth.Close()
+		return nil
+	})
 }
 
-// stopServer lets requests end, and cuts off those that do not.
-func stopServer(server *grpc.Server, patience time.Duration) {
+// shutdown ends the daemon; with force no job is waited for.
+func (d *Daemon) shutdown(force bool) {
+	if force {
+		d.force()
+	}
+	d.end()
+}
+
+// later adds what the stop has to do, before all that was added earlier.
+func (d *Daemon) later(undo func() error) { d.undo = append(d.undo, undo) }
+
+// stop takes the daemon down, and gives up waiting when the time is over.
+func (d *Daemon) stop() error {
+	var cancel context.CancelFunc
+	d.patience, cancel = context.WithTimeout(d.forced, d.cfg.Daemon.ShutdownTimeout*7/10)
+	defer cancel()
+	var errs error
+	if within(d.cfg.Daemon.ShutdownTimeout, func() {
+		for _, undo := range slices.Backward(d.undo) {
+			errs = errors.Join(errs, undo())
+		}
+	}) {
+		return errs
+	}
+	return errors.Join(errors.New("the stop took too long and was cut short; nothing acked is lost"), d.logFile.Flush())
+}
+
+// within runs fn and reports whether it ended in time; what does not is left behind.
+func within(limit time.Duration, fn func()) bool {
 	done := make(chan struct{})
-	go func() { server.GracefulStop(); close(done) }()
+	go func() { fn(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(patience):
-		go server.Stop()
-		select {
-		case <-done:
-		case <-time.After(patience):
-		}
+		return true
+	case <-time.After(limit):
+		return false
 	}
 }
 

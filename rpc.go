@@ -4,12 +4,14 @@ package main
 // interceptor does for every call what all calls need: the caller's identity, the version header, panics, errors.
 // Here are also the RPCs about the daemon, environments and logins; those about jobs and schedules are in rpc_jobs.go.
 //
-// A handler may return an answer beside an error: gRPC then sends the error alone.
+// A handler may return an answer beside an error, for gRPC sends the error alone; and it may read on with the zero value
+// that came with an error, as long as the first one is what it returns.
 //
 // The typed provider RPCs have no code of their own: their table is in daemon.proto (option command), and the
 // interceptor turns each into the submit of its command.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -186,18 +188,6 @@ func durationField(field, text string, fallback, least, most time.Duration) (tim
 	return d, nil
 }
 
-// collect is what fn makes of all.
-func collect[From, To any](all []From, fn func(From) (To, error)) ([]To, error) {
-	out := make([]To, len(all))
-	for i, from := range all {
-		var err error
-		if out[i], err = fn(from); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
 func (s *rpcServer) Ping(context.Context, *pb.PingRequest) (*pb.PingResponse, error) {
 	return &pb.PingResponse{Version: s.version, UptimeSeconds: s.uptime(), Timestamp: timeText(timeNow())}, nil
 }
@@ -223,7 +213,7 @@ func (s *rpcServer) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.
 		SocketPath: s.cfg.Daemon.SocketPath, DatabasePath: s.cfg.Storage.DatabasePath, DatabaseBytes: s.store.Size(),
 		OldestPendingAt: timeText(oldest), QueuePaused: q.Paused, HeldUntil: timeText(q.HeldUntil), HeldReason: q.HeldReason,
 		Problems: s.problems(),
-	}, errors.Join(err1, err2, err3, err4)
+	}, cmp.Or(err1, err2, err3, err4)
 }
 
 func (s *rpcServer) PauseQueue(context.Context, *pb.PauseQueueRequest) (*pb.PauseQueueResponse, error) {
@@ -237,7 +227,7 @@ func (s *rpcServer) ResumeQueue(context.Context, *pb.ResumeQueueRequest) (*pb.Re
 func (s *rpcServer) Prune(ctx context.Context, in *pb.PruneRequest) (*pb.PruneResponse, error) {
 	age, err := durationField("older_than", in.OlderThan, s.cfg.Storage.Retention, 0, maxConfigDuration)
 	if age == 0 && in.OlderThan == "" {
-		err = errorf(codeInvalidArgument, "older_than: missing, and storage.retention keeps jobs for ever").hint("name an age such as 720h or 30d")
+		err = errorf(codeInvalidArgument, "older_than: missing, and storage.retention is 0").hint("name an age such as 720h or 30d")
 	}
 	if err != nil {
 		return nil, err
@@ -274,26 +264,26 @@ func (s *rpcServer) Logout(ctx context.Context, in *pb.LogoutRequest) (*pb.Logou
 }
 
 func (s *rpcServer) GetAuthStatus(ctx context.Context, in *pb.GetAuthStatusRequest) (*pb.AuthStatus, error) {
-	env, err := s.store.Environment(ctx, in.Environment)
-	if err != nil {
-		return nil, err
-	}
-	login, err1 := s.auth.Status(ctx, env)
-	failed, err2 := s.store.AuthFailures(ctx, env)
+	env, err1 := s.store.Environment(ctx, in.Environment)
+	login, err2 := s.auth.Status(ctx, env)
+	failed, err3 := s.store.AuthFailures(ctx, env)
 	return &pb.AuthStatus{Authenticated: login.Authenticated, Username: login.Username, NeedsReauth: login.NeedsReauth,
 		AccessTokenExpires: timeText(login.AccessExpires), RefreshTokenExpires: timeText(login.RefreshExpires),
-		FailedAuthJobs: int32(failed), Environment: env.Name}, errors.Join(err1, err2)
+		FailedAuthJobs: int32(failed), Environment: env.Name}, cmp.Or(err1, err2, err3)
 }
 
-// environment is one on the wire; "" names the active one.
-func (s *rpcServer) environment(ctx context.Context, name string) (*pb.Environment, error) {
-	e, err := s.store.Environment(ctx, name)
-	if err != nil {
-		return nil, err
-	}
+// environment is one on the wire.
+func (s *rpcServer) environment(ctx context.Context, e Environment) (*pb.Environment, error) {
 	login, err := s.auth.Status(ctx, e)
 	return &pb.Environment{Name: e.Name, BaseUrl: e.BaseURL, Description: e.Description, Active: e.Active,
 		CreatedAt: timeText(e.CreatedAt), Authenticated: login.Authenticated}, err
+}
+
+// environmentNamed is the one of this name, the active one for "".
+func (s *rpcServer) environmentNamed(ctx context.Context, name string) (*pb.Environment, error) {
+	e, err1 := s.store.Environment(ctx, name)
+	out, err2 := s.environment(ctx, e)
+	return out, cmp.Or(err1, err2)
 }
 
 func (s *rpcServer) AddEnvironment(ctx context.Context, in *pb.AddEnvironmentRequest) (*pb.AddEnvironmentResponse, error) {
@@ -310,7 +300,7 @@ func (s *rpcServer) AddEnvironment(ctx context.Context, in *pb.AddEnvironmentReq
 		Active: in.SetActive, CreatedAt: timeNow()}); err != nil {
 		return nil, err
 	}
-	e, err := s.environment(ctx, in.Name)
+	e, err := s.environmentNamed(ctx, in.Name)
 	return &pb.AddEnvironmentResponse{Environment: e}, err
 }
 
@@ -331,11 +321,12 @@ func (s *rpcServer) RemoveEnvironment(ctx context.Context, in *pb.RemoveEnvironm
 
 func (s *rpcServer) ListEnvironments(ctx context.Context, _ *pb.ListEnvironmentsRequest) (*pb.ListEnvironmentsResponse, error) {
 	all, err := s.store.Environments(ctx)
-	if err != nil {
-		return nil, err
+	out := &pb.ListEnvironmentsResponse{}
+	for _, e := range all {
+		msg, bad := s.environment(ctx, e)
+		out.Environments, err = append(out.Environments, msg), cmp.Or(err, bad)
 	}
-	out, err := collect(all, func(e Environment) (*pb.Environment, error) { return s.environment(ctx, e.Name) })
-	return &pb.ListEnvironmentsResponse{Environments: out}, err
+	return out, err
 }
 
 func (s *rpcServer) SetActiveEnvironment(ctx context.Context, in *pb.SetActiveEnvironmentRequest) (*pb.SetActiveEnvironmentResponse, error) {
@@ -345,11 +336,11 @@ func (s *rpcServer) SetActiveEnvironment(ctx context.Context, in *pb.SetActiveEn
 	if err := s.store.SetActiveEnvironment(in.Name); err != nil {
 		return nil, err
 	}
-	e, err := s.environment(ctx, in.Name)
-	return &pb.SetActiveEnvironmentResponse{Environment: e, NeedsAuth: !e.GetAuthenticated()}, err
+	e, err := s.environmentNamed(ctx, in.Name)
+	return &pb.SetActiveEnvironmentResponse{Environment: e, NeedsAuth: !e.Authenticated}, err
 }
 
 func (s *rpcServer) GetActiveEnvironment(ctx context.Context, _ *pb.GetActiveEnvironmentRequest) (*pb.GetActiveEnvironmentResponse, error) {
-	e, err := s.environment(ctx, "")
+	e, err := s.environmentNamed(ctx, "")
 	return &pb.GetActiveEnvironmentResponse{Environment: e}, err
 }

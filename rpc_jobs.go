@@ -20,10 +20,6 @@ const maxKeyBytes = 255 // of an idempotency key
 
 // jobOf checks everything about a request and makes its job; nothing is stored yet.
 func (s *rpcServer) jobOf(ctx context.Context, in *pb.SubmitJobRequest) (*Job, error) {
-	c, err := s.commands.Lookup(in.Command)
-	if err != nil {
-		return nil, err
-	}
 	env, err := s.store.Environment(ctx, in.Environment)
 	if err != nil {
 		return nil, err
@@ -32,29 +28,28 @@ func (s *rpcServer) jobOf(ctx context.Context, in *pb.SubmitJobRequest) (*Job, e
 	if err != nil {
 		return nil, err
 	}
-	j := &Job{Priority: in.Priority, MaxRetries: int32(s.cfg.Queue.MaxRetries), CreatedAt: timeNow(), Environment: env.Name,
-		IdempotencyKey: in.IdempotencyKey}
+	j := &Job{Command: in.Command, Priority: in.Priority, CreatedAt: timeNow(), Environment: env.Name, IdempotencyKey: in.IdempotencyKey}
+	if err := s.fill(j, payload, time.Time{}); err != nil {
+		return nil, err
+	}
 	if in.MaxRetries != nil {
 		j.MaxRetries = *in.MaxRetries
 	}
 	if j.MaxRetries < 0 || j.MaxRetries > maxRetriesLimit {
-		return nil, errorf(codeInvalidArgument, "max_retries: %d is not in 0..%d", j.MaxRetries, maxRetriesLimit)
+		return nil, errorf(codeInvalidArgument, "max_retries: %d; allowed: 0 to %d", j.MaxRetries, maxRetriesLimit)
 	}
-	if len(in.IdempotencyKey) > maxKeyBytes {
-		return nil, errorf(codeInvalidArgument, "idempotency_key: longer than %d bytes", maxKeyBytes)
-	}
-	if j.Timeout, err = durationField("timeout", in.Timeout, s.cfg.API.Timeout, time.Millisecond, maxTimeout); err != nil {
+	if j.Timeout, err = durationField("timeout", in.Timeout, j.Timeout, time.Millisecond, maxTimeout); err != nil {
 		return nil, err
 	}
 	if in.RunAfter != "" {
 		at, err := time.Parse(time.RFC3339, in.RunAfter)
 		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // another year could not be read back
-			return nil, errorf(codeInvalidArgument, "run_after: %q is not an RFC 3339 time such as 2026-01-02T15:04:05Z, of the years 1 to 9999", in.RunAfter)
+			return nil, errorf(codeInvalidArgument, "run_after: %q; allowed: an RFC 3339 time such as 2026-01-02T15:04:05Z", in.RunAfter)
 		}
 		j.NextAttemptAt = at.Truncate(time.Millisecond)
 	}
-	if err := j.fill(c, payload, time.Time{}); err != nil {
-		return nil, err
+	if len(in.IdempotencyKey) > maxKeyBytes {
+		return nil, errorf(codeInvalidArgument, "idempotency_key: longer than %d bytes", maxKeyBytes)
 	}
 	if in.IdempotencyKey != "" {
 		j.SubmittedPayload, err = payloadJSON(payload)
@@ -177,7 +172,8 @@ func (s *rpcServer) GetJobResult(in *pb.GetJobResultRequest, out grpc.ServerStre
 		return err
 	}
 	if j.Status != statusCompleted {
-		return errorf(codeFailedPrecondition, "job %s is %s and has no result", j.ID, j.Status).hint("wait for it with: honeydew job wait %s", j.ID)
+		return errorf(codeFailedPrecondition, "job %s is %s and has no result", j.ID, j.Status).
+			hint("wait for it with: honeydew job wait %s", j.ID)
 	}
 	for rest := j.Result; len(rest) > 0; {
 		n := min(len(rest), chunkBytes)
@@ -190,17 +186,16 @@ func (s *rpcServer) GetJobResult(in *pb.GetJobResultRequest, out grpc.ServerStre
 }
 
 func (s *rpcServer) ListJobs(_ context.Context, in *pb.ListJobsRequest) (*pb.ListJobsResponse, error) {
-	if in.Status != "" {
-		if err := oneOf("status", in.Status, statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled); err != nil {
-			return nil, err
-		}
+	err := oneOf("status", cmp.Or(in.Status, statusPending), statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled)
+	before, bad := strconv.ParseInt(cmp.Or(in.PageToken, "0"), 36, 64) // the place of the last job of the page before
+	if bad != nil || before < 0 {
+		err = errorf(codeInvalidArgument, "page_token: %q; allowed: the next_page_token of the page before", in.PageToken)
 	}
 	if in.Limit < 0 {
-		return nil, errorf(codeInvalidArgument, "limit: %d; allowed: 1 to 1000", in.Limit)
+		err = errorf(codeInvalidArgument, "limit: %d; allowed: 1 to 1000", in.Limit)
 	}
-	before, err := strconv.ParseInt(cmp.Or(in.PageToken, "0"), 36, 64) // the place of the last job of the page before
-	if err != nil || before < 0 {
-		return nil, errorf(codeInvalidArgument, "page_token: %q is not one of this daemon's", in.PageToken).hint("use next_page_token of the page before")
+	if err != nil {
+		return nil, err
 	}
 	limit := cmp.Or(min(int(in.Limit), 1000), 50)
 	jobs, err := s.store.Jobs(JobFilter{Status: in.Status, Command: in.Command, Schedule: in.Schedule, Before: before, Limit: limit + 1,
@@ -270,11 +265,12 @@ func (s *rpcServer) UnscheduleJob(_ context.Context, in *pb.UnscheduleJobRequest
 
 func (s *rpcServer) ListSchedules(ctx context.Context, _ *pb.ListSchedulesRequest) (*pb.ListSchedulesResponse, error) {
 	all, err := s.store.Schedules(ctx)
-	if err != nil {
-		return nil, err
+	out := &pb.ListSchedulesResponse{}
+	for _, sc := range all {
+		msg, bad := scheduleMessage(sc)
+		out.Schedules, err = append(out.Schedules, msg), cmp.Or(err, bad)
 	}
-	out, err := collect(all, scheduleMessage)
-	return &pb.ListSchedulesResponse{Schedules: out}, err
+	return out, err
 }
 
 func scheduleMessage(sc Schedule) (*pb.Schedule, error) {
@@ -289,12 +285,9 @@ func scheduleMessage(sc Schedule) (*pb.Schedule, error) {
 }
 
 func (s *rpcServer) SetScheduleEnabled(_ context.Context, in *pb.SetScheduleEnabledRequest) (*pb.SetScheduleEnabledResponse, error) {
-	sc, err := s.scheduler.SetEnabled(in.Name, in.Enabled)
-	if err != nil {
-		return nil, err
-	}
-	msg, err := scheduleMessage(sc)
-	return &pb.SetScheduleEnabledResponse{Schedule: msg}, err
+	sc, err1 := s.scheduler.SetEnabled(in.Name, in.Enabled)
+	msg, err2 := scheduleMessage(sc)
+	return &pb.SetScheduleEnabledResponse{Schedule: msg}, cmp.Or(err1, err2)
 }
 
 func (s *rpcServer) TriggerSchedule(ctx context.Context, in *pb.TriggerScheduleRequest) (*pb.TriggerScheduleResponse, error) {

@@ -167,29 +167,22 @@ func newRPCRig(t *testing.T, change func(*Config)) *rpcRig {
 	if change != nil {
 		change(cfg)
 	}
-	store, err := openStore(cfg.Storage.DatabasePath, cfg.Storage.Synchronous, r.api.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &Daemon{DaemonOptions: DaemonOptions{Home: home, Version: "1.2.3", Getenv: func(string) string { return "" }},
-		parts: parts{cfg: cfg, log: slog.New(slog.NewJSONHandler(r.log, nil)), store: store, commands: r.api.commands}}
+	d := &Daemon{DaemonOptions: DaemonOptions{Home: home, Version: "1.2.3", Queries: queries, Getenv: func(string) string { return "" }},
+		parts: parts{cfg: cfg, log: slog.New(slog.NewJSONHandler(r.log, nil))}}
 	r.d = d
 	if err := d.build(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	d.queue.Start()
-	d.background.Go(func() { d.scheduler.Run(ctx) })
+	d.run(ctx)
 	r.server = &rpcServer{parts: d.parts, scheduler: d.scheduler, version: "1.2.3", startedAt: timeNow(), problems: func() []string { return nil }, shutdown: func(force bool) { r.shutdowns <- force }}
 	stop := r.serve(r.server, cfg.Daemon.SocketPath)
 	t.Cleanup(func() {
 		cancel()
 		d.queue.Stop()
 		stop()
-		var expire context.CancelFunc
-		d.patience, expire = context.WithCancel(context.Background())
-		expire()
-		if err := errors.Join(d.stopJobs(), store.Close()); err != nil {
+		d.forced = ctx // which has ended
+		if err := d.stop(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -155,10 +155,6 @@ func (sc *Schedule) anchor() time.Time { return cmp.Or(sc.LastRunAt, sc.CreatedA
 
 // job makes the schedule's job as of now.
 func (s *Scheduler) job(sc Schedule, now time.Time) (*Job, error) {
-	c, err := s.commands.Lookup(sc.Command)
-	if err != nil {
-		return nil, err
-	}
 	var payload map[string]any
 	if err := json.Unmarshal(sc.Payload, &payload); err != nil {
 		return nil, err
@@ -167,17 +163,20 @@ func (s *Scheduler) job(sc Schedule, now time.Time) (*Job, error) {
 	if since.After(now) { // by a wrong clock: better everything again than a gap
 		since = time.Time{}
 	}
-	j := &Job{Priority: sc.Priority, MaxRetries: int32(s.cfg.Queue.MaxRetries), CreatedAt: now, Timeout: s.cfg.API.Timeout,
-		Environment: sc.Environment, Schedule: sc.Name}
-	if err := j.fill(c, payload, since); err != nil {
+	j := &Job{Command: sc.Command, Priority: sc.Priority, CreatedAt: now, Environment: sc.Environment, Schedule: sc.Name}
+	if err := s.fill(j, payload, since); err != nil {
 		return nil, err
 	}
 	return j, nil
 }
 
-// fill makes j, which has all but these, a pending job of command c with payload: checked, and its dates resolved as of
-// CreatedAt. since is what last-success means to a job of a schedule.
-func (j *Job) fill(c *Command, payload map[string]any, since time.Time) error {
+// fill makes j, whose command and CreatedAt are set, a pending job with the configured limits and with payload, which is
+// checked and has its dates resolved. since is what last-success means to a job of a schedule.
+func (p *parts) fill(j *Job, payload map[string]any, since time.Time) error {
+	c, err := p.commands.Lookup(j.Command)
+	if err != nil {
+		return err
+	}
 	if err := c.Check(payload); err != nil {
 		return err
 	}
@@ -186,6 +185,7 @@ func (j *Job) fill(c *Command, payload map[string]any, since time.Time) error {
 		return err
 	}
 	j.Command, j.Status, j.UpdatedAt = c.Name, statusPending, j.CreatedAt
+	j.MaxRetries, j.Timeout = int32(p.cfg.Queue.MaxRetries), p.cfg.API.Timeout
 	j.Payload, err = payloadJSON(resolved)
 	return err
 }
