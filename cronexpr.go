@@ -57,43 +57,31 @@ func parseCron(expr string, zone *time.Location, now time.Time) (e cronExpr, err
 			return e, badCron("unknown time zone %q; IANA names are allowed", name)
 		}
 	}
-	if fields := strings.Fields(expr); len(fields) > 0 && fields[0] == "@every" {
-		e, err = parseEvery(strings.Join(fields[1:], " "))
-	} else {
-		e, err = parseSpec(fields, zone)
+	fields := strings.Fields(expr)
+	if len(fields) > 0 && fields[0] == "@every" { // robfig/cron would round it to seconds and raise it to one silently
+		text := strings.Join(fields[1:], " ")
+		if e.every, err = time.ParseDuration(text); err != nil || e.every < time.Second || e.every%time.Second != 0 {
+			return e, badCron("@every needs one duration of whole seconds, at least 1s, not %q; its units are h, m and s", text)
+		}
+		return e, nil
 	}
-	if err == nil && e.next(now, now).IsZero() {
-		err = badCron("%q never fires: no such day comes in the months it names", expr)
-	}
-	return e, err
-}
-
-// parseEvery reads what follows @every; robfig/cron would round it to seconds and raise it to one silently.
-func parseEvery(text string) (cronExpr, error) {
-	d, err := time.ParseDuration(text)
-	if err != nil || d < time.Second || d%time.Second != 0 {
-		return cronExpr{}, badCron("@every needs one duration of whole seconds, at least 1s, not %q; its units are h, m and s", text)
-	}
-	return cronExpr{every: d}, nil
-}
-
-// parseSpec reads five fields or a descriptor.
-func parseSpec(fields []string, zone *time.Location) (cronExpr, error) {
-	expr := strings.Join(fields, " ")
-	elapsed := expr == "@hourly"
+	e.zone, e.elapsed = zone, expr == "@hourly"
 	if !strings.HasPrefix(expr, "@") {
 		if err := checkFields(fields); err != nil {
-			return cronExpr{}, err
+			return e, err
 		}
-		elapsed = strings.ContainsAny(fields[1], "*?/")
+		e.elapsed = strings.ContainsAny(fields[1], "*?/")
 	}
-	parsed, err := cron.ParseStandard(expr)
+	parsed, err := cron.ParseStandard(strings.Join(fields, " "))
 	if err != nil {
-		return cronExpr{}, badCron("%v; allowed, in lower case, are %s", err, cronAllowed)
+		return e, badCron("%v; allowed, in lower case, are %s", err, cronAllowed)
 	}
-	spec := parsed.(*cron.SpecSchedule)
-	spec.Location = time.UTC
-	return cronExpr{spec: spec, zone: zone, elapsed: elapsed}, nil
+	e.spec = parsed.(*cron.SpecSchedule)
+	e.spec.Location = time.UTC
+	if e.next(now, now).IsZero() {
+		return e, badCron("%q never fires: no such day comes in the months it names", expr)
+	}
+	return e, nil
 }
 
 // checkFields refuses what robfig/cron does, with the field's name, and what it would take silently: empty list
@@ -113,19 +101,20 @@ func checkFields(fields []string) error {
 	if len(fields) != len(known) {
 		return badCron("%d fields; allowed are %s", len(fields), cronAllowed)
 	}
-	form := regexp.MustCompile(`^(?:[*?]|[0-9A-Za-z]+(?:-[0-9A-Za-z]+)?)(?:/([0-9]+))?$`)
+	form := regexp.MustCompile(`^(?:[*?]|[0-9A-Za-z]+(?:-[0-9A-Za-z]+)?)(?:/[0-9]+)?$`)
+	parses := func(option cron.ParseOption, item string) bool {
+		_, err := cron.NewParser(option).Parse(item)
+		return err == nil
+	}
 	for i, f := range known {
 		for item := range strings.SplitSeq(fields[i], ",") {
-			match := form.FindStringSubmatch(item)
-			if match == nil {
-				return badCron("%s %q: %q is not *, a value, a range a-b, or one of these and /step; values are %s", f.name, fields[i], item, f.allowed)
+			_, text, _ := strings.Cut(item, "/")
+			// Atoi gives 0 where there is no step, and the largest int for one that is larger. The form comes before robfig/cron,
+			// which panics at a TZ= without a blank.
+			if step, _ := strconv.Atoi(text); !form.MatchString(item) || step > f.values || !parses(f.option, item) {
+				return badCron("%s %q is not *, a value, a range a-b, one of these and /step, or a list; values are %s, a step is from 1 to %d",
+					f.name, fields[i], f.allowed, f.values)
 			}
-			if step, err := strconv.Atoi(match[1]); match[1] != "" && (err != nil || step < 1 || step > f.values) {
-				return badCron("%s %q: a step is from 1 to %d", f.name, item, f.values)
-			}
-		}
-		if _, err := cron.NewParser(f.option).Parse(fields[i]); err != nil {
-			return badCron("%s %q: %v; values are %s", f.name, fields[i], err, f.allowed)
 		}
 	}
 	return nil
@@ -135,8 +124,9 @@ func checkFields(fields []string) error {
 // schedule's last run or its creation: @every counts from it, so that restarts neither shift nor starve a long period.
 func (e cronExpr) next(t, anchor time.Time) time.Time {
 	if e.every > 0 {
-		period := int64(e.every / time.Second)                       // in seconds, which do not overflow for any two dates
-		since := ((t.Unix()-anchor.Unix())%period + period) % period // the grid reaches backwards too: the clock may be set back
+		// In seconds, which do not overflow for any two dates. The grid reaches backwards too: the clock may be set back.
+		period := int64(e.every / time.Second)
+		since := ((t.Unix()-anchor.Unix())%period + period) % period
 		return time.Unix(t.Unix()-since+period, 0).UTC()
 	}
 	at := t.In(e.zone)

@@ -143,12 +143,11 @@ func (d *Daemon) start(ctx context.Context) error {
 	}
 	socket = cfg.Daemon.SocketPath
 	d.run(ctx)
-	server, stopping := newGRPCServer(&rpcServer{parts: d.parts, scheduler: d.scheduler, version: d.Version, startedAt: timeNow(),
+	server := newGRPCServer(&rpcServer{parts: d.parts, scheduler: d.scheduler, version: d.Version, startedAt: timeNow(),
 		problems: d.problems, shutdown: d.shutdown})
 	// Not one of those that the stop waits for: a connection that has not said a word keeps it for two minutes.
 	go func() { d.failed <- server.Serve(listener) }()
 	d.later(func() error {
-		stopping()
 		d.queue.Stop() // and with it all watches
 		if patience := cfg.Daemon.ShutdownTimeout / 10; !within(patience, server.GracefulStop) {
 			within(patience, server.Stop)
@@ -251,7 +250,8 @@ func (d *Daemon) runJob(ctx context.Context, j *Job) (result, partial string, er
 	var answer Answer
 	if err == nil {
 		err = d.auth.Do(ctx, env, func(token string, secrets []string) (err error) {
-			answer, err = d.client.Do(ctx, Request{URL: env.BaseURL, Token: token, Secrets: secrets, Query: c.Query, Variables: j.Payload, Field: c.Field})
+			answer, err = d.client.Do(ctx, Request{URL: env.BaseURL, Token: token, Secrets: secrets, Query: c.Query, Variables: j.Payload,
+				Field: c.Field})
 			return err
 		})
 	}

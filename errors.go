@@ -1,6 +1,7 @@
 package main
 
-// The one error type that crosses files, and every code that a client, a job or a script may meet.
+// What every file shares: the one error type, every code that a client, a job or a script may meet, and the one text form
+// of a time.
 
 import (
 	"errors"
@@ -94,4 +95,24 @@ func cutText(s string, n int) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:n-3], "") + "..."
+}
+
+// timeLayout is the one form in which times are stored, sent and logged: RFC 3339, UTC, milliseconds, fixed width,
+// so that text order is time order.
+const timeLayout = "2006-01-02T15:04:05.000Z"
+
+// timeText returns t as text, "" for the zero time.
+func timeText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(timeLayout)
+}
+
+// parseTimeText reads timeText's form back, and any other RFC 3339 instant; "" is the zero time.
+func parseTimeText(s string) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	return time.Parse(time.RFC3339, s)
 }

@@ -31,8 +31,8 @@ func main() {
 	if err != nil {
 		userHome = "/"
 	}
-	p := process{name: name, args: os.Args[1:], executable: executable, getenv: os.Getenv, userHome: userHome, stdin: os.Stdin, stdout: os.Stdout,
-		stderr: os.Stderr, queries: queries, version: version, stderrIsTTY: term.IsTerminal(int(os.Stderr.Fd())),
+	p := process{name: name, args: os.Args[1:], executable: executable, getenv: os.Getenv, userHome: userHome, stdin: os.Stdin,
+		stdout: os.Stdout, stderr: os.Stderr, queries: queries, version: version, stderrIsTTY: term.IsTerminal(int(os.Stderr.Fd())),
 		stdinIsTerminal: term.IsTerminal(int(os.Stdin.Fd()))}
 	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
 		p.stdoutWidth = width

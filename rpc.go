@@ -59,22 +59,22 @@ type rpcServer struct {
 	typed     map[string]string // commands of the typed RPCs, by full method
 }
 
-// newGRPCServer makes the server with health and reflection; stopping makes health say so.
-func newGRPCServer(s *rpcServer) (server *grpc.Server, stopping func()) {
+// newGRPCServer makes the server with health and reflection. Health is SERVING as long as anybody is answered at all.
+func newGRPCServer(s *rpcServer) *grpc.Server {
 	s.header, s.typed = metadata.Pairs(versionHeader, s.version), map[string]string{}
 	methods := pb.File_daemon_proto.Services().ByName("Daemon").Methods()
 	for i := range methods.Len() {
 		m := methods.Get(i)
 		s.typed["/"+pb.Daemon_ServiceDesc.ServiceName+"/"+string(m.Name())] = proto.GetExtension(m.Options(), pb.E_Command).(string)
 	}
-	server = grpc.NewServer(grpc.Creds(peerCredentials{}), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
+	server := grpc.NewServer(grpc.Creds(peerCredentials{}), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
 		grpc.MaxRecvMsgSize(maxMessageBytes), grpc.WaitForHandlers(true))
 	pb.RegisterDaemonServer(server, s)
 	checker := health.NewServer()
 	checker.SetServingStatus(pb.Daemon_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(server, checker)
 	reflection.Register(server)
-	return server, checker.Shutdown
+	return server
 }
 
 func (s *rpcServer) unary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (out any, err error) {
@@ -154,17 +154,14 @@ func toStatus(err error) *status.Status {
 		}
 		e = &Error{Code: codeInternal, Message: "an error inside honeydew; the log has the details"}
 	}
-	code, known := map[string]codes.Code{
+	code := cmp.Or(map[string]codes.Code{
 		codeInvalidArgument: codes.InvalidArgument, codeUnknownCommand: codes.InvalidArgument, codeNotFound: codes.NotFound,
 		codeAlreadyExists: codes.AlreadyExists, codeFailedPrecondition: codes.FailedPrecondition, codePermissionDenied: codes.PermissionDenied,
 		codeLoginRefused: codes.Unauthenticated, codeAuthRequired: codes.Unauthenticated, codeAuthExpired: codes.Unauthenticated,
 		codeAuthInvalid: codes.Unauthenticated, codeAPIUnreachable: codes.Unavailable, codeShuttingDown: codes.Unavailable,
 		codeAuthNetwork: codes.Unavailable, codeStorageFailed: codes.Unavailable, codeQueueFull: codes.ResourceExhausted,
 		codeStorageFull: codes.ResourceExhausted,
-	}[e.Code]
-	if !known {
-		code = codes.Internal
-	}
+	}[e.Code], codes.Internal)
 	info := &errdetails.ErrorInfo{Reason: e.Code, Domain: errorDomain}
 	if e.Hint != "" {
 		info.Metadata = map[string]string{"hint": e.Hint}
@@ -329,18 +326,18 @@ func (s *rpcServer) ListEnvironments(ctx context.Context, _ *pb.ListEnvironments
 	return out, err
 }
 
-func (s *rpcServer) SetActiveEnvironment(ctx context.Context, in *pb.SetActiveEnvironmentRequest) (*pb.SetActiveEnvironmentResponse, error) {
+func (s *rpcServer) SetActiveEnvironment(c context.Context, in *pb.SetActiveEnvironmentRequest) (*pb.SetActiveEnvironmentResponse, error) {
 	if err := checkName("name", in.Name); err != nil {
 		return nil, err
 	}
 	if err := s.store.SetActiveEnvironment(in.Name); err != nil {
 		return nil, err
 	}
-	e, err := s.environmentNamed(ctx, in.Name)
+	e, err := s.environmentNamed(c, in.Name)
 	return &pb.SetActiveEnvironmentResponse{Environment: e, NeedsAuth: !e.Authenticated}, err
 }
 
-func (s *rpcServer) GetActiveEnvironment(ctx context.Context, _ *pb.GetActiveEnvironmentRequest) (*pb.GetActiveEnvironmentResponse, error) {
-	e, err := s.environmentNamed(ctx, "")
+func (s *rpcServer) GetActiveEnvironment(c context.Context, _ *pb.GetActiveEnvironmentRequest) (*pb.GetActiveEnvironmentResponse, error) {
+	e, err := s.environmentNamed(c, "")
 	return &pb.GetActiveEnvironmentResponse{Environment: e}, err
 }

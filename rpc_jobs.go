@@ -20,26 +20,21 @@ const maxKeyBytes = 255 // of an idempotency key
 
 // jobOf checks everything about a request and makes its job; nothing is stored yet.
 func (s *rpcServer) jobOf(ctx context.Context, in *pb.SubmitJobRequest) (*Job, error) {
-	env, err := s.store.Environment(ctx, in.Environment)
-	if err != nil {
-		return nil, err
-	}
-	payload, err := payloadMap(in.Payload)
-	if err != nil {
-		return nil, err
-	}
+	env, err1 := s.store.Environment(ctx, in.Environment)
+	payload, err2 := payloadMap(in.Payload)
 	j := &Job{Command: in.Command, Priority: in.Priority, CreatedAt: timeNow(), Environment: env.Name, IdempotencyKey: in.IdempotencyKey}
-	if err := s.fill(j, payload, time.Time{}); err != nil {
+	err3 := s.fill(j, payload, time.Time{})
+	timeout, err4 := durationField("timeout", in.Timeout, s.cfg.API.Timeout, time.Millisecond, maxTimeout)
+	err := cmp.Or(err1, err2, err3, err4)
+	if err != nil {
 		return nil, err
 	}
+	j.Timeout = timeout
 	if in.MaxRetries != nil {
 		j.MaxRetries = *in.MaxRetries
 	}
 	if j.MaxRetries < 0 || j.MaxRetries > maxRetriesLimit {
 		return nil, errorf(codeInvalidArgument, "max_retries: %d; allowed: 0 to %d", j.MaxRetries, maxRetriesLimit)
-	}
-	if j.Timeout, err = durationField("timeout", in.Timeout, j.Timeout, time.Millisecond, maxTimeout); err != nil {
-		return nil, err
 	}
 	if in.RunAfter != "" {
 		at, err := time.Parse(time.RFC3339, in.RunAfter)
@@ -236,23 +231,15 @@ func (s *rpcServer) ListCommands(context.Context, *pb.ListCommandsRequest) (*pb.
 }
 
 func (s *rpcServer) ScheduleJob(ctx context.Context, in *pb.ScheduleJobRequest) (*pb.ScheduleJobResponse, error) {
-	env, err := s.store.Environment(ctx, in.Environment)
-	if err != nil {
+	env, err1 := s.store.Environment(ctx, in.Environment)
+	payload, err2 := payloadMap(in.Payload)
+	text, err3 := payloadJSON(payload)
+	jitter, err4 := durationField("jitter", in.Jitter, 0, 0, maxJitter)
+	if err := cmp.Or(err1, err2, err3, err4); err != nil {
 		return nil, err
 	}
-	payload, err := payloadMap(in.Payload)
-	if err != nil {
-		return nil, err
-	}
-	sc := Schedule{Name: in.Name, CronExpr: in.CronExpr, Command: in.Command, Priority: in.Priority, Environment: env.Name,
-		Missed: in.Missed, Overlap: in.Overlap}
-	if sc.Payload, err = payloadJSON(payload); err != nil {
-		return nil, err
-	}
-	if sc.Jitter, err = durationField("jitter", in.Jitter, 0, 0, maxJitter); err != nil {
-		return nil, err
-	}
-	sc, err = s.scheduler.Add(sc)
+	sc, err := s.scheduler.Add(Schedule{Name: in.Name, CronExpr: in.CronExpr, Command: in.Command, Payload: text, Priority: in.Priority,
+		Environment: env.Name, Missed: in.Missed, Overlap: in.Overlap, Jitter: jitter})
 	return &pb.ScheduleJobResponse{ScheduleId: sc.ID, NextRunAt: timeText(sc.NextRunAt)}, err
 }
 

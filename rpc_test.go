@@ -196,7 +196,7 @@ func (r *rpcRig) serve(s *rpcServer, path string) (stop func()) {
 	if err != nil {
 		r.Fatal(err)
 	}
-	server, _ := newGRPCServer(s)
+	server := newGRPCServer(s)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	if r.conn, err = grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy()); err != nil {

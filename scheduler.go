@@ -223,16 +223,13 @@ func (s *Scheduler) changed() {
 
 // SetEnabled pauses a schedule, or resumes it from now on.
 func (s *Scheduler) SetEnabled(name string, enabled bool) (Schedule, error) {
-	sc, err := s.store.Schedule(context.Background(), name)
-	if err != nil {
+	sc, err1 := s.store.Schedule(context.Background(), name)
+	expr, err2 := parseCron(sc.CronExpr, time.Local, s.now())
+	if err := cmp.Or(err1, err2); err != nil {
 		return sc, err
 	}
 	var next time.Time
 	if enabled {
-		expr, err := parseCron(sc.CronExpr, time.Local, s.now())
-		if err != nil {
-			return sc, err
-		}
 		next = expr.next(s.now(), sc.anchor())
 	}
 	defer s.changed()
@@ -241,12 +238,9 @@ func (s *Scheduler) SetEnabled(name string, enabled bool) (Schedule, error) {
 
 // Trigger makes the schedule's job now; its next time stays as it is.
 func (s *Scheduler) Trigger(ctx context.Context, name string) (jobID string, err error) {
-	sc, err := s.store.Schedule(ctx, name)
-	if err != nil {
-		return "", err
-	}
-	j, err := s.job(sc, s.now())
-	if err != nil {
+	sc, err1 := s.store.Schedule(ctx, name)
+	j, err2 := s.job(sc, s.now())
+	if err := cmp.Or(err1, err2); err != nil {
 		return "", err
 	}
 	if fired, err := s.queue.Fire(Firing{ScheduleID: sc.ID, Job: j}); err != nil || !fired {
