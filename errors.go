@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Reasons of refused requests, as clients see them in google.rpc.ErrorInfo; daemon.proto lists their status codes.
 const (
+	// Reasons of refused requests, as clients see them in google.rpc.ErrorInfo; daemon.proto lists their status codes.
 	codeInvalidArgument    = "INVALID_ARGUMENT"
 	codeUnknownCommand     = "UNKNOWN_COMMAND"
 	codeNotFound           = "NOT_FOUND"
@@ -25,25 +25,24 @@ const (
 	codeStorageFull        = "STORAGE_FULL"
 	codeStorageFailed      = "STORAGE_FAILED"
 	codeInternal           = "INTERNAL" // also a job's
-)
 
-// Codes of failed attempts, as jobs.error_code and JobStatus.error_code show them.
-const (
-	codeAuthRequired    = "AUTH_REQUIRED" // not logged in
-	codeAuthExpired     = "AUTH_EXPIRED"  // the refresh token has expired or was refused
-	codeAuthInvalid     = "AUTH_INVALID"  // refused even with a fresh token
-	codeAuthNetwork     = "AUTH_NETWORK_ERROR"
-	codeNetwork         = "NETWORK_ERROR"
-	codeTimeout         = "TIMEOUT"
-	codeRateLimited     = "RATE_LIMITED"
-	codeServer          = "SERVER_ERROR"
-	codeAPI             = "API_ERROR"
-	codeBadResponse     = "BAD_RESPONSE"
-	codeResultTooLarge  = "RESULT_TOO_LARGE"
-	codeOutcomeUnknown  = "OUTCOME_UNKNOWN"
-	codeInterrupted     = "INTERRUPTED"
-	codePartial         = "PARTIAL" // beside a result: the job completed
-	maxErrorTextInBytes = 1024      // of a message that travels or is stored
+	// Codes of failed attempts, as jobs.error_code and JobStatus.error_code show them.
+	codeAuthRequired   = "AUTH_REQUIRED" // not logged in
+	codeAuthExpired    = "AUTH_EXPIRED"  // the refresh token has expired or was refused
+	codeAuthInvalid    = "AUTH_INVALID"  // refused even with a fresh token
+	codeAuthNetwork    = "AUTH_NETWORK_ERROR"
+	codeNetwork        = "NETWORK_ERROR"
+	codeTimeout        = "TIMEOUT"
+	codeRateLimited    = "RATE_LIMITED"
+	codeServer         = "SERVER_ERROR"
+	codeAPI            = "API_ERROR"
+	codeBadResponse    = "BAD_RESPONSE"
+	codeResultTooLarge = "RESULT_TOO_LARGE"
+	codeOutcomeUnknown = "OUTCOME_UNKNOWN"
+	codeInterrupted    = "INTERRUPTED"
+	codePartial        = "PARTIAL" // beside a result: the job completed
+
+	maxErrorTextInBytes = 1024 // of a message that travels or is stored
 )
 
 // Error is the one error type that crosses files: a code for programs, a sentence for people, and what the queue

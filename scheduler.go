@@ -24,11 +24,8 @@ const (
 	wrongClock    = 24 * time.Hour                 // what is recorded further ahead than this came from a wrong clock
 	clockNoise    = time.Second                    // a smaller step of the wall clock is no step
 	maxJitter     = 24 * time.Hour
-)
 
-// Choices of a schedule.
-const (
-	missedRunOnce = "run_once"
+	missedRunOnce = "run_once" // this and the next three: choices of a schedule
 	missedSkip    = "skip"
 	overlapSkip   = "skip"
 	overlapAllow  = "allow"
