@@ -40,83 +40,47 @@ func badCron(format string, args ...any) *Error {
 	return errorf(codeInvalidArgument, "cron_expr: "+format, args...).hint("%s", cronExample)
 }
 
-// parseCron reads expr, whose times are in the zone local unless it names one; it must fire at some time after now.
-func parseCron(expr string, local *time.Location, now time.Time) (cronExpr, error) {
+// parseCron reads expr, whose times are in zone unless it names another; it must fire at some time after now.
+func parseCron(expr string, zone *time.Location, now time.Time) (e cronExpr, err error) {
 	expr = strings.Trim(expr, " ")
-	if len(expr) > maxCronBytes {
-		return cronExpr{}, badCron("longer than %d bytes", maxCronBytes)
+	strange := func(r rune) bool { return r < ' ' || r > '~' } // zone names are ASCII, too
+	if len(expr) > maxCronBytes || strings.ContainsFunc(expr, strange) {
+		return e, badCron("longer than %d bytes, or with a tab, control or non-ASCII character", maxCronBytes)
 	}
-	if strings.ContainsFunc(expr, func(r rune) bool { return r < ' ' || r > '~' }) { // zone names are ASCII, too
-		return cronExpr{}, badCron("%q holds a tab, control or non-ASCII character; ASCII and blanks are allowed", expr)
-	}
-	expr, zone, err := cutZone(expr, local)
-	if err != nil {
-		return cronExpr{}, err
-	}
-	var e cronExpr
-	if fields := strings.Fields(expr); len(fields) > 0 && fields[0] == "@every" {
-		e, err = parseEvery(fields[1:])
-	} else {
-		e, err = parseSpec(fields, zone)
-	}
-	if err == nil && e.next(now, now).IsZero() {
-		err = badCron("%q never fires: no such day comes in the months it names", expr)
-	}
-	return e, err
-}
-
-// cutZone takes the zone in front off expr.
-func cutZone(expr string, local *time.Location) (rest string, zone *time.Location, err error) {
-	prefix, after, found := strings.Cut(expr, "=")
-	if !found || prefix != "CRON_TZ" && prefix != "TZ" {
-		return expr, local, nil
-	}
-	name, rest, _ := strings.Cut(after, " ")
-	rest = strings.Trim(rest, " ")
-	if name == "" || rest == "" { // Go would take an empty name for UTC; robfig/cron panics where the blank is missing
-		return "", nil, badCron("%s= needs a zone right after it, then a blank and an expression", prefix)
-	}
-	if zone, err = time.LoadLocation(name); err != nil || name == "Local" {
-		return "", nil, badCron("unknown time zone %q; IANA names are allowed", name)
-	}
-	return rest, zone, nil
-}
-
-// parseEvery reads what follows @every; robfig/cron would round it to seconds and raise it to one silently.
-func parseEvery(args []string) (cronExpr, error) {
-	text := strings.Join(args, " ")
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		return cronExpr{}, badCron("@every needs one duration, not %q; its units are h, m and s", text)
-	}
-	if d < time.Second || d%time.Second != 0 {
-		return cronExpr{}, badCron("@every %s: whole seconds, at least 1s, are allowed", text)
-	}
-	return cronExpr{every: d}, nil
-}
-
-// parseSpec reads five fields or a descriptor.
-func parseSpec(fields []string, zone *time.Location) (e cronExpr, err error) {
-	defer func() {
-		if cause := recover(); cause != nil { // robfig/cron has known panics; the checks here should leave none
-			e, err = cronExpr{}, badCron("cannot be read: %v", cause)
+	if prefix, after, found := strings.Cut(expr, "="); found && (prefix == "CRON_TZ" || prefix == "TZ") {
+		name, rest, _ := strings.Cut(after, " ")
+		expr = strings.Trim(rest, " ")
+		if name == "" || expr == "" { // Go would take an empty name for UTC; robfig/cron panics where the blank is missing
+			return e, badCron("%s= needs a zone right after it, then a blank and an expression", prefix)
 		}
-	}()
-	expr := strings.Join(fields, " ")
+		if zone, err = time.LoadLocation(name); err != nil || name == "Local" {
+			return e, badCron("unknown time zone %q; IANA names are allowed", name)
+		}
+	}
+	fields := strings.Fields(expr)
+	if len(fields) > 0 && fields[0] == "@every" { // robfig/cron would round it to seconds and raise it to one silently
+		text := strings.Join(fields[1:], " ")
+		if e.every, err = time.ParseDuration(text); err != nil || e.every < time.Second || e.every%time.Second != 0 {
+			return e, badCron("@every needs one duration of whole seconds, at least 1s, not %q; its units are h, m and s", text)
+		}
+		return e, nil
+	}
+	e.zone, e.elapsed = zone, expr == "@hourly"
 	if !strings.HasPrefix(expr, "@") {
 		if err := checkFields(fields); err != nil {
 			return e, err
 		}
 		e.elapsed = strings.ContainsAny(fields[1], "*?/")
 	}
-	parser := cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
-	parsed, err := parser.Parse(expr)
+	parsed, err := cron.ParseStandard(strings.Join(fields, " "))
 	if err != nil {
 		return e, badCron("%v; allowed, in lower case, are %s", err, cronAllowed)
 	}
-	e.spec, e.zone = parsed.(*cron.SpecSchedule), zone
+	e.spec = parsed.(*cron.SpecSchedule)
 	e.spec.Location = time.UTC
-	e.elapsed = e.elapsed || expr == "@hourly"
+	if e.next(now, now).IsZero() {
+		return e, badCron("%q never fires: no such day comes in the months it names", expr)
+	}
 	return e, nil
 }
 
@@ -137,19 +101,19 @@ func checkFields(fields []string) error {
 	if len(fields) != len(known) {
 		return badCron("%d fields; allowed are %s", len(fields), cronAllowed)
 	}
-	form := regexp.MustCompile(`^(?:[*?]|[0-9A-Za-z]+(?:-[0-9A-Za-z]+)?)(?:/([0-9]+))?$`)
+	form := regexp.MustCompile(`^(?:[*?]|[0-9A-Za-z]+(?:-[0-9A-Za-z]+)?)(?:/[0-9]+)?$`)
+	parses := func(option cron.ParseOption, item string) bool {
+		_, err := cron.NewParser(option).Parse(item)
+		return err == nil
+	}
 	for i, f := range known {
 		for item := range strings.SplitSeq(fields[i], ",") {
-			match := form.FindStringSubmatch(item)
-			if match == nil {
-				return badCron("%s %q: %q is not *, a value, a range a-b, or one of these and /step;"+
-					" values are %s", f.name, fields[i], item, f.allowed)
-			}
-			if step, err := strconv.Atoi(match[1]); match[1] != "" && (err != nil || step < 1 || step > f.values) {
-				return badCron("%s %q: a step is from 1 to %d", f.name, item, f.values)
-			}
-			if _, err := cron.NewParser(f.option).Parse(item); err != nil {
-				return badCron("%s %q: %v; values are %s", f.name, item, err, f.allowed)
+			_, text, _ := strings.Cut(item, "/")
+			// Atoi gives 0 where there is no step, and the largest int for one that is larger. The form comes before robfig/cron,
+			// which panics at a TZ= without a blank.
+			if step, _ := strconv.Atoi(text); !form.MatchString(item) || step > f.values || !parses(f.option, item) {
+				return badCron("%s %q is not *, a value, a range a-b, one of these and /step, or a list; values are %s, a step is from 1 to %d",
+					f.name, fields[i], f.allowed, f.values)
 			}
 		}
 	}
@@ -160,11 +124,9 @@ func checkFields(fields []string) error {
 // schedule's last run or its creation: @every counts from it, so that restarts neither shift nor starve a long period.
 func (e cronExpr) next(t, anchor time.Time) time.Time {
 	if e.every > 0 {
-		period := int64(e.every / time.Second) // in seconds, which do not overflow for any two dates
-		since := (t.Unix() - anchor.Unix()) % period
-		if since < 0 { // the clock was set back; the grid reaches backwards too
-			since += period
-		}
+		// In seconds, which do not overflow for any two dates. The grid reaches backwards too: the clock may be set back.
+		period := int64(e.every / time.Second)
+		since := ((t.Unix()-anchor.Unix())%period + period) % period
 		return time.Unix(t.Unix()-since+period, 0).UTC()
 	}
 	at := t.In(e.zone)
@@ -175,9 +137,13 @@ func (e cronExpr) next(t, anchor time.Time) time.Time {
 	// Go through the stretches of constant offset from t on. A wall time found belongs to the first that it does not
 	// lie behind; if it lies before it, then in the gap between the two, and the stretch's first instant stands for it.
 	for limit := at.AddDate(cronSearchYears, 0, 0); at.Before(limit); {
-		found := e.search(from)
+		wall := time.Unix(from, 0).UTC()
+		found := e.spec.Next(wall)
+		if found.IsZero() { // robfig/cron gives up after five years
+			found = e.spec.Next(wall.AddDate(5, 0, 0))
+		}
 		if found.IsZero() {
-			return time.Time{}
+			break
 		}
 		_, end := at.ZoneBounds()
 		if !end.IsZero() && !end.After(at) { // Go 1.26 ends a leap year's last stretch a day early
@@ -194,15 +160,6 @@ func (e cronExpr) next(t, anchor time.Time) time.Time {
 		}
 	}
 	return time.Time{}
-}
-
-// search returns the first matching wall time after from. robfig/cron gives up after five years, hence the second try.
-func (e cronExpr) search(from int64) time.Time {
-	wall := time.Unix(from, 0).UTC()
-	if found := e.spec.Next(wall); !found.IsZero() {
-		return found
-	}
-	return e.spec.Next(wall.AddDate(5, 0, 0))
 }
 
 // wallClock returns what t's zone shows at t, as the Unix time at which UTC shows the same.

@@ -1,30 +1,29 @@
 package main
 
-// The composition root: builds everything in order, and takes it down in order.
+// The composition root: builds everything in order, and takes it down in the opposite order.
 //
-//	start: config, home, lock, log, database (recovering what was open), workers, schedules, socket, PID file, ready
+//	start: config, home, lock, log, PID file, database (recovering what was open), socket, workers, schedules, ready
 //	stop:  sources (schedules, refreshes), requests, running jobs, database, socket and PID file, log, lock
 //
-// The whole of a stop takes at most daemon.shutdown_timeout: each step has its share, and a step that hangs does not
-// keep the process alive.
+// What the start does leaves behind what undoes it (Daemon.later); a stop, also that of a start that failed half-way, does
+// these, last first. The whole of it takes at most daemon.shutdown_timeout: each step has its share, and a step that hangs
+// does not keep the process alive.
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 	"unsafe"
-
-	"google.golang.org/grpc"
 )
 
 // Exit codes of the daemon; sysexits(3) where there is one.
@@ -53,115 +52,120 @@ type DaemonOptions struct {
 // Daemon is a running daemon.
 type Daemon struct {
 	DaemonOptions
-	cfg        *Config
-	lock       *instanceLock
-	log        *slog.Logger
-	logFile    *logFile
-	store      *Store
-	commands   *Commands
-	client     *Client
-	auth       *TokenSource
-	queue      *Queue
+	parts
 	scheduler  *Scheduler
-	listener   *net.UnixListener
-	server     *grpc.Server
-	setServing func(bool)
-	forced     chan struct{} // closed by a Shutdown that does not wait for jobs
-	forceOnce  sync.Once
+	client     *Client
+	logFile    *logFile
 	background sync.WaitGroup
+	failed     chan error         // by a server that ended by itself
+	undo       []func() error     // what the stop does, last first
+	end        context.CancelFunc // ends the daemon
+	force      context.CancelFunc // lets its stop wait for no job: ends forced
+	forced     context.Context
+	patience   context.Context // of a stop: until it ends, jobs may run to their end
 }
 
 // runDaemon runs the daemon until a signal, a Shutdown request or ctx ends it, and returns its error, an exitError
 // where a code of its own belongs to it.
-func runDaemon(ctx context.Context, o DaemonOptions) (err error) {
-	d := &Daemon{DaemonOptions: o, forced: make(chan struct{})}
-	ctx, stop := signal.NotifyContext(ctx, terminateSignals...)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+func runDaemon(ctx context.Context, o DaemonOptions) error {
+	d := &Daemon{DaemonOptions: o, parts: parts{cfg: defaultConfig(o.Home)}, failed: make(chan error, 1)}
+	ctx, d.end = signal.NotifyContext(ctx, terminateSignals...)
+	defer d.end()
+	context.AfterFunc(ctx, d.end) // a second signal ends the process at once
 	signal.Ignore(ignoredSignals...)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	if err := d.start(ctx, cancel); err != nil {
-		cancel(nil) // what has begun must end before close can wait for it
-		return errors.Join(err, d.close())
-	}
-	failed := make(chan error, 1)
-	// Not one of those that close waits for: a connection that has not said a word keeps it for two minutes.
-	go func() { failed <- d.server.Serve(d.listener) }()
-	d.setServing(true)
-	d.log.Info("daemon started", "version", o.Version, "pid", os.Getpid(), "socket", d.cfg.Daemon.SocketPath)
-	if err := notifySystemd(o.Getenv("NOTIFY_SOCKET"), "READY=1"); err != nil {
-		d.log.Warn("service manager could not be told", "error", err.Error())
-	}
-	select {
-	case <-ctx.Done():
-		if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
-			err = cause
+	d.forced, d.force = context.WithCancel(context.Background())
+	defer d.force()
+	err := d.start(ctx)
+	if err == nil {
+		d.log.Info("daemon started", "version", o.Version, "pid", os.Getpid(), "socket", d.cfg.Daemon.SocketPath)
+		d.tellManager("READY=1")
+		select {
+		case <-ctx.Done():
+		case err = <-d.failed:
+		case fatal := <-d.store.Fatal():
+			err = exitError{exitStorage, storageError(fatal)}
+			d.log.Error("the database is damaged; stopping", "error", fatal.Error())
 		}
-	case err = <-failed:
-	case fatal := <-d.store.Fatal():
-		err = exitError{exitStorage, storageError(fatal)}
-		d.log.Error("the database is damaged; stopping", "error", fatal.Error())
+		d.log.Info("daemon stopping")
+		d.tellManager("STOPPING=1")
 	}
-	cancel(nil)
-	return errors.Join(err, d.stopWithin(d.cfg.Daemon.ShutdownTimeout))
+	d.end() // what has begun must end before the stop can wait for it
+	return errors.Join(err, d.stop())
 }
 
-func (d *Daemon) start(ctx context.Context, cancel context.CancelCauseFunc) (err error) {
+// tellManager tells the service manager of a change of state.
+func (d *Daemon) tellManager(state string) {
+	if err := notifySystemd(d.Getenv("NOTIFY_SOCKET"), state); err != nil {
+		d.log.Warn("service manager could not be told", "error", err.Error())
+	}
+}
+
+// start builds and starts everything.
+func (d *Daemon) start(ctx context.Context) error {
 	if err := hardenProcess(); err != nil {
 		return fmt.Errorf("harden the process: %w", err)
 	}
 	if err := prepareHome(d.Home); err != nil {
 		return exitError{exitConfig, fmt.Errorf("home: %w", err)}
 	}
-	if d.cfg, err = loadConfig(d.Home, d.ConfigFile, d.UserHome); err != nil {
+	cfg, err := loadConfig(d.Home, d.ConfigFile, d.UserHome)
+	if err == nil {
+		d.cfg, err = cfg, checkSocketPath(cfg.Daemon.SocketPath)
+	}
+	if err != nil {
 		return exitError{exitConfig, err}
 	}
-	if err := checkSocketPath(d.cfg.Daemon.SocketPath); err != nil {
-		return exitError{exitConfig, err}
-	}
-	if d.lock, err = lockInstance(lockPath(d.Home)); errors.Is(err, errAlreadyRunning) {
+	lock, err := lockInstance(lockPath(d.Home))
+	if errors.Is(err, errAlreadyRunning) {
 		return exitError{exitAlreadyRunning, err}
 	} else if err != nil {
 		return exitError{exitStorage, fmt.Errorf("lock: %w", err)}
 	}
-	if d.log, d.logFile, err = newLogger(d.cfg, d.Stderr); err != nil {
+	d.later(lock.release)
+	if d.log, d.logFile, err = newLogger(cfg, d.Stderr); err != nil {
 		return fmt.Errorf("log: %w", err)
 	}
+	d.later(d.logFile.Close)
+	if err := writePID(cfg.Daemon.PIDFile); err != nil {
+		return exitError{exitStorage, fmt.Errorf("PID file: %w", err)}
+	}
+	socket := "" // ours once it is made
+	d.later(func() error {
+		d.log.Info("daemon stopped")
+		return errors.Join(removeFile(socket), removeFile(cfg.Daemon.PIDFile))
+	})
+	if err := d.build(); err != nil {
+		return err
+	}
+	listener, err := listenSocket(cfg.Daemon.SocketPath)
+	if err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	socket = cfg.Daemon.SocketPath
+	d.run(ctx)
+	server := newGRPCServer(&rpcServer{parts: d.parts, scheduler: d.scheduler, version: d.Version, startedAt: timeNow(),
+		problems: d.problems, shutdown: d.shutdown})
+	// Not one of those that the stop waits for: a connection that has not said a word keeps it for two minutes.
+	go func() { d.failed <- server.Serve(listener) }()
+	d.later(func() error {
+		d.queue.Stop() // and with it all watches
+		if patience := cfg.Daemon.ShutdownTimeout / 10; !within(patience, server.GracefulStop) {
+			within(patience, server.Stop)
+		}
+		return nil
+	})
+	return nil
+}
+
+// build makes the parts from the database up to the socket.
+func (d *Daemon) build() (err error) {
 	if d.commands, err = loadCommands(d.Queries); err != nil {
 		return err
 	}
 	if d.store, err = openStore(d.cfg.Storage.DatabasePath, d.cfg.Storage.Synchronous, d.cfg.API.GraphQLEndpoint); err != nil {
 		return exitError{exitStorage, err}
 	}
-	if err := d.build(); err != nil {
-		return err
-	}
-	d.queue.Start()
-	d.background.Go(func() { d.scheduler.Run(ctx) })
-	d.background.Go(func() { d.auth.Run(ctx) })
-	d.background.Go(func() { d.retain(ctx) })
-	if d.listener, err = listenSocket(d.cfg.Daemon.SocketPath); err != nil {
-		return fmt.Errorf("socket: %w", err)
-	}
-	if err := writePID(d.cfg.Daemon.PIDFile); err != nil {
-		return exitError{exitStorage, fmt.Errorf("PID file: %w", err)}
-	}
-	d.server, d.setServing = newGRPCServer(&rpcServer{
-		cfg: d.cfg, store: d.store, queue: d.queue, scheduler: d.scheduler, auth: d.auth, commands: d.commands, log: d.log,
-		version: d.Version, startedAt: timeNow(), problems: d.problems,
-		shutdown: func(force bool) {
-			if force {
-				d.forceOnce.Do(func() { close(d.forced) })
-			}
-			cancel(nil)
-		},
-	})
-	return nil
-}
-
-// build makes the parts that stand between the store and the socket.
-func (d *Daemon) build() (err error) {
+	d.later(d.store.Close)
 	keys, err := newSealer(sealerOptions{Home: d.Home, Passphrase: d.Getenv("HONEYDEW_PASSPHRASE"),
 		PassphraseFile: d.cfg.Auth.PassphraseFile, Store: d.store})
 	if err != nil {
@@ -176,9 +180,61 @@ func (d *Daemon) build() (err error) {
 	if err != nil {
 		return exitError{exitStorage, err}
 	}
-	d.scheduler = newScheduler(SchedulerOptions{Store: d.store, Queue: d.queue, Commands: d.commands, Log: d.log,
-		MaxRetries: int32(d.cfg.Queue.MaxRetries), Timeout: d.cfg.API.Timeout})
+	d.scheduler = newScheduler(d.parts, timeNow)
 	return nil
+}
+
+// run starts all that works by itself.
+func (d *Daemon) run(ctx context.Context) {
+	d.queue.Start()
+	d.background.Go(func() { d.scheduler.Run(ctx) })
+	d.background.Go(func() { d.auth.Run(ctx) })
+	d.background.Go(func() { d.retain(ctx) })
+	d.later(func() error {
+		d.queue.Drain(d.patience, d.cfg.Daemon.ShutdownTimeout/10)
+		d.background.Wait()
+		d.auth.Close()
+		return nil
+	})
+}
+
+// shutdown ends the daemon; with force no job is waited for.
+func (d *Daemon) shutdown(force bool) {
+	if force {
+		d.force()
+	}
+	d.end()
+}
+
+// later adds what the stop has to do, before all that was added earlier.
+func (d *Daemon) later(undo func() error) { d.undo = append(d.undo, undo) }
+
+// stop takes the daemon down, and gives up waiting when the time is over.
+func (d *Daemon) stop() error {
+	var cancel context.CancelFunc
+	d.patience, cancel = context.WithTimeout(d.forced, d.cfg.Daemon.ShutdownTimeout*7/10)
+	defer cancel()
+	var errs error
+	if within(d.cfg.Daemon.ShutdownTimeout, func() {
+		for _, undo := range slices.Backward(d.undo) {
+			errs = errors.Join(errs, undo())
+		}
+	}) {
+		return errs
+	}
+	return errors.Join(errors.New("the stop took too long and was cut short; nothing acked is lost"), d.logFile.Flush())
+}
+
+// within runs fn and reports whether it ended in time; what does not is left behind.
+func within(limit time.Duration, fn func()) bool {
+	done := make(chan struct{})
+	go func() { fn(); close(done) }()
+	select {
+	case <-done:
+		return true
+	case <-time.After(limit):
+		return false
+	}
 }
 
 // runJob carries out one attempt: the command's query, sent with the environment's token.
@@ -190,24 +246,20 @@ func (d *Daemon) runJob(ctx context.Context, j *Job) (result, partial string, er
 	env, err := d.store.Environment(ctx, j.Environment)
 	if codeOf(err) == codeNotFound {
 		return "", "", &Error{Code: codeAPI, Message: "the environment " + j.Environment + " was removed", Refused: true}
-	} else if err != nil {
-		return "", "", attemptError(err)
 	}
 	var answer Answer
-	err = d.auth.Do(ctx, env, func(token string, secrets []string) (err error) {
-		answer, err = d.client.Do(ctx, Request{URL: env.BaseURL, Token: token, Secrets: secrets, Query: c.Query, Variables: j.Payload, Field: c.Field})
-		return err
-	})
-	if err != nil {
-		return "", "", attemptError(err)
+	if err == nil {
+		err = d.auth.Do(ctx, env, func(token string, secrets []string) (err error) {
+			answer, err = d.client.Do(ctx, Request{URL: env.BaseURL, Token: token, Secrets: secrets, Query: c.Query, Variables: j.Payload,
+				Field: c.Field})
+			return err
+		})
 	}
-	if c.Mutation {
-		if err := refusedPayload(answer.Data); err != nil {
-			return "", "", err
-		}
+	if err == nil && c.Mutation {
+		err = refusedPayload(answer.Data)
 	}
 	// The body is never written again, and may be large.
-	return unsafe.String(unsafe.SliceData(answer.Data), len(answer.Data)), answer.Partial, nil
+	return unsafe.String(unsafe.SliceData(answer.Data), len(answer.Data)), answer.Partial, attemptError(err)
 }
 
 // attemptError is err, unless it is the database's: that is read for the environment and its token, before anything is
@@ -228,21 +280,13 @@ func refusedPayload(data []byte) error {
 	if json.Unmarshal(data, &payload) != nil || payload.Success == nil || *payload.Success {
 		return nil
 	}
-	message := cutText(payload.Error, maxErrorTextInBytes)
-	if message == "" {
-		message = "the API reports no success, and no reason"
-	}
+	message := cutText(cmp.Or(payload.Error, "the API reports no success, and no reason"), maxErrorTextInBytes)
 	return &Error{Code: codeAPI, Message: message, Refused: true}
 }
 
 // retain removes old jobs, at the start and every hour.
 func (d *Daemon) retain(ctx context.Context) {
-	if d.cfg.Storage.Retention == 0 {
-		return
-	}
-	hourly := time.NewTicker(time.Hour)
-	defer hourly.Stop()
-	for {
+	for d.cfg.Storage.Retention > 0 && ctx.Err() == nil {
 		n, err := d.store.Prune(ctx, timeNow().Add(-d.cfg.Storage.Retention), false)
 		if err != nil && ctx.Err() == nil {
 			d.log.Error("old jobs could not be removed", "error", err.Error())
@@ -250,9 +294,8 @@ func (d *Daemon) retain(ctx context.Context) {
 			d.log.Info("old jobs removed", "jobs", n)
 		}
 		select {
-		case <-hourly.C:
+		case <-time.After(time.Hour):
 		case <-ctx.Done():
-			return
 		}
 	}
 }
@@ -271,100 +314,11 @@ func (d *Daemon) problems() (all []string) {
 	return all
 }
 
-// stopWithin takes the daemon down, and gives up waiting when the time is over.
-func (d *Daemon) stopWithin(limit time.Duration) error {
-	d.log.Info("daemon stopping")
-	if err := notifySystemd(d.Getenv("NOTIFY_SOCKET"), "STOPPING=1"); err != nil {
-		d.log.Warn("service manager could not be told", "error", err.Error())
-	}
-	done := make(chan error, 1)
-	go func() { done <- d.stop(limit) }()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(limit):
-		return errors.Join(errors.New("the stop took too long and was cut short; nothing acked is lost"), d.logFile.Flush())
-	}
-}
-
-func (d *Daemon) stop(limit time.Duration) error {
-	drain, cancel := context.WithTimeout(context.Background(), limit*7/10)
-	defer cancel()
-	go func() {
-		select {
-		case <-d.forced:
-			cancel()
-		case <-drain.Done():
-		}
-	}()
-	d.setServing(false)
-	d.queue.Stop()
-	stopServer(d.server, limit/10)
-	d.queue.Drain(drain, limit/10)
-	return d.close()
-}
-
-// stopServer lets requests end, and cuts off those that do not.
-func stopServer(server *grpc.Server, patience time.Duration) {
-	done := make(chan struct{})
-	go func() { server.GracefulStop(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(patience):
-		go server.Stop()
-		select {
-		case <-done:
-		case <-time.After(patience):
-		}
-	}
-}
-
-// close releases whatever start got hold of, in reverse order.
-func (d *Daemon) close() error {
-	var errs []error
-	if d.listener != nil {
-		errs = append(errs, ignoreGone(d.listener.Close()))
-	}
-	if d.queue != nil && d.server == nil { // the start failed half-way
-		d.queue.Stop()
-		drain, cancel := context.WithCancel(context.Background())
-		cancel()
-		d.queue.Drain(drain, time.Second)
-	}
-	d.background.Wait()
-	if d.auth != nil {
-		d.auth.Close()
-	}
-	if d.store != nil {
-		errs = append(errs, d.store.Close())
-	}
-	if d.listener != nil {
-		errs = append(errs, ignoreGone(os.Remove(d.cfg.Daemon.SocketPath)), ignoreGone(os.Remove(d.cfg.Daemon.PIDFile)))
-	}
-	if d.logFile != nil {
-		d.log.Info("daemon stopped")
-		errs = append(errs, d.logFile.Close())
-	}
-	if d.lock != nil {
-		errs = append(errs, d.lock.release())
-	}
-	return errors.Join(errs...)
-}
-
-func ignoreGone(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
-}
-
 // defaultHome is $HONEYDEW_HOME, else ~/.honeydew.
 func defaultHome(getenv func(string) string, userHome string) string {
-	if home := getenv("HONEYDEW_HOME"); home != "" {
-		if abs, err := filepath.Abs(expandPath(home, userHome)); err == nil {
-			return abs
-		}
-		return home
+	home := expandPath(cmp.Or(getenv("HONEYDEW_HOME"), "~/.honeydew"), userHome)
+	if abs, err := filepath.Abs(home); err == nil {
+		return abs
 	}
-	return filepath.Join(userHome, ".honeydew")
+	return home
 }

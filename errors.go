@@ -1,6 +1,7 @@
 package main
 
-// The one error type that crosses files, and every code that a client, a job or a script may meet.
+// What every file shares: the one error type, every code that a client, a job or a script may meet, and the one text form
+// of a time.
 
 import (
 	"errors"
@@ -9,8 +10,8 @@ import (
 	"time"
 )
 
-// Reasons of refused requests, as clients see them in google.rpc.ErrorInfo; daemon.proto lists their status codes.
 const (
+	// Reasons of refused requests, as clients see them in google.rpc.ErrorInfo; daemon.proto lists their status codes.
 	codeInvalidArgument    = "INVALID_ARGUMENT"
 	codeUnknownCommand     = "UNKNOWN_COMMAND"
 	codeNotFound           = "NOT_FOUND"
@@ -24,25 +25,24 @@ const (
 	codeStorageFull        = "STORAGE_FULL"
 	codeStorageFailed      = "STORAGE_FAILED"
 	codeInternal           = "INTERNAL" // also a job's
-)
 
-// Codes of failed attempts, as jobs.error_code and JobStatus.error_code show them.
-const (
-	codeAuthRequired    = "AUTH_REQUIRED" // not logged in
-	codeAuthExpired     = "AUTH_EXPIRED"  // the refresh token has expired or was refused
-	codeAuthInvalid     = "AUTH_INVALID"  // refused even with a fresh token
-	codeAuthNetwork     = "AUTH_NETWORK_ERROR"
-	codeNetwork         = "NETWORK_ERROR"
-	codeTimeout         = "TIMEOUT"
-	codeRateLimited     = "RATE_LIMITED"
-	codeServer          = "SERVER_ERROR"
-	codeAPI             = "API_ERROR"
-	codeBadResponse     = "BAD_RESPONSE"
-	codeResultTooLarge  = "RESULT_TOO_LARGE"
-	codeOutcomeUnknown  = "OUTCOME_UNKNOWN"
-	codeInterrupted     = "INTERRUPTED"
-	codePartial         = "PARTIAL" // beside a result: the job completed
-	maxErrorTextInBytes = 1024      // of a message that travels or is stored
+	// Codes of failed attempts, as jobs.error_code and JobStatus.error_code show them.
+	codeAuthRequired   = "AUTH_REQUIRED" // not logged in
+	codeAuthExpired    = "AUTH_EXPIRED"  // the refresh token has expired or was refused
+	codeAuthInvalid    = "AUTH_INVALID"  // refused even with a fresh token
+	codeAuthNetwork    = "AUTH_NETWORK_ERROR"
+	codeNetwork        = "NETWORK_ERROR"
+	codeTimeout        = "TIMEOUT"
+	codeRateLimited    = "RATE_LIMITED"
+	codeServer         = "SERVER_ERROR"
+	codeAPI            = "API_ERROR"
+	codeBadResponse    = "BAD_RESPONSE"
+	codeResultTooLarge = "RESULT_TOO_LARGE"
+	codeOutcomeUnknown = "OUTCOME_UNKNOWN"
+	codeInterrupted    = "INTERRUPTED"
+	codePartial        = "PARTIAL" // beside a result: the job completed
+
+	maxErrorTextInBytes = 1024 // of a message that travels or is stored
 )
 
 // Error is the one error type that crosses files: a code for programs, a sentence for people, and what the queue
@@ -94,4 +94,24 @@ func cutText(s string, n int) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:n-3], "") + "..."
+}
+
+// timeLayout is the one form in which times are stored, sent and logged: RFC 3339, UTC, milliseconds, fixed width,
+// so that text order is time order.
+const timeLayout = "2006-01-02T15:04:05.000Z"
+
+// timeText returns t as text, "" for the zero time.
+func timeText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(timeLayout)
+}
+
+// parseTimeText reads timeText's form back, and any other RFC 3339 instant; "" is the zero time.
+func parseTimeText(s string) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	return time.Parse(time.RFC3339, s)
 }

@@ -2,20 +2,25 @@ package main
 
 // The gRPC server: requests into calls, answers and errors onto the wire. No SQL and no policy live here. One
 // interceptor does for every call what all calls need: the caller's identity, the version header, panics, errors.
+// Here are also the RPCs about the daemon, environments and logins; those about jobs and schedules are in rpc_jobs.go.
 //
-// The typed provider RPCs have no code of their own: their table is in daemon.proto (option command), and typedMethods
-// turns each into the submit of its command.
+// A handler may return an answer beside an error, for gRPC sends the error alone; and it may read on with the zero value
+// that came with an error, as long as the first one is what it returns.
+//
+// The typed provider RPCs have no code of their own: their table is in daemon.proto (option command), and the
+// interceptor turns each into the submit of its command.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -28,9 +33,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/structpb"
 
-	"honeydew/daemonpb"
+	pb "honeydew/daemonpb"
 )
 
 const (
@@ -43,151 +48,95 @@ const (
 
 // rpcServer answers the Daemon service.
 type rpcServer struct {
-	daemonpb.UnimplementedDaemonServer
-	cfg       *Config
-	store     *Store
-	queue     *Queue
+	pb.UnimplementedDaemonServer
+	parts
 	scheduler *Scheduler
-	auth      *TokenSource
-	commands  *Commands
-	log       *slog.Logger
 	version   string
 	startedAt time.Time
-	header    metadata.MD
 	shutdown  func(force bool) // returns at once
 	problems  func() []string
+	header    metadata.MD       // of every answer; this and the next are filled in by newGRPCServer
+	typed     map[string]string // commands of the typed RPCs, by full method
 }
 
-// newGRPCServer makes the server with health and reflection; setServing turns health on and off.
-func newGRPCServer(s *rpcServer) (server *grpc.Server, setServing func(bool)) {
-	s.header = metadata.Pairs(versionHeader, s.version)
-	server = grpc.NewServer(grpc.Creds(peerCredentials{}), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
+// newGRPCServer makes the server with health and reflection. Health is SERVING as long as anybody is answered at all.
+func newGRPCServer(s *rpcServer) *grpc.Server {
+	s.header, s.typed = metadata.Pairs(versionHeader, s.version), map[string]string{}
+	methods := pb.File_daemon_proto.Services().ByName("Daemon").Methods()
+	for i := range methods.Len() {
+		m := methods.Get(i)
+		s.typed["/"+pb.Daemon_ServiceDesc.ServiceName+"/"+string(m.Name())] = proto.GetExtension(m.Options(), pb.E_Command).(string)
+	}
+	server := grpc.NewServer(grpc.Creds(peerCredentials{}), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
 		grpc.MaxRecvMsgSize(maxMessageBytes), grpc.WaitForHandlers(true))
-	server.RegisterService(typedMethods(s), s)
+	pb.RegisterDaemonServer(server, s)
 	checker := health.NewServer()
+	checker.SetServingStatus(pb.Daemon_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(server, checker)
 	reflection.Register(server)
-	setServing = func(serving bool) {
-		state := healthpb.HealthCheckResponse_NOT_SERVING
-		if serving {
-			state = healthpb.HealthCheckResponse_SERVING
-		}
-		checker.SetServingStatus("", state)
-		checker.SetServingStatus(daemonpb.Daemon_ServiceDesc.ServiceName, state)
-	}
-	setServing(false)
-	return server, setServing
-}
-
-// typedMethods is the generated service with a handler for every RPC that names a command.
-func typedMethods(s *rpcServer) *grpc.ServiceDesc {
-	desc := daemonpb.Daemon_ServiceDesc
-	desc.Methods = append([]grpc.MethodDesc(nil), desc.Methods...)
-	methods := daemonpb.File_daemon_proto.Services().ByName("Daemon").Methods()
-	for i := range desc.Methods {
-		m := methods.ByName(protoreflect.Name(desc.Methods[i].MethodName))
-		command := proto.GetExtension(m.Options(), daemonpb.E_Command).(string)
-		if command == "" {
-			continue
-		}
-		full := "/" + desc.ServiceName + "/" + desc.Methods[i].MethodName
-		desc.Methods[i].Handler = func(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-			in, err := newMessage(m.Input())
-			if err != nil {
-				return nil, err
-			}
-			if err := decode(in); err != nil {
-				return nil, err
-			}
-			return interceptor(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: full}, func(ctx context.Context, _ any) (any, error) {
-				return s.submitTyped(ctx, command, in.ProtoReflect(), m.Output())
-			})
-		}
-	}
-	return &desc
-}
-
-func newMessage(d protoreflect.MessageDescriptor) (proto.Message, error) {
-	t, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
-	if err != nil {
-		return nil, err
-	}
-	return t.New().Interface(), nil
-}
-
-// submitTyped submits command with the request's fields as its arguments; fields at their zero value are not given.
-func (s *rpcServer) submitTyped(ctx context.Context, command string, in protoreflect.Message, output protoreflect.MessageDescriptor) (proto.Message, error) {
-	c, err := s.commands.Lookup(command)
-	if err != nil {
-		return nil, err
-	}
-	payload, priority := map[string]any{}, int32(0)
-	in.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		if f.Name() == "priority" {
-			priority = int32(v.Int())
-		} else {
-			payload[f.JSONName()] = v.Interface()
-		}
-		return true
-	})
-	j, err := s.newJob(ctx, c, payload, &daemonpb.SubmitJobRequest{Priority: priority})
-	if err != nil {
-		return nil, err
-	}
-	if err := s.queue.Submit(j); err != nil {
-		return nil, err
-	}
-	out, err := newMessage(output)
-	if err != nil {
-		return nil, err
-	}
-	out.ProtoReflect().Set(output.Fields().ByName("job_id"), protoreflect.ValueOfString(j.ID))
-	return out, nil
+	return server
 }
 
 func (s *rpcServer) unary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (out any, err error) {
 	defer func() { err = s.outcome(info.FullMethod, recover(), err) }()
-	if err := checkPeer(ctx); err != nil {
+	if err := s.admit(ctx); err != nil {
 		return nil, err
 	}
-	if err := grpc.SetHeader(ctx, s.header); err != nil {
-		return nil, err
+	if command := s.typed[info.FullMethod]; command != "" {
+		return s.submitTyped(ctx, command, in.(proto.Message).ProtoReflect())
 	}
 	return handler(ctx, in)
 }
 
 func (s *rpcServer) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	defer func() { err = s.outcome(info.FullMethod, recover(), err) }()
-	if err := checkPeer(ss.Context()); err != nil {
-		return err
-	}
-	if err := ss.SetHeader(s.header); err != nil {
+	if err := s.admit(ss.Context()); err != nil {
 		return err
 	}
 	return handler(srv, ss)
 }
 
-func checkPeer(ctx context.Context) error {
+// admit refuses other users, and puts the version into the header.
+func (s *rpcServer) admit(ctx context.Context) error {
 	if p, ok := peer.FromContext(ctx); ok {
 		if info, ok := p.AuthInfo.(peerInfo); ok && info.known && info.uid != os.Getuid() {
 			return errorf(codePermissionDenied, "this daemon belongs to uid %d, and you are uid %d", os.Getuid(), info.uid).
 				hint("start a daemon of your own with: honeydew start")
 		}
 	}
-	return nil
+	return grpc.SetHeader(ctx, s.header)
+}
+
+// submitTyped submits command with the request's fields as its payload; fields at their zero value are not given. On
+// the wire every provider response is a SubmitJobResponse: job_id is field 1 of each.
+func (s *rpcServer) submitTyped(ctx context.Context, command string, in protoreflect.Message) (*pb.SubmitJobResponse, error) {
+	payload, submit := map[string]any{}, &pb.SubmitJobRequest{Command: command}
+	in.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if f.Name() == "priority" {
+			submit.Priority = int32(v.Int())
+		} else {
+			payload[f.JSONName()] = v.Interface()
+		}
+		return true
+	})
+	var err error
+	if submit.Payload, err = structpb.NewStruct(payload); err != nil {
+		return nil, err
+	}
+	return s.SubmitJob(ctx, submit)
 }
 
 // outcome turns a panic or an error into a status.
 func (s *rpcServer) outcome(method string, panicked any, err error) error {
 	if panicked != nil {
 		s.log.Error("panic in a request", "method", method, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
-		err = errorf(codeInternal, "a bug in honeydew; the log has the details")
+		return toStatus(errorf(codeInternal, "a bug in honeydew; the log has the details")).Err()
 	}
 	if err == nil {
 		return nil
 	}
 	st := toStatus(err)
-	if (st.Code() == codes.Internal || codeOf(err) == codeStorageFailed) && panicked == nil {
+	if st.Code() == codes.Internal || codeOf(err) == codeStorageFailed {
 		s.log.Error("request failed", "method", method, "error", err.Error())
 	}
 	return st.Err()
@@ -200,30 +149,19 @@ func toStatus(err error) *status.Status {
 		if st, ok := status.FromError(err); ok {
 			return st
 		}
-		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-			return status.FromContextError(err)
+		if st := status.FromContextError(err); st.Code() != codes.Unknown {
+			return st
 		}
 		e = &Error{Code: codeInternal, Message: "an error inside honeydew; the log has the details"}
 	}
-	code := codes.Internal
-	switch e.Code {
-	case codeInvalidArgument, codeUnknownCommand:
-		code = codes.InvalidArgument
-	case codeNotFound:
-		code = codes.NotFound
-	case codeAlreadyExists:
-		code = codes.AlreadyExists
-	case codeFailedPrecondition:
-		code = codes.FailedPrecondition
-	case codeLoginRefused, codeAuthRequired, codeAuthExpired, codeAuthInvalid:
-		code = codes.Unauthenticated
-	case codeAPIUnreachable, codeShuttingDown, codeAuthNetwork, codeStorageFailed:
-		code = codes.Unavailable
-	case codePermissionDenied:
-		code = codes.PermissionDenied
-	case codeQueueFull, codeStorageFull:
-		code = codes.ResourceExhausted
-	}
+	code := cmp.Or(map[string]codes.Code{
+		codeInvalidArgument: codes.InvalidArgument, codeUnknownCommand: codes.InvalidArgument, codeNotFound: codes.NotFound,
+		codeAlreadyExists: codes.AlreadyExists, codeFailedPrecondition: codes.FailedPrecondition, codePermissionDenied: codes.PermissionDenied,
+		codeLoginRefused: codes.Unauthenticated, codeAuthRequired: codes.Unauthenticated, codeAuthExpired: codes.Unauthenticated,
+		codeAuthInvalid: codes.Unauthenticated, codeAPIUnreachable: codes.Unavailable, codeShuttingDown: codes.Unavailable,
+		codeAuthNetwork: codes.Unavailable, codeStorageFailed: codes.Unavailable, codeQueueFull: codes.ResourceExhausted,
+		codeStorageFull: codes.ResourceExhausted,
+	}[e.Code], codes.Internal)
 	info := &errdetails.ErrorInfo{Reason: e.Code, Domain: errorDomain}
 	if e.Hint != "" {
 		info.Metadata = map[string]string{"hint": e.Hint}
@@ -235,90 +173,172 @@ func toStatus(err error) *status.Status {
 	return st
 }
 
-func (s *rpcServer) Ping(context.Context, *daemonpb.PingRequest) (*daemonpb.PingResponse, error) {
-	return &daemonpb.PingResponse{Version: s.version, UptimeSeconds: s.uptime(), Timestamp: timeText(timeNow())}, nil
+// durationField reads a duration between least and most; an empty text is fallback.
+func durationField(field, text string, fallback, least, most time.Duration) (time.Duration, error) {
+	if text == "" {
+		return fallback, nil
+	}
+	d, err := parseDuration(text)
+	if err != nil || d < least || d > most {
+		return 0, errorf(codeInvalidArgument, "%s: %q; allowed: a duration from %s to %s, such as 90s or 7d", field, text, least, most)
+	}
+	return d, nil
+}
+
+func (s *rpcServer) Ping(context.Context, *pb.PingRequest) (*pb.PingResponse, error) {
+	return &pb.PingResponse{Version: s.version, UptimeSeconds: s.uptime(), Timestamp: timeText(timeNow())}, nil
 }
 
 func (s *rpcServer) uptime() int64 { return int64(time.Since(s.startedAt).Seconds()) }
 
-func (s *rpcServer) Shutdown(_ context.Context, in *daemonpb.ShutdownRequest) (*daemonpb.ShutdownResponse, error) {
+func (s *rpcServer) Shutdown(_ context.Context, in *pb.ShutdownRequest) (*pb.ShutdownResponse, error) {
 	s.shutdown(in.Force)
-	return &daemonpb.ShutdownResponse{}, nil
+	return &pb.ShutdownResponse{}, nil
 }
 
-func (s *rpcServer) GetStatus(ctx context.Context, _ *daemonpb.GetStatusRequest) (*daemonpb.DaemonStatus, error) {
-	env, err := s.store.Environment(ctx, "")
-	if err != nil {
-		return nil, err
-	}
-	state, err := s.auth.Status(ctx, env)
-	if err != nil {
-		return nil, err
-	}
-	schedules, err := s.store.Schedules(ctx)
-	if err != nil {
-		return nil, err
-	}
-	oldest, err := s.store.OldestPending()
-	if err != nil {
-		return nil, err
-	}
-	finished, err := s.store.Finished()
-	if err != nil {
-		return nil, err
-	}
+func (s *rpcServer) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.DaemonStatus, error) {
+	env, err1 := s.store.Environment(ctx, "")
+	login, err2 := s.auth.Status(ctx, env)
+	schedules, err3 := s.store.Schedules(ctx)
+	oldest, err4 := s.store.OldestPending()
+	finished, err5 := s.store.Finished()
 	q := s.queue.State(env.Name)
-	return &daemonpb.DaemonStatus{
+	return &pb.DaemonStatus{
 		Version: s.version, Pid: int32(os.Getpid()), StartedAt: timeText(s.startedAt), UptimeSeconds: s.uptime(),
 		Workers: int32(s.cfg.Queue.Workers), BusyWorkers: int32(q.Busy), Pending: int32(q.Pending), Running: int32(q.Running),
 		Completed: int32(finished.Completed), Failed: int32(finished.Failed), Cancelled: int32(finished.Cancelled),
-		Schedules: int32(len(schedules)), Environment: env.Name, Authenticated: state.Authenticated, NeedsReauth: state.NeedsReauth,
+		Schedules: int32(len(schedules)), Environment: env.Name, Authenticated: login.Authenticated, NeedsReauth: login.NeedsReauth,
 		SocketPath: s.cfg.Daemon.SocketPath, DatabasePath: s.cfg.Storage.DatabasePath, DatabaseBytes: s.store.Size(),
 		OldestPendingAt: timeText(oldest), QueuePaused: q.Paused, HeldUntil: timeText(q.HeldUntil), HeldReason: q.HeldReason,
 		Problems: s.problems(),
-	}, nil
+	}, cmp.Or(err1, err2, err3, err4, err5)
 }
 
-func (s *rpcServer) PauseQueue(context.Context, *daemonpb.PauseQueueRequest) (*daemonpb.PauseQueueResponse, error) {
-	return &daemonpb.PauseQueueResponse{}, s.queue.SetPaused(true)
+func (s *rpcServer) PauseQueue(context.Context, *pb.PauseQueueRequest) (*pb.PauseQueueResponse, error) {
+	return &pb.PauseQueueResponse{}, s.queue.SetPaused(true)
 }
 
-func (s *rpcServer) ResumeQueue(context.Context, *daemonpb.ResumeQueueRequest) (*daemonpb.ResumeQueueResponse, error) {
-	return &daemonpb.ResumeQueueResponse{}, s.queue.SetPaused(false)
+func (s *rpcServer) ResumeQueue(context.Context, *pb.ResumeQueueRequest) (*pb.ResumeQueueResponse, error) {
+	return &pb.ResumeQueueResponse{}, s.queue.SetPaused(false)
 }
 
-func (s *rpcServer) Prune(ctx context.Context, in *daemonpb.PruneRequest) (*daemonpb.PruneResponse, error) {
-	age := s.cfg.Storage.Retention
-	if in.OlderThan != "" {
-		var err error
-		if age, err = parseDuration(in.OlderThan); err != nil {
-			return nil, errorf(codeInvalidArgument, "older_than: %w", err).hint("a duration such as 720h or 30d; 0 removes every finished job")
-		}
-	} else if age == 0 {
-		return nil, errorf(codeInvalidArgument, "older_than: missing, and storage.retention keeps jobs for ever").hint("name an age such as 720h or 30d")
+func (s *rpcServer) Prune(ctx context.Context, in *pb.PruneRequest) (*pb.PruneResponse, error) {
+	age, err := durationField("older_than", in.OlderThan, s.cfg.Storage.Retention, 0, maxConfigDuration)
+	if age == 0 && in.OlderThan == "" {
+		err = errorf(codeInvalidArgument, "older_than: missing, and storage.retention is 0").hint("name an age such as 720h or 30d")
+	}
+	if err != nil {
+		return nil, err
 	}
 	n, err := s.store.Prune(ctx, timeNow().Add(-age).Add(time.Millisecond), in.DryRun)
-	return &daemonpb.PruneResponse{Jobs: n}, err
+	return &pb.PruneResponse{Jobs: n}, err
 }
 
-func (s *rpcServer) Backup(ctx context.Context, in *daemonpb.BackupRequest) (*daemonpb.BackupResponse, error) {
+func (s *rpcServer) Backup(ctx context.Context, in *pb.BackupRequest) (*pb.BackupResponse, error) {
 	if !filepath.IsAbs(in.Path) {
 		return nil, errorf(codeInvalidArgument, "path: %q is not absolute", in.Path)
 	}
 	n, err := s.store.Backup(ctx, in.Path)
-	return &daemonpb.BackupResponse{Bytes: n}, err
+	return &pb.BackupResponse{Bytes: n}, err
 }
 
-// pageToken is the place of the last job of a page, and parsePageToken reads it back.
-func pageToken(seq int64) string { return strconv.FormatInt(seq, 36) }
+func (s *rpcServer) Login(ctx context.Context, in *pb.LoginRequest) (*pb.LoginResponse, error) {
+	env, err := s.store.Environment(ctx, in.Environment)
+	if err != nil {
+		return nil, err
+	}
+	login, err := s.auth.Login(ctx, env, in.Username, in.Password)
+	return &pb.LoginResponse{Environment: env.Name, Username: in.Username, AccessTokenExpires: timeText(login.AccessExpires),
+		RefreshTokenExpires: timeText(login.RefreshExpires)}, err
+}
 
-func parsePageToken(s string) (int64, error) {
-	if s == "" {
-		return 0, nil
+func (s *rpcServer) Logout(ctx context.Context, in *pb.LogoutRequest) (*pb.LogoutResponse, error) {
+	env, err := s.store.Environment(ctx, in.Environment)
+	if err != nil {
+		return nil, err
 	}
-	seq, err := strconv.ParseInt(s, 36, 64)
-	if err != nil || seq <= 0 {
-		return 0, errorf(codeInvalidArgument, "page_token: %q is not one of this daemon's", s).hint("use next_page_token of the page before")
+	out, err := s.auth.Logout(env)
+	return &pb.LogoutResponse{LoggedOut: out}, err
+}
+
+func (s *rpcServer) GetAuthStatus(ctx context.Context, in *pb.GetAuthStatusRequest) (*pb.AuthStatus, error) {
+	env, err1 := s.store.Environment(ctx, in.Environment)
+	login, err2 := s.auth.Status(ctx, env)
+	failed, err3 := s.store.AuthFailures(ctx, env)
+	return &pb.AuthStatus{Authenticated: login.Authenticated, Username: login.Username, NeedsReauth: login.NeedsReauth,
+		AccessTokenExpires: timeText(login.AccessExpires), RefreshTokenExpires: timeText(login.RefreshExpires),
+		FailedAuthJobs: int32(failed), Environment: env.Name}, cmp.Or(err1, err2, err3)
+}
+
+// environment is one on the wire.
+func (s *rpcServer) environment(ctx context.Context, e Environment) (*pb.Environment, error) {
+	login, err := s.auth.Status(ctx, e)
+	return &pb.Environment{Name: e.Name, BaseUrl: e.BaseURL, Description: e.Description, Active: e.Active,
+		CreatedAt: timeText(e.CreatedAt), Authenticated: login.Authenticated}, err
+}
+
+// environmentNamed is the one of this name, the active one for "".
+func (s *rpcServer) environmentNamed(ctx context.Context, name string) (*pb.Environment, error) {
+	e, err1 := s.store.Environment(ctx, name)
+	out, err2 := s.environment(ctx, e)
+	return out, cmp.Or(err1, err2)
+}
+
+func (s *rpcServer) AddEnvironment(ctx context.Context, in *pb.AddEnvironmentRequest) (*pb.AddEnvironmentResponse, error) {
+	if err := checkName("name", in.Name); err != nil {
+		return nil, err
 	}
-	return seq, nil
+	if err := checkBaseURL(in.BaseUrl); err != nil {
+		return nil, errorf(codeInvalidArgument, "base_url: %w", err)
+	}
+	if strings.ContainsFunc(in.Description, unicode.IsControl) || len(in.Description) > maxErrorTextInBytes {
+		return nil, errorf(codeInvalidArgument, "description: at most %d bytes, no control characters", maxErrorTextInBytes)
+	}
+	if err := s.store.AddEnvironment(Environment{ID: newID(), Name: in.Name, BaseURL: in.BaseUrl, Description: in.Description,
+		Active: in.SetActive, CreatedAt: timeNow()}); err != nil {
+		return nil, err
+	}
+	e, err := s.environmentNamed(ctx, in.Name)
+	return &pb.AddEnvironmentResponse{Environment: e}, err
+}
+
+func (s *rpcServer) RemoveEnvironment(ctx context.Context, in *pb.RemoveEnvironmentRequest) (*pb.RemoveEnvironmentResponse, error) {
+	if err := checkName("name", in.Name); err != nil {
+		return nil, err
+	}
+	e, err := s.store.Environment(ctx, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.store.RemoveEnvironment(in.Name); err != nil {
+		return nil, err
+	}
+	s.auth.Forget(e.ID)
+	return &pb.RemoveEnvironmentResponse{}, nil
+}
+
+func (s *rpcServer) ListEnvironments(ctx context.Context, _ *pb.ListEnvironmentsRequest) (*pb.ListEnvironmentsResponse, error) {
+	all, err := s.store.Environments(ctx)
+	out := &pb.ListEnvironmentsResponse{}
+	for _, e := range all {
+		msg, bad := s.environment(ctx, e)
+		out.Environments, err = append(out.Environments, msg), cmp.Or(err, bad)
+	}
+	return out, err
+}
+
+func (s *rpcServer) SetActiveEnvironment(c context.Context, in *pb.SetActiveEnvironmentRequest) (*pb.SetActiveEnvironmentResponse, error) {
+	if err := checkName("name", in.Name); err != nil {
+		return nil, err
+	}
+	if err := s.store.SetActiveEnvironment(in.Name); err != nil {
+		return nil, err
+	}
+	e, err := s.environmentNamed(c, in.Name)
+	return &pb.SetActiveEnvironmentResponse{Environment: e, NeedsAuth: !e.Authenticated}, err
+}
+
+func (s *rpcServer) GetActiveEnvironment(c context.Context, _ *pb.GetActiveEnvironmentRequest) (*pb.GetActiveEnvironmentResponse, error) {
+	e, err := s.environmentNamed(c, "")
+	return &pb.GetActiveEnvironmentResponse{Environment: e}, err
 }

@@ -17,7 +17,7 @@ func FuzzSubmitRequest(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	s := &rpcServer{cfg: defaultConfig("/nowhere"), store: openTestStore(f), commands: table}
+	s := &rpcServer{parts: parts{cfg: defaultConfig("/nowhere"), store: openTestStore(f), commands: table}}
 	for _, in := range []*daemonpb.SubmitJobRequest{
 		benchRequest(f), {Command: "github.commit"}, {Command: "account.me", RunAfter: "2026-01-02T15:04:05.9999999Z", Timeout: "1h", IdempotencyKey: "k"},
 		{Command: "account.me", Environment: "\x00", Timeout: "-1s"},

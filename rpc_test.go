@@ -31,6 +31,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"honeydew/daemonpb"
@@ -166,32 +167,22 @@ func newRPCRig(t *testing.T, change func(*Config)) *rpcRig {
 	if change != nil {
 		change(cfg)
 	}
-	store, err := openStore(cfg.Storage.DatabasePath, cfg.Storage.Synchronous, r.api.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &Daemon{DaemonOptions: DaemonOptions{Home: home, Version: "1.2.3", Getenv: func(string) string { return "" }}, cfg: cfg,
-		log: slog.New(slog.NewJSONHandler(r.log, nil)), store: store, commands: r.api.commands}
+	d := &Daemon{DaemonOptions: DaemonOptions{Home: home, Version: "1.2.3", Queries: queries, Getenv: func(string) string { return "" }},
+		parts: parts{cfg: cfg, log: slog.New(slog.NewJSONHandler(r.log, nil))}}
 	r.d = d
 	if err := d.build(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	d.queue.Start()
-	d.background.Go(func() { d.scheduler.Run(ctx) })
-	r.server = &rpcServer{cfg: cfg, store: store, queue: d.queue, scheduler: d.scheduler, auth: d.auth, commands: d.commands, log: d.log,
-		version: "1.2.3", startedAt: timeNow(), problems: func() []string { return nil }, shutdown: func(force bool) { r.shutdowns <- force }}
+	d.run(ctx)
+	r.server = &rpcServer{parts: d.parts, scheduler: d.scheduler, version: "1.2.3", startedAt: timeNow(), problems: func() []string { return nil }, shutdown: func(force bool) { r.shutdowns <- force }}
 	stop := r.serve(r.server, cfg.Daemon.SocketPath)
 	t.Cleanup(func() {
 		cancel()
 		d.queue.Stop()
 		stop()
-		drained, expire := context.WithCancel(context.Background())
-		expire()
-		d.queue.Drain(drained, 5*time.Second)
-		d.background.Wait()
-		d.auth.Close()
-		if err := store.Close(); err != nil {
+		d.forced = ctx // which has ended
+		if err := d.stop(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -205,8 +196,7 @@ func (r *rpcRig) serve(s *rpcServer, path string) (stop func()) {
 	if err != nil {
 		r.Fatal(err)
 	}
-	server, setServing := newGRPCServer(s)
-	setServing(true)
+	server := newGRPCServer(s)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	if r.conn, err = grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy()); err != nil {
@@ -369,6 +359,15 @@ func TestJobGoesFromSubmitToItsResult(t *testing.T) {
 	}
 }
 
+func newMessage(t *testing.T, d protoreflect.MessageDescriptor) proto.Message {
+	t.Helper()
+	m, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.New().Interface()
+}
+
 // Every typed RPC, from the descriptor: adding one to daemon.proto puts it under this test.
 func TestTypedRPCsSubmitTheirCommandWithTheirArguments(t *testing.T) {
 	r := newRPCRig(t, nil)
@@ -392,10 +391,7 @@ func TestTypedRPCsSubmitTheirCommandWithTheirArguments(t *testing.T) {
 			t.Errorf("%s has %d fields, %s has %d arguments", m.Name(), fields.Len()-1, name, len(c.Args))
 			continue
 		}
-		in, err := newMessage(m.Input())
-		if err != nil {
-			t.Fatal(err)
-		}
+		in := newMessage(t, m.Input())
 		want := map[string]any{}
 		for k, a := range c.Args {
 			f := fields.ByNumber(protoreflect.FieldNumber(k + 1))
@@ -418,10 +414,7 @@ func TestTypedRPCsSubmitTheirCommandWithTheirArguments(t *testing.T) {
 			t.Fatalf("%s: field 15 is no priority", m.Name())
 		}
 		in.ProtoReflect().Set(priority, protoreflect.ValueOfInt32(int32(i+1)))
-		out, err := newMessage(m.Output())
-		if err != nil {
-			t.Fatal(err)
-		}
+		out := newMessage(t, m.Output())
 		if err := r.conn.Invoke(t.Context(), "/honeydew.Daemon/"+string(m.Name()), in, out); err != nil {
 			t.Errorf("%s: %v", m.Name(), err)
 			continue
@@ -628,6 +621,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"ScheduleJob missed", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Missed = "x" }), codes.InvalidArgument, codeInvalidArgument, "run_once, skip"},
 		{"ScheduleJob overlap", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Overlap = "x" }), codes.InvalidArgument, codeInvalidArgument, "skip, allow"},
 		{"ScheduleJob jitter", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Jitter = "10" }), codes.InvalidArgument, codeInvalidArgument, "jitter"},
+		{"ScheduleJob long jitter", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Jitter = "25h" }), codes.InvalidArgument, codeInvalidArgument, "jitter"},
 		{"ScheduleJob taken name", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Name = "taken" }), codes.AlreadyExists, codeAlreadyExists, "taken"},
 		{"ScheduleJob environment", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Environment = "nowhere" }), codes.NotFound, codeNotFound, "nowhere"},
 		{"UnscheduleJob of nothing", func() error { _, err := r.UnscheduleJob(ctx, &daemonpb.UnscheduleJobRequest{Name: "zzz"}); return err }, codes.NotFound, codeNotFound, ""},
@@ -1035,7 +1029,7 @@ func (f fakeStream) Context() context.Context    { return f.ctx }
 func (f fakeStream) SetHeader(metadata.MD) error { return nil }
 
 func TestOtherUsersAreRefused(t *testing.T) {
-	s := &rpcServer{log: slog.New(slog.DiscardHandler)}
+	s := &rpcServer{parts: parts{log: slog.New(slog.DiscardHandler)}}
 	for _, c := range []struct {
 		name string
 		info peerInfo

@@ -8,10 +8,13 @@ package main
 // many were missed, skip makes none. The scheduler has no lock: the database decides.
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -21,242 +24,190 @@ const (
 	wrongClock    = 24 * time.Hour                 // what is recorded further ahead than this came from a wrong clock
 	clockNoise    = time.Second                    // a smaller step of the wall clock is no step
 	maxJitter     = 24 * time.Hour
-)
 
-// Choices of a schedule.
-const (
-	missedRunOnce = "run_once"
+	missedRunOnce = "run_once" // this and the next three: choices of a schedule
 	missedSkip    = "skip"
 	overlapSkip   = "skip"
 	overlapAllow  = "allow"
 )
 
-// SchedulerOptions are what a scheduler needs; MaxRetries and Timeout are those of its jobs.
-type SchedulerOptions struct {
-	Store      *Store
-	Queue      *Queue
-	Commands   *Commands
-	Log        *slog.Logger
-	MaxRetries int32
-	Timeout    time.Duration
-	Now        func() time.Time // the wall clock; nil: timeNow
+// parts are what schedules and requests work with; the daemon builds them.
+type parts struct {
+	cfg      *Config
+	log      *slog.Logger
+	store    *Store
+	commands *Commands
+	auth     *TokenSource
+	queue    *Queue
 }
 
 // Scheduler fires schedules.
 type Scheduler struct {
-	SchedulerOptions
-	started time.Time     // by the wall clock: times before it were missed
-	wake    chan struct{} // capacity 1: a schedule has changed
+	parts
+	now     func() time.Time // the wall clock
+	started time.Time        // by the wall clock: times before it were missed
+	wake    chan struct{}    // capacity 1: a schedule has changed
 }
 
-func newScheduler(o SchedulerOptions) *Scheduler {
-	if o.Now == nil {
-		o.Now = timeNow
-	}
-	return &Scheduler{SchedulerOptions: o, started: o.Now(), wake: make(chan struct{}, 1)}
+func newScheduler(p parts, now func() time.Time) *Scheduler {
+	return &Scheduler{parts: p, now: now, started: now(), wake: make(chan struct{}, 1)}
 }
 
 // Run fires what is due until ctx ends.
 func (s *Scheduler) Run(ctx context.Context) {
-	wall, steady := s.Now().Round(0), time.Now()
+	wall, steady := s.now(), time.Now()
 	for ctx.Err() == nil {
-		now := s.Now().Round(0)
-		// Against the steady clock: how far the wall clock was set.
-		step := now.Sub(wall) - time.Since(steady)
+		now := s.now()
+		step := (now.Sub(wall) - time.Since(steady)).Truncate(time.Millisecond) // how far the wall clock was set
 		wall, steady = now, time.Now()
-		if step < -clockNoise {
-			s.setBack(step)
+		if step > -clockNoise {
+			step = 0
+		} else { // what the clock recorded as the past may lie in the future now
+			s.started = s.started.Add(step)
+			if err := s.store.moveLastSuccess(step); err != nil {
+				s.log.Error("schedules could not be moved to the corrected clock", "error", err.Error())
+			}
 		}
-		wait := scheduleCheck
-		if next := s.fireDue(ctx, now, step); !next.IsZero() {
-			wait = max(0, min(wait, next.Sub(s.Now())))
-		}
-		timer := time.NewTimer(wait)
 		select {
-		case <-timer.C:
+		case <-time.After(s.fireDue(ctx, now, step)):
 		case <-s.wake:
 		case <-ctx.Done():
 		}
-		timer.Stop()
 	}
 }
 
-// setBack makes up for a clock that was ahead: what it recorded as the past may lie in the future now.
-func (s *Scheduler) setBack(step time.Duration) {
-	s.started = s.started.Add(step)
-	if err := s.Store.moveLastSuccess(step); err != nil {
-		s.Log.Error("schedules could not be moved to the corrected clock", "error", err.Error())
-	}
-}
-
-// fireDue fires every schedule that is due and returns the first time that comes.
-func (s *Scheduler) fireDue(ctx context.Context, now time.Time, step time.Duration) (first time.Time) {
-	all, err := s.Store.Schedules(ctx)
+// fireDue fires every schedule that is due and returns the time until it must look again.
+func (s *Scheduler) fireDue(ctx context.Context, now time.Time, step time.Duration) time.Duration {
+	all, err := s.store.Schedules(ctx)
 	if err != nil {
-		s.Log.Error("schedules cannot be read", "error", err.Error())
-		return time.Time{}
+		s.log.Error("schedules cannot be read", "error", err.Error())
 	}
+	wait := scheduleCheck
 	for _, sc := range all {
 		if !sc.Enabled || ctx.Err() != nil {
 			continue
 		}
 		next, err := s.advance(sc, now, step)
 		if err != nil {
-			s.Log.Error("schedule could not be fired; trying again", "schedule_name", sc.Name, "error", err.Error())
-			continue
-		}
-		if !next.IsZero() && (first.IsZero() || next.Before(first)) {
-			first = next
+			s.log.Error("schedule could not be fired; trying again", "schedule_name", sc.Name, "error", err.Error())
+		} else if !next.IsZero() {
+			wait = min(wait, max(0, next.Sub(s.now())))
 		}
 	}
-	return first
+	return wait
 }
 
-// advance brings one schedule up to now and returns its next time.
+// advance brings one schedule up to now and returns its next time; step is how far the clock was set back, 0 or less.
 func (s *Scheduler) advance(sc Schedule, now time.Time, step time.Duration) (time.Time, error) {
+	log := s.log.With("schedule_id", sc.ID, "schedule_name", sc.Name)
 	expr, err := parseCron(sc.CronExpr, time.Local, now)
 	if err != nil || sc.NextRunAt.IsZero() {
-		s.Log.Error("schedule disabled: it never fires again", "schedule_name", sc.Name, "cron_expr", sc.CronExpr)
-		_, err := s.Store.SetScheduleEnabled(sc.Name, false, time.Time{})
+		log.Error("schedule disabled: it never fires again", "cron_expr", sc.CronExpr)
+		_, err := s.store.SetScheduleEnabled(sc.Name, false, time.Time{})
 		return time.Time{}, err
 	}
-	if next := s.corrected(sc, expr, now, step); !next.Equal(sc.NextRunAt) {
-		s.Log.Warn("clock was set; schedule recomputed", "schedule_name", sc.Name, "next_run_at", timeText(next))
-		_, err := s.Queue.Fire(Firing{ScheduleID: sc.ID, Expected: sc.NextRunAt, Next: next})
-		return next, err
+	// After the clock was set back, what counts elapsed time moves along, and what a clock far in the future left behind
+	// is made anew, though only towards the present: the anchor stays until the next run, and this is asked at every
+	// look. Other times stay: a nominal time never fires twice.
+	due := sc.NextRunAt
+	if expr.every > 0 && due.After(now) {
+		due = due.Add(step)
 	}
-	if sc.NextRunAt.After(now) {
-		return sc.NextRunAt, nil
+	if fresh := expr.next(now, now); sc.anchor().Sub(now) > wrongClock && fresh.Before(due) {
+		due = fresh
 	}
-	missed := sc.NextRunAt.Before(s.started) || now.Sub(sc.NextRunAt) > missedAfter
-	f := Firing{ScheduleID: sc.ID, Expected: sc.NextRunAt, LastRun: sc.NextRunAt, SkipIfOpen: sc.Overlap == overlapSkip}
+	if !due.Equal(sc.NextRunAt) {
+		log.Warn("clock was set; schedule recomputed", "next_run_at", timeText(due))
+		_, err := s.queue.Fire(Firing{ScheduleID: sc.ID, Expected: sc.NextRunAt, Next: due})
+		return due, err
+	}
+	if due.After(now) {
+		return due, nil
+	}
+	f := Firing{ScheduleID: sc.ID, Expected: due, LastRun: due, SkipIfOpen: sc.Overlap == overlapSkip}
+	missed := due.Before(s.started) || now.Sub(due) > missedAfter
 	if missed {
 		f.LastRun = now // the run is late: @every counts from here
 	}
-	if !missed || sc.Missed == missedRunOnce {
-		if f.Job, err = s.job(sc, now); err != nil {
-			s.Log.Error("schedule made no job", "schedule_name", sc.Name, "error", err.Error())
-		} else {
-			f.Job.NextAttemptAt = jittered(now, sc.Jitter)
-		}
-	} else {
+	if missed && sc.Missed == missedSkip {
 		f.LastRun = time.Time{}
+		log.Warn("schedule skipped: its time was missed", "missed_at", timeText(due))
+	} else if f.Job, err = s.job(sc, now); err != nil {
+		log.Error("schedule made no job", "error", err.Error())
+	} else if sc.Jitter > 0 { // spreads the starts of many daemons with one schedule
+		f.Job.NextAttemptAt = now.Add(rand.N(sc.Jitter)).Truncate(time.Millisecond)
 	}
-	anchor := f.LastRun
-	if anchor.IsZero() {
-		anchor = anchorOf(sc)
+	f.Next = expr.next(now, cmp.Or(f.LastRun, sc.anchor()))
+	fired, err := s.queue.Fire(f)
+	if fired && err == nil {
+		log.Info("schedule triggered", "job_id", f.Job.ID)
+	} else if f.Job != nil && err == nil {
+		log.Warn("schedule skipped: its previous job is unfinished")
 	}
-	f.Next = expr.next(now, anchor)
-	fired, err := s.Queue.Fire(f)
-	if err != nil {
-		return time.Time{}, err
-	}
-	s.tell(sc, f, fired, missed)
-	return f.Next, nil
+	return f.Next, err
 }
 
-// tell logs what came of a firing.
-func (s *Scheduler) tell(sc Schedule, f Firing, fired, missed bool) {
-	switch {
-	case fired:
-		s.Log.Info("schedule triggered", "schedule_id", sc.ID, "schedule_name", sc.Name, "job_id", f.Job.ID)
-	case f.Job != nil:
-		s.Log.Warn("schedule skipped: its previous job is unfinished", "schedule_id", sc.ID, "schedule_name", sc.Name)
-	case missed:
-		s.Log.Warn("schedule skipped: its time was missed", "schedule_id", sc.ID, "schedule_name", sc.Name, "missed_at", timeText(sc.NextRunAt))
-	}
-}
-
-// corrected is the schedule's next time after the clock was set back: what counts elapsed time moves along, and what
-// a clock far in the future left behind is made anew. Other times stay: a nominal time never fires twice.
-func (s *Scheduler) corrected(sc Schedule, expr cronExpr, now time.Time, step time.Duration) time.Time {
-	if expr.every > 0 && step < -clockNoise && sc.NextRunAt.After(now) {
-		return sc.NextRunAt.Add(step).Truncate(time.Millisecond)
-	}
-	// Only towards the present: the anchor stays where it is until the next run, and this is asked at every look.
-	if next := expr.next(now, now); anchorOf(sc).Sub(now) > wrongClock && next.Before(sc.NextRunAt) {
-		return next
-	}
-	return sc.NextRunAt
-}
-
-// anchorOf is where @every counts from.
-func anchorOf(sc Schedule) time.Time {
-	if sc.LastRunAt.IsZero() {
-		return sc.CreatedAt
-	}
-	return sc.LastRunAt
-}
-
-// jittered spreads the starts of many daemons with one schedule.
-func jittered(now time.Time, jitter time.Duration) time.Time {
-	if jitter <= 0 {
-		return time.Time{}
-	}
-	return now.Add(rand.N(jitter)).Truncate(time.Millisecond)
-}
+// anchor is where @every counts from.
+func (sc *Schedule) anchor() time.Time { return cmp.Or(sc.LastRunAt, sc.CreatedAt) }
 
 // job makes the schedule's job as of now.
 func (s *Scheduler) job(sc Schedule, now time.Time) (*Job, error) {
-	c, err := s.Commands.Lookup(sc.Command)
-	if err != nil {
-		return nil, err
-	}
 	var payload map[string]any
 	if err := json.Unmarshal(sc.Payload, &payload); err != nil {
 		return nil, err
 	}
-	if err := c.Check(payload); err != nil {
-		return nil, err
-	}
-	now = now.Truncate(time.Millisecond)
 	since := sc.LastSuccessAt
 	if since.After(now) { // by a wrong clock: better everything again than a gap
 		since = time.Time{}
 	}
-	resolved, err := c.resolveDates(payload, now, since, true)
-	if err != nil {
+	j := &Job{Command: sc.Command, Priority: sc.Priority, CreatedAt: now, Environment: sc.Environment, Schedule: sc.Name}
+	if err := s.fill(j, payload, since); err != nil {
 		return nil, err
 	}
-	text, err := payloadJSON(resolved)
-	return &Job{Command: c.Name, Payload: text, Priority: sc.Priority, Status: statusPending, MaxRetries: s.MaxRetries, CreatedAt: now,
-		UpdatedAt: now, Timeout: s.Timeout, Environment: sc.Environment, Schedule: sc.Name}, err
+	return j, nil
+}
+
+// fill makes j, whose command and CreatedAt are set, a pending job with the configured limits and with payload, which is
+// checked and has its dates resolved. since is what last-success means to a job of a schedule.
+func (p *parts) fill(j *Job, payload map[string]any, since time.Time) error {
+	c, err := p.commands.Lookup(j.Command)
+	if err != nil {
+		return err
+	}
+	if err := c.Check(payload); err != nil {
+		return err
+	}
+	resolved, err := c.resolveDates(payload, j.CreatedAt, since, j.Schedule != "")
+	if err != nil {
+		return err
+	}
+	j.Command, j.Status, j.UpdatedAt = c.Name, statusPending, j.CreatedAt
+	j.MaxRetries, j.Timeout = int32(p.cfg.Queue.MaxRetries), p.cfg.API.Timeout
+	j.Payload, err = payloadJSON(resolved)
+	return err
 }
 
 // Add checks and stores a schedule, and returns it with what was filled in.
-func (s *Scheduler) Add(_ context.Context, sc Schedule) (Schedule, error) {
-	if err := checkName("name", sc.Name); err != nil {
-		return sc, err
-	}
-	if sc.Missed == "" {
-		sc.Missed = missedRunOnce
-	}
-	if sc.Overlap == "" {
-		sc.Overlap = overlapSkip
-	}
-	switch {
-	case sc.Missed != missedRunOnce && sc.Missed != missedSkip:
-		return sc, errorf(codeInvalidArgument, "missed: %q; allowed: %s, %s", sc.Missed, missedRunOnce, missedSkip)
-	case sc.Overlap != overlapSkip && sc.Overlap != overlapAllow:
-		return sc, errorf(codeInvalidArgument, "overlap: %q; allowed: %s, %s", sc.Overlap, overlapSkip, overlapAllow)
-	case sc.Jitter > maxJitter:
-		return sc, errorf(codeInvalidArgument, "jitter: %s; allowed: 0 to %s", sc.Jitter, maxJitter)
-	}
-	sc.ID, sc.Enabled, sc.CreatedAt = newID(), true, s.Now().Truncate(time.Millisecond)
-	expr, err := parseCron(sc.CronExpr, time.Local, sc.CreatedAt)
-	if err != nil {
-		return sc, err
-	}
-	if _, err := s.job(sc, sc.CreatedAt); err != nil {
+func (s *Scheduler) Add(sc Schedule) (Schedule, error) {
+	sc.ID, sc.Enabled, sc.CreatedAt = newID(), true, s.now()
+	sc.Missed, sc.Overlap = cmp.Or(sc.Missed, missedRunOnce), cmp.Or(sc.Overlap, overlapSkip)
+	expr, badExpr := parseCron(sc.CronExpr, time.Local, sc.CreatedAt)
+	_, badJob := s.job(sc, sc.CreatedAt)
+	if err := cmp.Or(checkName("name", sc.Name), oneOf("missed", sc.Missed, missedRunOnce, missedSkip),
+		oneOf("overlap", sc.Overlap, overlapSkip, overlapAllow), badExpr, badJob); err != nil {
 		return sc, err
 	}
 	sc.NextRunAt = expr.next(sc.CreatedAt, sc.CreatedAt)
-	if err := s.Store.AddSchedule(sc); err != nil {
-		return sc, err
+	defer s.changed()
+	return sc, s.store.AddSchedule(sc)
+}
+
+// oneOf refuses a value that is not among those allowed.
+func oneOf(field, value string, allowed ...string) error {
+	if slices.Contains(allowed, value) {
+		return nil
 	}
-	s.changed()
-	s.Log.Info("schedule added", "schedule_id", sc.ID, "schedule_name", sc.Name, "cron_expr", sc.CronExpr, "next_run_at", timeText(sc.NextRunAt))
-	return sc, nil
+	return errorf(codeInvalidArgument, "%s: %q; allowed: %s", field, value, strings.Join(allowed, ", "))
 }
 
 // changed makes the loop look again.
@@ -267,68 +218,31 @@ func (s *Scheduler) changed() {
 	}
 }
 
-// Remove deletes a schedule, by id or else by name; its jobs stay.
-func (s *Scheduler) Remove(id, name string) error {
-	if err := s.Store.RemoveSchedule(id, name); err != nil {
-		return err
-	}
-	s.Log.Info("schedule removed", "schedule_id", id, "schedule_name", name)
-	return nil
-}
-
 // SetEnabled pauses a schedule, or resumes it from now on.
 func (s *Scheduler) SetEnabled(name string, enabled bool) (Schedule, error) {
+	sc, err1 := s.store.Schedule(context.Background(), name)
+	expr, err2 := parseCron(sc.CronExpr, time.Local, s.now())
+	if err := cmp.Or(err1, err2); err != nil {
+		return sc, err
+	}
 	var next time.Time
 	if enabled {
-		sc, err := s.Store.Schedule(context.Background(), name)
-		if err != nil {
-			return sc, err
-		}
-		expr, err := parseCron(sc.CronExpr, time.Local, s.Now())
-		if err != nil {
-			return sc, err
-		}
-		next = expr.next(s.Now(), anchorOf(sc))
+		next = expr.next(s.now(), sc.anchor())
 	}
-	sc, err := s.Store.SetScheduleEnabled(name, enabled, next)
-	if err == nil {
-		s.changed()
-		s.Log.Info("schedule changed", "schedule_id", sc.ID, "schedule_name", name, "enabled", enabled)
-	}
-	return sc, err
+	defer s.changed()
+	return s.store.SetScheduleEnabled(name, enabled, next)
 }
 
 // Trigger makes the schedule's job now; its next time stays as it is.
 func (s *Scheduler) Trigger(ctx context.Context, name string) (jobID string, err error) {
-	sc, err := s.Store.Schedule(ctx, name)
-	if err != nil {
+	sc, err1 := s.store.Schedule(ctx, name)
+	j, err2 := s.job(sc, s.now())
+	if err := cmp.Or(err1, err2); err != nil {
 		return "", err
 	}
-	j, err := s.job(sc, s.Now())
-	if err != nil {
-		return "", err
+	if fired, err := s.queue.Fire(Firing{ScheduleID: sc.ID, Job: j}); err != nil || !fired {
+		return "", cmp.Or(err, error(noSchedule(name)))
 	}
-	fired, err := s.Queue.Fire(Firing{ScheduleID: sc.ID, Job: j})
-	if err != nil {
-		return "", err
-	}
-	if !fired {
-		return "", noSchedule(name)
-	}
-	s.Log.Info("schedule triggered", "schedule_id", sc.ID, "schedule_name", sc.Name, "job_id", j.ID)
+	s.log.Info("schedule triggered", "schedule_id", sc.ID, "schedule_name", sc.Name, "job_id", j.ID)
 	return j.ID, nil
-}
-
-// Preview returns the next n times of an expression, fewer where it ends.
-func (s *Scheduler) Preview(expression string, n int) ([]time.Time, error) {
-	now := s.Now()
-	expr, err := parseCron(expression, time.Local, now)
-	if err != nil {
-		return nil, err
-	}
-	var times []time.Time
-	for t := expr.next(now, now); len(times) < n && !t.IsZero(); t = expr.next(t, now) {
-		times = append(times, t)
-	}
-	return times, nil
 }

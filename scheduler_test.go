@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"honeydew/daemonpb"
 )
 
 // schedulerRig is a scheduler and a queue over a real store. Its wall clock can be set apart from the steady one, which
@@ -54,8 +56,8 @@ func (r *schedulerRig) up() {
 	if err != nil {
 		r.Fatal(err)
 	}
-	r.s = newScheduler(SchedulerOptions{Store: r.store, Queue: r.q, Commands: commands, Log: slog.New(slog.NewJSONHandler(r.log, nil)),
-		MaxRetries: 3, Timeout: 30 * time.Second, Now: r.now})
+	r.s = newScheduler(parts{cfg: defaultConfig("/nowhere"), log: slog.New(slog.NewJSONHandler(r.log, nil)), store: r.store, commands: commands,
+		queue: r.q}, r.now)
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel, r.done = cancel, make(chan struct{})
 	go func() { defer close(r.done); r.s.Run(ctx) }()
@@ -74,7 +76,7 @@ func (r *schedulerRig) add(expr string, change func(*Schedule)) Schedule {
 	if change != nil {
 		change(&sc)
 	}
-	sc, err := r.s.Add(r.Context(), sc)
+	sc, err := r.s.Add(sc)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -399,10 +401,10 @@ func TestRemovedScheduleLeavesItsJobs(t *testing.T) {
 		r := newSchedulerRig(t, nil)
 		sc := r.add("CRON_TZ=UTC 0 * * * *", nil)
 		advance(90 * time.Minute)
-		if err := r.s.Remove("", sc.Name); err != nil {
+		if err := r.store.RemoveSchedule("", sc.Name); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.s.Remove("", sc.Name); codeOf(err) != codeNotFound {
+		if err := r.store.RemoveSchedule("", sc.Name); codeOf(err) != codeNotFound {
 			t.Fatal(err)
 		}
 		advance(3 * time.Hour)
@@ -456,28 +458,27 @@ func TestHostileSchedulesAreRefused(t *testing.T) {
 			"long name":          func(s *Schedule) { s.Name = strings.Repeat("n", 101) },
 			"missed":             func(s *Schedule) { s.Missed = "sometimes" },
 			"overlap":            func(s *Schedule) { s.Overlap = "queue" },
-			"jitter":             func(s *Schedule) { s.Jitter = 25 * time.Hour },
 			"payload key":        func(s *Schedule) { s.Payload = []byte(`{"organization":"a","repository":"b","x":1}`) },
 			"payload missing":    func(s *Schedule) { s.Payload = []byte(`{"organization":"a"}`) },
 			"payload date":       func(s *Schedule) { s.Payload = []byte(`{"organization":"a","repository":"b","startDate":"soon"}`) },
 		} {
 			sc := good
 			change(&sc)
-			if _, err := r.s.Add(t.Context(), sc); codeOf(err) != codeInvalidArgument {
+			if _, err := r.s.Add(sc); codeOf(err) != codeInvalidArgument {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
 		for command, code := range map[string]string{"auth.login": codeUnknownCommand, "no.such": codeUnknownCommand} {
 			sc := good
 			sc.Command = command
-			if _, err := r.s.Add(t.Context(), sc); codeOf(err) != code {
+			if _, err := r.s.Add(sc); codeOf(err) != code {
 				t.Errorf("%s: %v", command, err)
 			}
 		}
-		if _, err := r.s.Add(t.Context(), good); err != nil {
+		if _, err := r.s.Add(good); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.s.Add(t.Context(), good); codeOf(err) != codeAlreadyExists {
+		if _, err := r.s.Add(good); codeOf(err) != codeAlreadyExists {
 			t.Fatalf("a taken name: %v", err)
 		}
 		if all, err := r.store.Schedules(t.Context()); err != nil || len(all) != 1 {
@@ -591,7 +592,7 @@ func TestLastSuccessIsLeftOutUntilThereIsOne(t *testing.T) {
 			t.Errorf("the second run: %s", got)
 		}
 		// A schedule made anew under the name knows nothing of the old one's successes.
-		if err := r.s.Remove("", sc.Name); err != nil {
+		if err := r.store.RemoveSchedule("", sc.Name); err != nil {
 			t.Fatal(err)
 		}
 		r.syncSchedule()
@@ -666,21 +667,18 @@ func TestLastSuccessThatLiesInTheFutureIsNotAskedFrom(t *testing.T) {
 
 func TestPreviewNamesTheNextTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newSchedulerRig(t, nil)
 		for expr, want := range map[string][]string{
-			"CRON_TZ=UTC 0 0 29 2 *": {"2000-02-29T00:00:00.000Z", "2004-02-29T00:00:00.000Z", "2008-02-29T00:00:00.000Z"},
-			"@every 90s":             {"2000-01-01T00:01:30.000Z", "2000-01-01T00:03:00.000Z", "2000-01-01T00:04:30.000Z"},
+			"CRON_TZ=UTC 0 0 29 2 *": {"2000-02-29T00:00:00.000Z", "2004-02-29T00:00:00.000Z", "2008-02-29T00:00:00.000Z", "2012-02-29T00:00:00.000Z",
+				"2016-02-29T00:00:00.000Z"},
+			"@every 90s": {"2000-01-01T00:01:30.000Z", "2000-01-01T00:03:00.000Z", "2000-01-01T00:04:30.000Z", "2000-01-01T00:06:00.000Z",
+				"2000-01-01T00:07:30.000Z"},
 		} {
-			times, err := r.s.Preview(expr, 3)
-			var got []string
-			for _, at := range times {
-				got = append(got, timeText(at))
-			}
-			if err != nil || !slices.Equal(got, want) {
-				t.Errorf("%s: %v (%v), want %v", expr, got, err, want)
+			out, err := new(rpcServer).PreviewSchedule(t.Context(), &daemonpb.PreviewScheduleRequest{CronExpr: expr})
+			if err != nil || !slices.Equal(out.Times, want) {
+				t.Errorf("%s: %v (%v), want %v", expr, out, err, want)
 			}
 		}
-		if _, err := r.s.Preview("TZ=", 3); codeOf(err) != codeInvalidArgument {
+		if _, err := new(rpcServer).PreviewSchedule(t.Context(), &daemonpb.PreviewScheduleRequest{CronExpr: "TZ="}); codeOf(err) != codeInvalidArgument {
 			t.Error(err)
 		}
 	})
