@@ -189,11 +189,11 @@ func TestConfigUnknownKeyIsRefusedWithASuggestion(t *testing.T) {
 		{"home: /tmp\n", "1: home: unknown key" + top},
 		{"Home: /tmp\n", "1: Home: unknown key" + top},
 		{"queue.workers: 4\n", "1: queue.workers: unknown key" + top},
-		{"<<: {queue: {workers: 2}}\n", `1: "<<": unknown key` + top},
+		{"<<: {queue: {workers: 2}}\n", `1: <<: unknown key` + top},
 		{"? [queue]\n: 1\n", `1: this: unknown key` + top},
-		{"'': 1\n", `1: "": unknown key` + top},
+		{"'': 1\n", `1: : unknown key` + top},
 		{"~: 1\n", `1: no value: unknown key` + top},
-		{"\"\\e[2J\": 1\n", `1: "\x1b[2J": unknown key` + top},
+		{"\"\\e[2J\": 1\n", `1: \x1b[2J: unknown key` + top},
 		{strings.Repeat("queue", 100) + ": 1\n", "1: " + strings.Repeat("queue", 19) + "qu...: unknown key" + top},
 	})
 }
