@@ -8,9 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
-
 	"honeydew/daemonpb"
 )
 
@@ -83,7 +80,7 @@ func kindOf(v verb, f *flag.FlagSet, given []string) string {
 }
 
 // values lists what can stand for an argument or flag; the daemon is asked for names and ids.
-func (c *cli) values(ctx context.Context, v verb, kind string) (words []string, err error) {
+func (c *cli) values(ctx context.Context, v verb, kind string) ([]string, error) {
 	if group, verb, _ := strings.Cut(v.name, " "); strings.HasSuffix(kind, "NAME") && verb != "add" {
 		kind = group
 	}
@@ -101,26 +98,24 @@ func (c *cli) values(ctx context.Context, v verb, kind string) (words []string, 
 		if err != nil {
 			return nil, err
 		}
-		for _, cmd := range table.All() {
-			words = append(words, cmd.Name)
-		}
-		return words, nil
+		return each(table.All(), func(cmd *Command) string { return cmd.Name }), nil
 	case "ID":
-		return names(ctx, c, daemonpb.DaemonClient.ListJobs, &daemonpb.ListJobsRequest{Limit: 100}, (*daemonpb.ListJobsResponse).GetJobs, (*daemonpb.JobStatus).GetJobId)
+		out, err := call(ctx, c, daemonpb.DaemonClient.ListJobs, &daemonpb.ListJobsRequest{Limit: 100})
+		return each(out.GetJobs(), (*daemonpb.JobStatus).GetJobId), err
 	case "schedule":
-		return names(ctx, c, daemonpb.DaemonClient.ListSchedules, &daemonpb.ListSchedulesRequest{}, (*daemonpb.ListSchedulesResponse).GetSchedules, (*daemonpb.Schedule).GetName)
+		out, err := call(ctx, c, daemonpb.DaemonClient.ListSchedules, &daemonpb.ListSchedulesRequest{})
+		return each(out.GetSchedules(), (*daemonpb.Schedule).GetName), err
 	case "env", "environment":
-		return names(ctx, c, daemonpb.DaemonClient.ListEnvironments, &daemonpb.ListEnvironmentsRequest{}, (*daemonpb.ListEnvironmentsResponse).GetEnvironments, (*daemonpb.Environment).GetName)
+		out, err := call(ctx, c, daemonpb.DaemonClient.ListEnvironments, &daemonpb.ListEnvironmentsRequest{})
+		return each(out.GetEnvironments(), (*daemonpb.Environment).GetName), err
 	}
 	return nil, nil
 }
 
-// names asks the daemon for a list and takes the name of each.
-func names[In, Out proto.Message, Item any](ctx context.Context, c *cli, method func(daemonpb.DaemonClient, context.Context, In, ...grpc.CallOption) (Out, error),
-	in In, items func(Out) []Item, name func(Item) string) (words []string, err error) {
-	out, err := call(ctx, c, method, in)
-	for _, item := range items(out) {
-		words = append(words, name(item))
+// each names all items.
+func each[T any](items []T, name func(T) string) (names []string) {
+	for _, item := range items {
+		names = append(names, name(item))
 	}
-	return words, err
+	return names
 }

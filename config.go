@@ -75,13 +75,14 @@ func (c *Config) settings(userHome string) []setting {
 			name = filepath.Join(c.Home, name)
 		}
 		return text(to, name, func(s string) error {
-			if s == "" && name != "" || strings.ContainsRune(s, 0) {
+			if s == "" && name == "" {
+				return nil // it may be left out
+			} else if s == "" || strings.ContainsRune(s, 0) {
 				return refused(quoted(s), "a path")
 			}
-			if s = expandPath(s, userHome); s != "" && !filepath.IsAbs(s) {
-				s = filepath.Join(c.Home, s)
+			if *to = filepath.Clean(expandPath(s, userHome)); !filepath.IsAbs(*to) {
+				*to = filepath.Join(c.Home, *to)
 			}
-			*to = s
 			return nil
 		})
 	}
@@ -252,7 +253,7 @@ func parseConfig(text []byte, home, userHome string) (*Config, error) {
 	}
 	c, lines := &Config{Home: home}, map[string]int{}
 	settings := c.settings(userHome)
-	if len(root.Content) > 0 && !isNull(root.Content[0]) {
+	if len(root.Content) > 0 {
 		if err := readSection(root.Content[0], "", settings, lines); err != nil {
 			return nil, err
 		}
@@ -260,9 +261,9 @@ func parseConfig(text []byte, home, userHome string) (*Config, error) {
 	taken := map[string]string{} // rotation would rename a database, and a start would remove what lies where the socket goes
 	for _, p := range [][2]string{{"daemon.socket_path", c.Daemon.SocketPath}, {"daemon.pid_file", c.Daemon.PIDFile},
 		{"storage.database_path", c.Storage.DatabasePath}, {"logging.file", c.Logging.File}, {"auth.passphrase_file", c.Auth.PassphraseFile}} {
-		key, path := p[0], filepath.Clean(p[1])
+		key, path := p[0], p[1]
 		if other := taken[path]; other != "" {
-			return nil, faultAt(lines[key], "%s: %w", key, refused(quoted(p[1]), "a path of its own, not that of "+other))
+			return nil, faultAt(lines[key], "%s: %w", key, refused(quoted(path), "a path of its own, not that of "+other))
 		}
 		taken[path] = key
 	}
@@ -278,11 +279,11 @@ func notYAML(err error) error {
 	return faultAt(line, "not YAML: %s", text)
 }
 
-// isNull tells a value that was left out from a mapping with a tag.
-func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
-
 // readSection obeys the keys of one section, or of the file for "", noting each key's line.
 func readSection(n *yaml.Node, section string, settings []setting, lines map[string]int) error {
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+		return nil // an empty section is no mistake
+	}
 	if n.Kind != yaml.MappingNode {
 		return faultAt(n.Line, "%s: %w", cmp.Or(section, "the file"), refused(shown(n), "a section of keys"))
 	}
@@ -307,15 +308,15 @@ func readSection(n *yaml.Node, section string, settings []setting, lines map[str
 			return faultAt(key.Line, "%s: an anchor or alias; allowed: the value itself", name)
 		}
 		lines[name] = value.Line
-		if section != "" {
-			at := slices.IndexFunc(settings, func(s setting) bool { return s.key == name })
-			if err := settings[at].set(value); err != nil {
-				return faultAt(value.Line, "%s: %w", name, err)
-			}
-		} else if !isNull(value) { // an empty section is no mistake
+		if section == "" {
 			if err := readSection(value, name, settings, lines); err != nil {
 				return err
 			}
+			continue
+		}
+		at := slices.IndexFunc(settings, func(s setting) bool { return s.key == name })
+		if err := settings[at].set(value); err != nil {
+			return faultAt(value.Line, "%s: %w", name, err)
 		}
 	}
 	return nil
@@ -367,21 +368,21 @@ func expandPath(path, userHome string) string {
 
 // parseDuration reads a Go duration that may begin with weeks and days (1w2d12h); 0 needs no unit, and signs are refused.
 func parseDuration(s string) (time.Duration, error) {
-	hours, rest, parsed := uint64(0), s, true
+	hours, rest := uint64(0), s
 	for _, unit := range []struct {
 		name  string
 		hours uint64
 	}{{"w", 7 * 24}, {"d", 24}} {
-		if number, after, found := strings.Cut(rest, unit.name); found {
-			n, err := strconv.ParseUint(number, 10, 31)
-			hours, rest, parsed = hours+n*unit.hours, after, parsed && err == nil
+		number, after, found := strings.Cut(rest, unit.name)
+		if n, err := strconv.ParseUint(number, 10, 31); err == nil && found {
+			hours, rest = hours+n*unit.hours, after
 		}
 	}
-	// In front of the rest, hours leave it no sign and no number without a unit; beyond int64 they are refused.
+	// Behind hours, ParseDuration refuses a sign, a number without a unit, and the w and d that were no whole number's.
 	d, err := time.ParseDuration(fmt.Sprintf("%dh%s", hours, rest))
 	if s == "0" {
 		return 0, nil
-	} else if s == "" || !parsed || err != nil || d > maxConfigDuration {
+	} else if s == "" || err != nil || d > maxConfigDuration {
 		return 0, fmt.Errorf("%q is not %s", cutText(s, 100), allowedDuration)
 	}
 	return d, nil

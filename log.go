@@ -42,20 +42,19 @@ const (
 	backupStamp = "20060102T150405.000" // UTC; text order is time order
 )
 
-// newLogger opens the log. The caller closes the file, after the last line.
+// newLogger opens the log, and sees in the background to what an earlier process left undone. stderr is told what goes
+// wrong. The caller closes the file, after the last line.
 func newLogger(cfg *Config, stderr io.Writer) (*slog.Logger, *logFile, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(cfg.Logging.Level)); err != nil {
 		return nil, nil, err
 	}
-	file, err := newLogFile(logFileOptions{
-		Path: cfg.Logging.File, MaxBytes: int64(cfg.Logging.MaxSizeMB) << 20, MaxBackups: cfg.Logging.MaxBackups,
-		MaxAge: time.Duration(cfg.Logging.MaxAgeDays) * 24 * time.Hour, Compress: cfg.Logging.Compress, Stderr: stderr,
-	})
-	if err != nil {
+	l := &logFile{cfg: cfg, maxBytes: int64(cfg.Logging.MaxSizeMB) << 20, stderr: stderr, write: (*os.File).Write, rename: os.Rename}
+	if err := l.openLocked(); err != nil { // nobody else has l yet
 		return nil, nil, err
 	}
-	return slog.New(slog.NewJSONHandler(file, &slog.HandlerOptions{Level: level, ReplaceAttr: contractAttr})), file, nil
+	l.background.Go(l.tidy)
+	return slog.New(slog.NewJSONHandler(l, &slog.HandlerOptions{Level: level, ReplaceAttr: contractAttr})), l, nil
 }
 
 // contractAttr rewrites one attribute into the contract's form.
@@ -84,29 +83,17 @@ func contractAttr(groups []string, a slog.Attr) slog.Attr {
 
 // isSecretKey is the belt to the braces: no caller logs a secret, and if one ever does, it stops here.
 func isSecretKey(key string) bool {
-	switch strings.ToLower(key) {
-	case "password", "token", "access_token", "refresh_token", "authorization", "passphrase":
-		return true
-	}
-	return false
-}
-
-// logFileOptions say where the log goes and how much of it is kept; a limit of 0 is no limit.
-type logFileOptions struct {
-	Path       string
-	MaxBytes   int64 // of the file, before it becomes a backup
-	MaxBackups int
-	MaxAge     time.Duration
-	Compress   bool
-	Stderr     io.Writer // told what goes wrong
+	return slices.Contains([]string{"password", "token", "access_token", "refresh_token", "authorization", "passphrase"}, strings.ToLower(key))
 }
 
 // logFile is an io.Writer of lines.
 type logFile struct {
-	logFileOptions
-	write  func(f *os.File, line []byte) (int, error) // tests have one that fails, and a rename
-	rename func(from, to string) error
-	closed atomic.Bool // set under mu; background work looks without it
+	cfg      *Config // its limits of 0 are no limits
+	maxBytes int64   // of the file, before it becomes a backup
+	stderr   io.Writer
+	write    func(f *os.File, line []byte) (int, error) // tests have one that fails, and a rename
+	rename   func(from, to string) error
+	closed   atomic.Bool // set under mu; background work looks without it
 
 	tidying    sync.Mutex     // one tidy at a time; never taken under mu
 	background sync.WaitGroup // of tidy
@@ -121,16 +108,6 @@ type logFile struct {
 	rotateAt time.Time // not before
 }
 
-// newLogFile opens the log, and sees in the background to what an earlier process left undone.
-func newLogFile(opts logFileOptions) (*logFile, error) {
-	l := &logFile{logFileOptions: opts, write: (*os.File).Write, rename: os.Rename}
-	if err := l.openLocked(); err != nil { // nobody else has l yet
-		return nil, err
-	}
-	l.background.Go(l.tidy)
-	return l, nil
-}
-
 // Write appends one whole line, newline included. slog drops its error; Problem keeps it.
 func (l *logFile) Write(line []byte) (n int, err error) {
 	l.mu.Lock()
@@ -139,7 +116,7 @@ func (l *logFile) Write(line []byte) (n int, err error) {
 		return 0, fs.ErrClosed
 	}
 	err = l.openLocked()
-	full := l.MaxBytes > 0 && l.size > 0 && l.size+int64(len(line)) > l.MaxBytes
+	full := l.maxBytes > 0 && l.size > 0 && l.size+int64(len(line)) > l.maxBytes
 	if err == nil && full && !time.Now().Before(l.rotateAt) {
 		err = l.rotateLocked()
 	}
@@ -183,7 +160,7 @@ func (l *logFile) Close() error {
 }
 
 func (l *logFile) complain(what string, err error) {
-	fmt.Fprintf(l.Stderr, "honeydew: log: %s: %v\n", what, err)
+	fmt.Fprintf(l.stderr, "honeydew: log: %s: %v\n", what, err)
 }
 
 // openLocked makes l.file the file at Path, whether closed by us or moved away by others, and ends a line torn there.
@@ -191,16 +168,16 @@ func (l *logFile) openLocked() error {
 	if l.file != nil && time.Since(l.looked) < lookPause {
 		return nil
 	}
-	there, err := os.Stat(l.Path)
+	there, err := os.Stat(l.cfg.Logging.File)
 	if l.looked = time.Now(); err == nil && l.file != nil && os.SameFile(l.info, there) {
 		l.size = there.Size()
 		return nil
 	}
 	if err == nil && !there.Mode().IsRegular() { // a FIFO or device would block, or mean nothing to rename
-		return fmt.Errorf("%s is not a regular file", l.Path)
+		return fmt.Errorf("%s is not a regular file", l.cfg.Logging.File)
 	}
 	l.closeLocked()
-	f, err := os.OpenFile(l.Path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(l.cfg.Logging.File, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
@@ -232,13 +209,13 @@ func (l *logFile) closeLocked() error {
 // rotateLocked makes the file a backup and opens a new one or, when renaming failed, the old one again.
 func (l *logFile) rotateLocked() error {
 	l.closeLocked() // Windows does not rename open files
-	dir, base, now := filepath.Dir(l.Path), filepath.Base(l.Path), time.Now()
-	path := filepath.Join(dir, backupName(base, now))
+	now := time.Now()
+	path := backupName(l.cfg.Logging.File, now)
 	for exists(path) || exists(path+".gz") { // the second one within a millisecond, or the clock was set back
 		now = now.Add(time.Millisecond)
-		path = filepath.Join(dir, backupName(base, now))
+		path = backupName(l.cfg.Logging.File, now)
 	}
-	if err := l.rename(l.Path, path); err != nil {
+	if err := l.rename(l.cfg.Logging.File, path); err != nil {
 		l.rotateAt = now.Add(rotationPause)
 		l.complain("rotation", err)
 	} else {
@@ -252,31 +229,32 @@ func (l *logFile) rotateLocked() error {
 func (l *logFile) tidy() {
 	l.tidying.Lock()
 	defer l.tidying.Unlock()
-	dir, base := filepath.Dir(l.Path), filepath.Base(l.Path)
+	dir, limits := filepath.Dir(l.cfg.Logging.File), l.cfg.Logging
+	maxAge := time.Duration(limits.MaxAgeDays) * 24 * time.Hour
 	entries, err := os.ReadDir(dir)
 	errs := []error{err}
 	var stamps []time.Time // oldest first, as ReadDir sorts names
 	for _, e := range entries {
-		name, torn := strings.CutSuffix(e.Name(), ".gz.tmp")
-		if stamp, ours := parseBackupName(base, name); !ours || !e.Type().IsRegular() {
+		path, torn := strings.CutSuffix(filepath.Join(dir, e.Name()), ".gz.tmp")
+		if stamp, ours := parseBackupName(limits.File, path); !ours || !e.Type().IsRegular() {
 			continue
 		} else if torn {
-			errs = append(errs, removeFile(filepath.Join(dir, e.Name())))
+			errs = append(errs, removeFile(path+".gz.tmp"))
 		} else {
 			stamps = append(stamps, stamp)
 		}
 	}
 	stamps = slices.Compact(stamps) // x.log and x.log.gz are one backup
 	for i, stamp := range stamps {
-		path := filepath.Join(dir, backupName(base, stamp))
+		path := backupName(limits.File, stamp)
 		switch {
 		case l.closed.Load():
 			return
-		case l.MaxBackups > 0 && len(stamps)-i > l.MaxBackups, l.MaxAge > 0 && time.Since(stamp) > l.MaxAge:
+		case limits.MaxBackups > 0 && len(stamps)-i > limits.MaxBackups, maxAge > 0 && time.Since(stamp) > maxAge:
 			errs = append(errs, removeFile(path), removeFile(path+".gz"))
 		case exists(path + ".gz"):
 			errs = append(errs, removeFile(path))
-		case l.Compress:
+		case limits.Compress:
 			errs = append(errs, l.compress(path))
 		}
 	}
@@ -320,17 +298,17 @@ func (l *logFile) gzip(from, to string) error {
 	return errors.Join(err, dst.Close())
 }
 
-// backupName is daemon-20260102T150405.000.log for daemon.log.
-func backupName(base string, t time.Time) string {
-	ext := filepath.Ext(base)
-	return strings.TrimSuffix(base, ext) + "-" + t.UTC().Format(backupStamp) + ext
+// backupName is .../daemon-20260102T150405.000.log for .../daemon.log.
+func backupName(path string, t time.Time) string {
+	ext := filepath.Ext(path)
+	return strings.TrimSuffix(path, ext) + "-" + t.UTC().Format(backupStamp) + ext
 }
 
-// parseBackupName reads the time from a backup's name, gzipped or not; false for every other name.
-func parseBackupName(base, name string) (time.Time, bool) {
-	stamp := strings.TrimPrefix(name, strings.TrimSuffix(base, filepath.Ext(base))+"-")
+// parseBackupName reads the time from the name of a backup of path, gzipped or not; false for every other name.
+func parseBackupName(path, name string) (time.Time, bool) {
+	stamp := strings.TrimPrefix(name, strings.TrimSuffix(path, filepath.Ext(path))+"-")
 	t, err := time.Parse(backupStamp, stamp[:min(len(stamp), len(backupStamp))])
-	plain := backupName(base, t) // compared, because time.Parse also takes forms that Format does not make
+	plain := backupName(path, t) // compared, because time.Parse also takes forms that Format does not make
 	return t, err == nil && (name == plain || name == plain+".gz")
 }
 

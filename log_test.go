@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -33,34 +34,48 @@ func advance(d time.Duration) {
 	synctest.Wait()
 }
 
-// openTestLog opens o, by default daemon.log in a directory of its own, until the end of the test.
-func openTestLog(t testing.TB, o logFileOptions) *logFile {
+// testLog is what a test wants of its log; 0 is no limit.
+type testLog struct {
+	Path       string // by default daemon.log in a directory of its own
+	Level      string // by default info
+	MaxBytes   int64
+	MaxBackups int
+	MaxAgeDays int
+	Compress   bool
+	Stderr     io.Writer
+}
+
+// open opens a log as the daemon does, until the end of the test.
+func (o testLog) open(t testing.TB) (*slog.Logger, *logFile) {
 	t.Helper()
-	if o.Path == "" {
-		o.Path = filepath.Join(t.TempDir(), "daemon.log")
+	cfg := &Config{}
+	cfg.Logging.Level = cmp.Or(o.Level, "info")
+	cfg.Logging.MaxBackups, cfg.Logging.MaxAgeDays, cfg.Logging.Compress = o.MaxBackups, o.MaxAgeDays, o.Compress
+	if cfg.Logging.File = o.Path; o.Path == "" {
+		cfg.Logging.File = filepath.Join(t.TempDir(), "daemon.log")
 	}
 	if o.Stderr == nil {
 		o.Stderr = t.Output()
 	}
-	l, err := newLogFile(o)
+	log, l, err := newLogger(cfg, o.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.maxBytes = o.MaxBytes
 	t.Cleanup(func() { l.Close() })
+	return log, l
+}
+
+func openTestLog(t testing.TB, o testLog) *logFile {
+	t.Helper()
+	_, l := o.open(t)
 	return l
 }
 
-// openTestLogger opens a logger as the daemon does.
 func openTestLogger(t testing.TB, level string) (log *slog.Logger, path string) {
 	t.Helper()
-	cfg := &Config{}
-	cfg.Logging.Level, cfg.Logging.File = level, filepath.Join(t.TempDir(), "daemon.log")
-	log, file, err := newLogger(cfg, t.Output())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { file.Close() })
-	return log, cfg.Logging.File
+	log, l := testLog{Level: level}.open(t)
+	return log, l.cfg.Logging.File
 }
 
 func writeLine(t testing.TB, l *logFile, line string) {
@@ -225,21 +240,21 @@ func TestLineIsInTheFileWhenTheCallReturns(t *testing.T) {
 }
 
 func TestLongLinesStayWhole(t *testing.T) {
-	l := openTestLog(t, logFileOptions{})
+	l := openTestLog(t, testLog{})
 	long := strings.Repeat("x", 1<<20)
 	writeLine(t, l, "first")
 	writeLine(t, l, long)
 	writeLine(t, l, "last")
-	wantLog(t, l.Path, "first\n"+long+"\nlast\n")
+	wantLog(t, l.cfg.Logging.File, "first\n"+long+"\nlast\n")
 }
 
 func TestClosedLogRefusesLines(t *testing.T) {
-	l := openTestLog(t, logFileOptions{})
+	l := openTestLog(t, testLog{})
 	writeLine(t, l, "last words")
 	if err := errors.Join(l.Close(), l.Close()); err != nil {
 		t.Error(err)
 	}
-	wantLog(t, l.Path, "last words\n")
+	wantLog(t, l.cfg.Logging.File, "last words\n")
 	if _, err := l.Write([]byte("too late\n")); !errors.Is(err, fs.ErrClosed) {
 		t.Errorf("write after Close: %v", err)
 	}
@@ -249,7 +264,7 @@ func TestClosedLogRefusesLines(t *testing.T) {
 
 func TestOpeningAppends(t *testing.T) {
 	path := putFile(t, t.TempDir(), "daemon.log", "old\n")
-	l := openTestLog(t, logFileOptions{Path: path})
+	l := openTestLog(t, testLog{Path: path})
 	writeLine(t, l, "new")
 	l.Close()
 	wantLog(t, path, "old\nnew\n")
@@ -257,20 +272,20 @@ func TestOpeningAppends(t *testing.T) {
 
 func TestLineTornByAKillIsEndedBeforeTheNext(t *testing.T) {
 	path := putFile(t, t.TempDir(), "daemon.log", "whole\n{\"torn")
-	l := openTestLog(t, logFileOptions{Path: path})
+	l := openTestLog(t, testLog{Path: path})
 	writeLine(t, l, "next")
 	l.Close()
 	wantLog(t, path, "whole\n{\"torn\nnext\n")
 }
 
 func TestOnlyRegularFilesAreOpened(t *testing.T) {
-	if l, err := newLogFile(logFileOptions{Path: t.TempDir()}); err == nil {
-		l.Close()
-		t.Error("a directory was opened")
-	}
-	if l, err := newLogFile(logFileOptions{Path: os.DevNull}); err == nil {
-		l.Close()
-		t.Error("a device was opened")
+	for what, path := range map[string]string{"directory": t.TempDir(), "device": os.DevNull} {
+		cfg := &Config{}
+		cfg.Logging.Level, cfg.Logging.File = "info", path
+		if _, l, err := newLogger(cfg, io.Discard); err == nil {
+			l.Close()
+			t.Errorf("a %s was opened", what)
+		}
 	}
 }
 
@@ -283,7 +298,7 @@ func TestAllFilesAreTheOwnersAlone(t *testing.T) {
 		if err := os.Chmod(path, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		l := openTestLog(t, logFileOptions{Path: path, MaxBytes: 1, Compress: true})
+		l := openTestLog(t, testLog{Path: path, MaxBytes: 1, Compress: true})
 		if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
 			t.Errorf("a file others could read: %v %v", info.Mode(), err)
 		}
@@ -335,8 +350,8 @@ func numbered(t *testing.T, dir string) (lines, others int) {
 
 func TestConcurrentWritersLoseAndTearNoLineOverRotations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := openTestLog(t, logFileOptions{MaxBytes: 2000, Compress: true})
-		dir := filepath.Dir(l.Path)
+		l := openTestLog(t, testLog{MaxBytes: 2000, Compress: true})
+		dir := filepath.Dir(l.cfg.Logging.File)
 		var writers sync.WaitGroup
 		for g := range 8 {
 			writers.Go(func() {
@@ -367,14 +382,14 @@ func TestConcurrentWritersLoseAndTearNoLineOverRotations(t *testing.T) {
 
 func TestLineLargerThanTheLimitIsWrittenWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := openTestLog(t, logFileOptions{MaxBytes: 10})
+		l := openTestLog(t, testLog{MaxBytes: 10})
 		writeLine(t, l, "a line longer than that")
 		writeLine(t, l, "b")
 		l.Close()
-		dir := filepath.Dir(l.Path)
+		dir := filepath.Dir(l.cfg.Logging.File)
 		wantDir(t, dir, "daemon-20000101T000000.000.log", "daemon.log")
 		wantLog(t, filepath.Join(dir, "daemon-20000101T000000.000.log"), "a line longer than that\n")
-		wantLog(t, l.Path, "b\n")
+		wantLog(t, l.cfg.Logging.File, "b\n")
 	})
 }
 
@@ -386,20 +401,20 @@ func TestTakenBackupNamesAreLeftAlone(t *testing.T) {
 		if err := os.Mkdir(filepath.Join(dir, "daemon-20000101T000000.002.log"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		l := openTestLog(t, logFileOptions{Path: putFile(t, dir, "daemon.log", "c\n"), MaxBytes: 1})
+		l := openTestLog(t, testLog{Path: putFile(t, dir, "daemon.log", "c\n"), MaxBytes: 1})
 		writeLine(t, l, "d")
 		l.Close()
 		wantLog(t, filepath.Join(dir, "daemon-20000101T000000.000.log"), "a\n")
 		wantLog(t, filepath.Join(dir, "daemon-20000101T000000.001.log.gz"), "b\n")
 		wantLog(t, filepath.Join(dir, "daemon-20000101T000000.003.log"), "c\n")
-		wantLog(t, l.Path, "d\n")
+		wantLog(t, l.cfg.Logging.File, "d\n")
 	})
 }
 
 func TestOnlyTheNewestBackupsAreKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := openTestLog(t, logFileOptions{MaxBytes: 1, MaxBackups: 2, Compress: true})
-		dir := filepath.Dir(l.Path)
+		l := openTestLog(t, testLog{MaxBytes: 1, MaxBackups: 2, Compress: true})
+		dir := filepath.Dir(l.cfg.Logging.File)
 		for i := range 5 {
 			writeLine(t, l, fmt.Sprint(i))
 			advance(time.Second)
@@ -420,7 +435,7 @@ func TestBackupsAgeByTheirNames(t *testing.T) {
 		if err := os.Mkdir(filepath.Join(dir, "daemon-19980101T000000.000.log"), 0o700); err != nil { // not ours
 			t.Fatal(err)
 		}
-		openTestLog(t, logFileOptions{Path: filepath.Join(dir, "daemon.log"), MaxAge: 48 * time.Hour})
+		openTestLog(t, testLog{Path: filepath.Join(dir, "daemon.log"), MaxAgeDays: 2})
 		synctest.Wait()
 		wantDir(t, dir, "daemon-19980101T000000.000.log", "daemon-19991230T000000.000.log", "daemon-old.log", "daemon.log", "other-19981230T000000.000.log")
 	})
@@ -435,7 +450,7 @@ func TestStartFinishesWhatACrashLeft(t *testing.T) {
 		putFile(t, dir, "daemon-19990102T000000.000.log.gz", gzipped("not yet removed\n"))
 		putFile(t, dir, "daemon-19990103T000000.000.log.gz.tmp", "half")
 		putFile(t, dir, "notes.gz.tmp", "not ours")
-		openTestLog(t, logFileOptions{Path: filepath.Join(dir, "daemon.log"), Compress: true, MaxBackups: 2})
+		openTestLog(t, testLog{Path: filepath.Join(dir, "daemon.log"), Compress: true, MaxBackups: 2})
 		synctest.Wait()
 		wantDir(t, dir, "daemon-19990101T000000.000.log.gz", "daemon-19990102T000000.000.log.gz", "daemon.log", "notes.gz.tmp")
 		wantLog(t, filepath.Join(dir, "daemon-19990101T000000.000.log.gz"), "not yet gzipped\n")
@@ -449,7 +464,7 @@ func TestSuperfluousSourceGoesEvenIfNothingIsGzippedAnyMore(t *testing.T) {
 		putFile(t, dir, "daemon-19990102T000000.000.log", "a\n")
 		putFile(t, dir, "daemon-19990102T000000.000.log.gz", gzipped("a\n"))
 		putFile(t, dir, "daemon-19990103T000000.000.log", "b\n")
-		openTestLog(t, logFileOptions{Path: filepath.Join(dir, "daemon.log")})
+		openTestLog(t, testLog{Path: filepath.Join(dir, "daemon.log")})
 		synctest.Wait()
 		wantDir(t, dir, "daemon-19990102T000000.000.log.gz", "daemon-19990103T000000.000.log", "daemon.log")
 	})
@@ -457,7 +472,7 @@ func TestSuperfluousSourceGoesEvenIfNothingIsGzippedAnyMore(t *testing.T) {
 
 func TestStopCutsGzipShortAndKeepsTheSource(t *testing.T) {
 	dir := t.TempDir()
-	l := openTestLog(t, logFileOptions{Path: filepath.Join(dir, "daemon.log")})
+	l := openTestLog(t, testLog{Path: filepath.Join(dir, "daemon.log")})
 	backup := putFile(t, dir, "daemon-19990101T000000.000.log", strings.Repeat("a\n", 2<<20))
 	l.Close()
 	if err := l.compress(backup); !errors.Is(err, fs.ErrClosed) {
@@ -470,7 +485,7 @@ func TestFailedRenameKeepsEveryLineAndIsTriedAgainLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts, broken := 0, true
 		var stderr bytes.Buffer
-		l := openTestLog(t, logFileOptions{MaxBytes: 100, Stderr: &stderr})
+		l := openTestLog(t, testLog{MaxBytes: 100, Stderr: &stderr})
 		l.rename = func(from, to string) error {
 			if attempts++; broken {
 				return &os.LinkError{Op: "rename", Old: from, New: to, Err: fs.ErrPermission}
@@ -488,7 +503,7 @@ func TestFailedRenameKeepsEveryLineAndIsTriedAgainLater(t *testing.T) {
 		if p := l.Problem(); p != "" {
 			t.Errorf("problem, though nothing is lost: %s", p)
 		}
-		dir := filepath.Dir(l.Path)
+		dir := filepath.Dir(l.cfg.Logging.File)
 		wantDir(t, dir, "daemon.log")
 		broken = false
 		advance(rotationPause)
@@ -509,7 +524,7 @@ func TestFullDiskLosesCountedLinesAndTearsNone(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			room := 1000 // bytes, of which a truncation gives those of the torn line back
 			var stderr bytes.Buffer
-			l := openTestLog(t, logFileOptions{Stderr: &stderr})
+			l := openTestLog(t, testLog{Stderr: &stderr})
 			l.write = func(f *os.File, line []byte) (int, error) {
 				n, err := f.Write(line[:min(len(line), room)])
 				room -= n
@@ -550,7 +565,7 @@ func TestFullDiskLosesCountedLinesAndTearsNone(t *testing.T) {
 			if p := l.Problem(); p != "" {
 				t.Error(p)
 			}
-			wantLog(t, l.Path, "before\naaaaaa\n"+torn+"after\n")
+			wantLog(t, l.cfg.Logging.File, "before\naaaaaa\n"+torn+"after\n")
 		})
 	}
 }
@@ -567,7 +582,7 @@ func testRemovedDirectory(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	l := openTestLog(t, logFileOptions{Path: filepath.Join(dir, "daemon.log"), MaxBytes: 10})
+	l := openTestLog(t, testLog{Path: filepath.Join(dir, "daemon.log"), MaxBytes: 10})
 	writeLine(t, l, "before")
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
@@ -585,7 +600,7 @@ func testRemovedDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeLine(t, l, "after")
-	wantLog(t, l.Path, "after\n")
+	wantLog(t, l.cfg.Logging.File, "after\n")
 	if p := l.Problem(); p != "" {
 		t.Error(p)
 	}
@@ -599,21 +614,21 @@ func TestFileMovedAwayOrReplacedIsOpenedAnew(t *testing.T) {
 }
 
 func testFileMovedAwayOrReplaced(t *testing.T) {
-	l := openTestLog(t, logFileOptions{})
+	l := openTestLog(t, testLog{})
 	writeLine(t, l, "old")
-	if err := os.Rename(l.Path, l.Path+".moved"); err != nil {
+	if err := os.Rename(l.cfg.Logging.File, l.cfg.Logging.File+".moved"); err != nil {
 		t.Fatal(err)
 	}
 	advance(lookPause)
 	writeLine(t, l, "new")
-	wantLog(t, l.Path+".moved", "old\n")
-	wantLog(t, l.Path, "new\n")
-	if err := os.Rename(putFile(t, filepath.Dir(l.Path), "other", "put there\n"), l.Path); err != nil {
+	wantLog(t, l.cfg.Logging.File+".moved", "old\n")
+	wantLog(t, l.cfg.Logging.File, "new\n")
+	if err := os.Rename(putFile(t, filepath.Dir(l.cfg.Logging.File), "other", "put there\n"), l.cfg.Logging.File); err != nil {
 		t.Fatal(err)
 	}
 	advance(lookPause)
 	writeLine(t, l, "newest")
-	wantLog(t, l.Path, "put there\nnewest\n")
+	wantLog(t, l.cfg.Logging.File, "put there\nnewest\n")
 }
 
 // TestLogWriterProcess is the process that the next test kills.
@@ -622,7 +637,7 @@ func TestLogWriterProcess(t *testing.T) {
 	if path == "" {
 		t.Skip("run by TestKillLosesNothingWrittenAndTearsNoLineIntoAnother")
 	}
-	l := openTestLog(t, logFileOptions{Path: path, MaxBytes: 100_000, Compress: true})
+	l := openTestLog(t, testLog{Path: path, MaxBytes: 100_000, Compress: true})
 	for g := range 8 {
 		go func() {
 			for n := 0; ; n++ {
@@ -658,7 +673,7 @@ func TestKillLosesNothingWrittenAndTearsNoLineIntoAnother(t *testing.T) {
 		writer.Process.Kill()
 		writer.Wait()
 		synctest.Test(t, func(t *testing.T) {
-			openTestLog(t, logFileOptions{Path: path, Compress: true})
+			openTestLog(t, testLog{Path: path, Compress: true})
 			synctest.Wait()
 		})
 		lines, others := numbered(t, dir)
