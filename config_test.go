@@ -339,7 +339,7 @@ func TestConfigPaths(t *testing.T) {
 		"'~'":                 "/home/me",
 		"/var/~/h.log":        "/var/~/h.log",
 		"a~":                  "/home/me/.honeydew/a~",
-		"/var/./x/../h.log":   "/var/h.log", // rotation compares names
+		"/var/./x/../h.log":   "/var/h.log",                     // rotation compares names
 		"$HOME/h.log":         "/home/me/.honeydew/$HOME/h.log", // no variables
 		"'/with blank/ü.log'": "/with blank/ü.log",
 	} {
