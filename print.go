@@ -96,7 +96,7 @@ func shortTime(text string) string {
 	return ""
 }
 
-// relative says "in 5m0s" or "5m0s ago".
+// relative says "in 5m 0s" or "5m 0s ago".
 func relative(d time.Duration) string {
 	if d >= 0 {
 		return "in " + span(d)
@@ -104,24 +104,32 @@ func relative(d time.Duration) string {
 	return span(-d) + " ago"
 }
 
-// span is a duration for people: to the second, from a day on to the hour.
+// span is a duration in its two largest units.
 func span(d time.Duration) string {
-	const day = 24 * time.Hour
-	if d >= day {
-		return fmt.Sprintf("%dd%dh", d/day, d%day/time.Hour)
+	seconds := int(d.Seconds())
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", seconds)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm %ds", seconds/60, seconds%60)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh %dm", seconds/3600, seconds/60%60)
 	}
-	return d.Truncate(time.Second).String()
+	return fmt.Sprintf("%dd %dh", seconds/86400, seconds/3600%24)
 }
 
 // bytesText shows a size in its unit.
 func bytesText(n int64) string {
-	value, unit := float64(n), "B"
+	value, unit := float64(n), ""
 	for _, larger := range []string{"KiB", "MiB", "GiB", "TiB"} {
 		if value >= 1024 {
 			value, unit = value/1024, larger
 		}
 	}
-	return fmt.Sprintf("%.4g %s", value, unit)
+	if unit == "" {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", value, unit)
 }
 
 // count says "1 job" or "2 jobs".
