@@ -98,22 +98,22 @@ func (c *cli) values(ctx context.Context, v verb, kind string) ([]string, error)
 		if err != nil {
 			return nil, err
 		}
-		return each(table.All(), func(cmd *Command) string { return cmd.Name }), nil
+		return namesOf(table.All(), func(cmd *Command) string { return cmd.Name }), nil
 	case "ID":
 		out, err := call(ctx, c, daemonpb.DaemonClient.ListJobs, &daemonpb.ListJobsRequest{Limit: 100})
-		return each(out.GetJobs(), (*daemonpb.JobStatus).GetJobId), err
+		return namesOf(out.GetJobs(), (*daemonpb.JobStatus).GetJobId), err
 	case "schedule":
 		out, err := call(ctx, c, daemonpb.DaemonClient.ListSchedules, &daemonpb.ListSchedulesRequest{})
-		return each(out.GetSchedules(), (*daemonpb.Schedule).GetName), err
+		return namesOf(out.GetSchedules(), (*daemonpb.Schedule).GetName), err
 	case "env", "environment":
 		out, err := call(ctx, c, daemonpb.DaemonClient.ListEnvironments, &daemonpb.ListEnvironmentsRequest{})
-		return each(out.GetEnvironments(), (*daemonpb.Environment).GetName), err
+		return namesOf(out.GetEnvironments(), (*daemonpb.Environment).GetName), err
 	}
 	return nil, nil
 }
 
-// each names all items.
-func each[T any](items []T, name func(T) string) (names []string) {
+// namesOf names all items.
+func namesOf[T any](items []T, name func(T) string) (names []string) {
 	for _, item := range items {
 		names = append(names, name(item))
 	}

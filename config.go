@@ -68,13 +68,14 @@ type setting struct {
 	set func(*yaml.Node) error
 }
 
-// settings gives every field its default, and returns how the file may change it.
+// settings gives every field its default, and returns how the file may change it: key, field, default, and of a range the
+// least and the most.
 func (c *Config) settings(userHome string) []setting {
 	path := func(to *string, name string) func(*yaml.Node) error {
 		if name != "" {
 			name = filepath.Join(c.Home, name)
 		}
-		return text(to, name, func(s string) error {
+		return textSetting(to, name, func(s string) error {
 			if s == "" && name == "" {
 				return nil // it may be left out
 			} else if s == "" || strings.ContainsRune(s, 0) {
@@ -89,24 +90,24 @@ func (c *Config) settings(userHome string) []setting {
 	return []setting{
 		{"daemon.socket_path", path(&c.Daemon.SocketPath, "daemon.sock")},
 		{"daemon.pid_file", path(&c.Daemon.PIDFile, "daemon.pid")},
-		{"daemon.shutdown_timeout", between(&c.Daemon.ShutdownTimeout, 15*time.Second, time.Second, 10*time.Minute, duration)},
+		{"daemon.shutdown_timeout", rangeSetting(&c.Daemon.ShutdownTimeout, 15*time.Second, time.Second, 10*time.Minute, readDuration)},
 		{"storage.database_path", path(&c.Storage.DatabasePath, "daemon.db")},
-		{"storage.synchronous", text(&c.Storage.Synchronous, "full", oneOf("full", "normal"))},
-		{"storage.retention", between(&c.Storage.Retention, 30*24*time.Hour, 0, maxConfigDuration, duration)},
-		{"logging.level", text(&c.Logging.Level, "info", oneOf("debug", "info", "warn", "error"))},
+		{"storage.synchronous", textSetting(&c.Storage.Synchronous, "full", oneOf("full", "normal"))},
+		{"storage.retention", rangeSetting(&c.Storage.Retention, 30*24*time.Hour, 0, maxConfigDuration, readDuration)},
+		{"logging.level", textSetting(&c.Logging.Level, "info", oneOf("debug", "info", "warn", "error"))},
 		{"logging.file", path(&c.Logging.File, "daemon.log")},
-		{"logging.max_size_mb", between(&c.Logging.MaxSizeMB, 10, 1, 10000, number)},
-		{"logging.max_backups", between(&c.Logging.MaxBackups, 5, 0, 10000, number)},
-		{"logging.max_age_days", between(&c.Logging.MaxAgeDays, 30, 0, 36500, number)},
-		{"logging.compress", truth(&c.Logging.Compress, true)},
-		{"queue.workers", between(&c.Queue.Workers, 4, 1, 1000, number)},
-		{"queue.max_retries", between(&c.Queue.MaxRetries, 3, 0, maxRetriesLimit, number)},
-		{"queue.retry_backoff", text(&c.Queue.RetryBackoff, "exponential", oneOf("exponential"))},
-		{"queue.provider_limit", between(&c.Queue.ProviderLimit, 0, 0, 1000, number)},
-		{"queue.max_pending", between(&c.Queue.MaxPending, 0, 0, 100_000_000, number)},
-		{"api.timeout", between(&c.API.Timeout, 30*time.Second, 100*time.Millisecond, maxTimeout, duration)},
-		{"api.graphql_endpoint", text(&c.API.GraphQLEndpoint, productionURL, checkBaseURL)},
-		{"api.max_response_mb", between(&c.API.MaxResponseMB, 100, 1, 1000, number)},
+		{"logging.max_size_mb", rangeSetting(&c.Logging.MaxSizeMB, 10, 1, 10000, readInt)},
+		{"logging.max_backups", rangeSetting(&c.Logging.MaxBackups, 5, 0, 10000, readInt)},
+		{"logging.max_age_days", rangeSetting(&c.Logging.MaxAgeDays, 30, 0, 36500, readInt)},
+		{"logging.compress", boolSetting(&c.Logging.Compress, true)},
+		{"queue.workers", rangeSetting(&c.Queue.Workers, 4, 1, 1000, readInt)},
+		{"queue.max_retries", rangeSetting(&c.Queue.MaxRetries, 3, 0, maxRetriesLimit, readInt)},
+		{"queue.retry_backoff", textSetting(&c.Queue.RetryBackoff, "exponential", oneOf("exponential"))},
+		{"queue.provider_limit", rangeSetting(&c.Queue.ProviderLimit, 0, 0, 1000, readInt)},
+		{"queue.max_pending", rangeSetting(&c.Queue.MaxPending, 0, 0, 100_000_000, readInt)},
+		{"api.timeout", rangeSetting(&c.API.Timeout, 30*time.Second, 100*time.Millisecond, maxTimeout, readDuration)},
+		{"api.graphql_endpoint", textSetting(&c.API.GraphQLEndpoint, productionURL, checkBaseURL)},
+		{"api.max_response_mb", rangeSetting(&c.API.MaxResponseMB, 100, 1, 1000, readInt)},
 		{"auth.passphrase_file", path(&c.Auth.PassphraseFile, "")},
 	}
 }
@@ -123,8 +124,8 @@ func keysOf(settings []setting, section string) (keys []string) {
 	return slices.Compact(keys)
 }
 
-// between is a setting with a least and a most.
-func between[T int | time.Duration](to *T, standard, least, most T, parse func(*yaml.Node) (T, error)) func(*yaml.Node) error {
+// rangeSetting is a setting with a least and a most.
+func rangeSetting[T int | time.Duration](to *T, standard, least, most T, parse func(*yaml.Node) (T, error)) func(*yaml.Node) error {
 	*to = standard
 	return func(n *yaml.Node) (err error) {
 		if *to, err = parse(n); err == nil && (*to < least || *to > most) {
@@ -134,7 +135,7 @@ func between[T int | time.Duration](to *T, standard, least, most T, parse func(*
 	}
 }
 
-func number(n *yaml.Node) (int, error) {
+func readInt(n *yaml.Node) (int, error) {
 	v, err := strconv.Atoi(n.Value)
 	if n.Tag != "!!int" || err != nil || strconv.Itoa(v) != n.Value { // 010 is 8 to some and 10 to others
 		return 0, refused(shown(n), "a whole number")
@@ -142,7 +143,7 @@ func number(n *yaml.Node) (int, error) {
 	return v, nil
 }
 
-func duration(n *yaml.Node) (time.Duration, error) {
+func readDuration(n *yaml.Node) (time.Duration, error) {
 	d, err := parseDuration(n.Value)
 	if n.Kind != yaml.ScalarNode || err != nil {
 		return 0, refused(shown(n), allowedDuration)
@@ -150,7 +151,7 @@ func duration(n *yaml.Node) (time.Duration, error) {
 	return d, nil
 }
 
-func truth(to *bool, standard bool) func(*yaml.Node) error {
+func boolSetting(to *bool, standard bool) func(*yaml.Node) error {
 	*to = standard
 	return func(n *yaml.Node) (err error) {
 		if *to, err = strconv.ParseBool(n.Value); n.Tag != "!!bool" || err != nil {
@@ -160,8 +161,8 @@ func truth(to *bool, standard bool) func(*yaml.Node) error {
 	}
 }
 
-// text is a setting that check may refuse.
-func text(to *string, standard string, check func(string) error) func(*yaml.Node) error {
+// textSetting is a setting that check may refuse.
+func textSetting(to *string, standard string, check func(string) error) func(*yaml.Node) error {
 	*to = standard
 	return func(n *yaml.Node) error {
 		if *to = n.Value; n.Tag != "!!str" {

@@ -103,7 +103,8 @@ func (c *cli) examine(ctx context.Context) (all findings) {
 	}
 	held, err := lockHeld(lockPath(c.home))
 	if all.add("lock", "daemon.lock can be used", err, "make "+lockPath(c.home)+" readable"); err == nil && !held {
-		all.add("database", "its header is sound", exceptAbsent(inspectDatabase(cfg.Storage.DatabasePath)), "restore a backup, or move the file away and start anew")
+		all.add("database", "its header is sound", exceptAbsent(inspectDatabase(cfg.Storage.DatabasePath)),
+			"restore a backup, or move the file away and start anew")
 		dead := "not running"
 		if text, err := os.ReadFile(c.stderrPath()); err == nil && len(text) > 0 {
 			line, _, _ := strings.Cut(string(text), "\n")
@@ -143,7 +144,8 @@ func checkHome(dir string) error {
 	if uid, ok := ownerOf(info); ok && uid != os.Getuid() {
 		return fmt.Errorf("%s belongs to uid %d", dir, uid)
 	}
-	return faultIf(!info.IsDir() || info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows", "%s is open to others (mode %04o)", dir, info.Mode().Perm())
+	mode := info.Mode().Perm()
+	return faultIf(!info.IsDir() || mode&0o077 != 0 && runtime.GOOS != "windows", "%s is open to others (mode %04o)", dir, mode)
 }
 
 // tryWrite writes and removes a small file, which also finds a full disk.
