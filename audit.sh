@@ -8,7 +8,7 @@ code() { grep -v '^\s*//' "$1" | grep -vc '^\s*$'; }
 
 echo "== lines of code (without tests, blanks and comments), and of comments, in reading order"
 order="errors listen seal jwt auth graphql commands dates store store_jobs store_admin store_schema queue worker cronexpr scheduler \
-  rpc rpc_jobs config log rotate daemon main cli cli_call cli_daemon cli_jobs print help completion doctor"
+  rpc rpc_jobs config log daemon main cli cli_call cli_daemon cli_jobs print help completion doctor"
 total=0
 for name in $order $(sources | sed 's/\.go$//' | grep -vxF "$(tr ' ' '\n' <<<"$order" | grep .)"); do
   n=$(code "$name.go")

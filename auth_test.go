@@ -158,7 +158,6 @@ type authTest struct {
 	dir, logPath string
 	api          *fakeAPI
 	log          *slog.Logger
-	logFile      *logFile
 	client       *Client
 	timeout      time.Duration
 	store        *Store
@@ -168,8 +167,7 @@ type authTest struct {
 
 func newAuthTest(t testing.TB) *authTest {
 	a := &authTest{t: t, dir: t.TempDir(), api: newFakeAPI(), client: newTestClient(t, 1<<20), timeout: 30 * time.Second}
-	a.log, a.logFile, a.logPath = openTestLogger(t, "debug")
-	mustFlush(t, a.logFile) // takes its mutex, so that newLogFile's timer runs after newLogFile
+	a.log, a.logPath = openTestLogger(t, "debug")
 	url := serve(t, a.api.ServeHTTP)
 	a.open()
 	t.Cleanup(func() {
@@ -262,7 +260,6 @@ func (a *authTest) status() AuthState {
 // logged returns the fields of the log's lines with this message.
 func (a *authTest) logged(message string) (lines []map[string]any) {
 	a.t.Helper()
-	mustFlush(a.t, a.logFile)
 	for line := range strings.Lines(readLog(a.t, a.logPath)) {
 		var fields map[string]any
 		if err := json.Unmarshal([]byte(line), &fields); err != nil {
@@ -333,7 +330,6 @@ func TestLoginStoresItsTokensSealed(t *testing.T) {
 		t.Fatalf("%d tokens were issued", len(a.api.issued))
 	}
 	search := func(wantWAL bool) {
-		mustFlush(t, a.logFile)
 		files := []string{a.logPath}
 		err := filepath.WalkDir(a.dir, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() {
@@ -422,7 +418,6 @@ func TestLoginSaysWhyItFailed(t *testing.T) {
 	a.api.set(func() { a.api.before = nil })
 	a.wantCall("") // the earlier login is none the worse
 	a.wantAsked("refresh", 0)
-	mustFlush(t, a.logFile)
 	if text := readLog(t, a.logPath); strings.Contains(text, "canary") {
 		t.Errorf("the password is in the log: %s", text)
 	}

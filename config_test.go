@@ -189,11 +189,11 @@ func TestConfigUnknownKeyIsRefusedWithASuggestion(t *testing.T) {
 		{"home: /tmp\n", "1: home: unknown key" + top},
 		{"Home: /tmp\n", "1: Home: unknown key" + top},
 		{"queue.workers: 4\n", "1: queue.workers: unknown key" + top},
-		{"<<: {queue: {workers: 2}}\n", `1: "<<": unknown key` + top},
+		{"<<: {queue: {workers: 2}}\n", `1: <<: unknown key` + top},
 		{"? [queue]\n: 1\n", `1: this: unknown key` + top},
-		{"'': 1\n", `1: "": unknown key` + top},
+		{"'': 1\n", `1: : unknown key` + top},
 		{"~: 1\n", `1: no value: unknown key` + top},
-		{"\"\\e[2J\": 1\n", `1: "\x1b[2J": unknown key` + top},
+		{"\"\\e[2J\": 1\n", `1: \x1b[2J: unknown key` + top},
 		{strings.Repeat("queue", 100) + ": 1\n", "1: " + strings.Repeat("queue", 19) + "qu...: unknown key" + top},
 	})
 }
@@ -339,6 +339,7 @@ func TestConfigPaths(t *testing.T) {
 		"'~'":                 "/home/me",
 		"/var/~/h.log":        "/var/~/h.log",
 		"a~":                  "/home/me/.honeydew/a~",
+		"/var/./x/../h.log":   "/var/h.log",                     // rotation compares names
 		"$HOME/h.log":         "/home/me/.honeydew/$HOME/h.log", // no variables
 		"'/with blank/ü.log'": "/with blank/ü.log",
 	} {

@@ -222,7 +222,7 @@ func (d *Daemon) stop() error {
 	}) {
 		return errs
 	}
-	return errors.Join(errors.New("the stop took too long and was cut short; nothing acked is lost"), d.logFile.Flush())
+	return errors.New("the stop took too long and was cut short; nothing acked is lost")
 }
 
 // within runs fn and reports whether it ended in time; what does not is left behind.

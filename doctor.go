@@ -4,6 +4,7 @@ package main
 // fault. service writes the file that lets systemd or launchd run the daemon.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -21,8 +22,8 @@ import (
 func toolVerbs() []verb {
 	return []verb{
 		{"doctor", "", "find what keeps the daemon from working", "honeydew doctor", doctorVerb},
-		{"service install", "", "let systemd or launchd run the daemon", "honeydew service install --print", serviceInstallVerb},
-		{"service uninstall", "", "remove the service's file again", "honeydew service uninstall", serviceUninstallVerb},
+		{"service install", "", "let systemd or launchd run the daemon", "honeydew service install --print", serviceVerb(true)},
+		{"service uninstall", "", "remove the service's file again", "honeydew service uninstall", serviceVerb(false)},
 		{"completion", "SHELL", "print the completion script of bash, zsh or fish", "source <(honeydew completion bash)", completionVerb},
 		{"__complete", "[WORD...]", "list completions", "", completeVerb},
 	}
@@ -36,114 +37,102 @@ type finding struct {
 	Fix     string `json:"fix"`
 }
 
+// findings are what doctor found, in the order in which one would look.
+type findings []finding
+
+// add notes a check: what is good, or the error and its fix.
+func (all *findings) add(check, good string, err error, fix string) (ok bool) {
+	f := finding{check, true, good, ""}
+	if err != nil {
+		f = finding{check, false, errorText(err), fix}
+	}
+	*all = append(*all, f)
+	return f.OK
+}
+
+// faultIf is an error where something is the case.
+func faultIf(is bool, format string, args ...any) error {
+	if is {
+		return fmt.Errorf(format, args...)
+	}
+	return nil
+}
+
 func doctorVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
-		findings := c.examine(ctx)
-		bad := 0
-		for _, f := range findings {
-			mark := "ok  "
+		all, bad := c.examine(ctx), 0
+		for _, f := range all {
+			mark, fix := "ok  ", ""
 			if !f.OK {
-				mark = "FAIL"
+				mark, fix = "FAIL", fmt.Sprintf("\n      %-14s fix: %s", "", printable(f.Fix))
 				bad++
 			}
 			if !c.json {
-				c.printf("%s  %-14s %s", mark, f.Check, printable(f.Message))
-				if f.Fix != "" {
-					c.printf("      %-14s fix: %s", "", printable(f.Fix))
-				}
+				c.printf("%s  %-14s %s%s", mark, f.Check, printable(f.Message), fix)
 			}
 		}
 		if c.json {
-			if err := c.encode(map[string]any{"findings": findings}); err != nil {
+			if err := c.encode(map[string]any{"findings": all}); err != nil {
 				return err
 			}
 		}
-		if bad > 0 {
-			return fmt.Errorf("%d of %d checks failed", bad, len(findings))
-		}
-		return nil
+		return faultIf(bad > 0, "%d of %d checks failed", bad, len(all))
 	}
 }
 
 // examine makes every check that can be made.
-func (c *cli) examine(ctx context.Context) (all []finding) {
-	add := func(check string, err error, fix, good string) bool {
-		f := finding{Check: check, OK: err == nil, Message: good}
-		if err != nil {
-			f.Message, f.Fix = errorText(err), fix
-		}
-		all = append(all, f)
-		return err == nil
-	}
+func (c *cli) examine(ctx context.Context) (all findings) {
 	cfg, err := loadConfig(c.home, "", c.userHome)
-	if !add("configuration", err, "mend that line of config.yaml", configSource(cfg)) {
+	if err != nil {
 		cfg = defaultConfig(c.home)
 	}
-	if !add("home", checkHome(c.home), "run: honeydew start, or chmod 700 "+c.home, c.home+" is yours alone") {
+	all.add("configuration", cmp.Or(cfg.File, "none; the defaults hold"), err, "mend that line of config.yaml")
+	if !all.add("home", c.home+" is yours alone", checkHome(c.home), "run: honeydew start, or chmod 700 "+c.home) {
 		return all
 	}
-	_, keyErr := readSecret(filepath.Join(c.home, "key"), keyFileBytes)
-	if errors.Is(keyErr, fs.ErrNotExist) {
-		keyErr = nil
+	key := filepath.Join(c.home, "key")
+	_, err = readSecret(key, keyFileBytes)
+	all.add("key", "nobody else can read it", exceptAbsent(err), "run: chmod 600 "+key)
+	if path := cfg.Auth.PassphraseFile; path != "" {
+		_, err = readSecret(path, maxPassphrase)
+		all.add("passphrase", "the passphrase file can be read", err, "create "+path+" with mode 600")
 	}
-	add("key", keyErr, "run: chmod 600 "+filepath.Join(c.home, "key"), "nobody else can read it")
-	if cfg.Auth.PassphraseFile != "" {
-		_, err := readSecret(cfg.Auth.PassphraseFile, maxPassphrase)
-		add("passphrase", err, "create "+cfg.Auth.PassphraseFile+" with mode 600", "the passphrase file can be read")
-	}
-	add("socket path", checkSocketPath(cfg.Daemon.SocketPath), "set daemon.socket_path to a shorter path", cfg.Daemon.SocketPath)
+	all.add("socket path", cfg.Daemon.SocketPath, checkSocketPath(cfg.Daemon.SocketPath), "set daemon.socket_path to a shorter path")
 	for _, dir := range slices.Compact([]string{filepath.Dir(cfg.Storage.DatabasePath), filepath.Dir(cfg.Logging.File)}) {
-		add("disk", tryWrite(dir), "make room, or make the directory writable", dir+" can be written to")
+		all.add("disk", dir+" can be written to", tryWrite(dir), "make room, or make the directory writable")
 	}
 	held, err := lockHeld(lockPath(c.home))
-	add("lock", err, "make "+lockPath(c.home)+" readable", "daemon.lock can be used")
-	if err == nil && !held {
-		add("database", inspectIfThere(cfg.Storage.DatabasePath), "restore a backup, or move the file away and start anew", "its header is sound")
-		crash := ""
+	if all.add("lock", "daemon.lock can be used", err, "make "+lockPath(c.home)+" readable"); err == nil && !held {
+		all.add("database", "its header is sound", exceptAbsent(inspectDatabase(cfg.Storage.DatabasePath)),
+			"restore a backup, or move the file away and start anew")
+		dead := "not running"
 		if text, err := os.ReadFile(c.stderrPath()); err == nil && len(text) > 0 {
-			crash, _, _ = strings.Cut(string(text), "\n")
-			crash = "; it last said: " + crash
+			line, _, _ := strings.Cut(string(text), "\n")
+			dead += "; it last said: " + line
 		}
-		add("daemon", errors.New("not running"+crash), "start it with: honeydew start", "")
+		all.add("daemon", "", errors.New(dead), "start it with: honeydew start")
 		return all
 	}
-	status, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
-	if !add("daemon", err, "stop it with: honeydew stop, and look at: honeydew logs", "it answers") {
+	s, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
+	if !all.add("daemon", "it answers", err, "look at honeydew logs; it ends with: kill $(cat "+cfg.Daemon.PIDFile+")") {
 		return all
 	}
-	c.examineRunning(status, add)
+	all.add("version", "honeydew "+s.Version, faultIf(s.Version != c.version, "the daemon is honeydew %s, this is %s", s.Version, c.version),
+		"restart it with: honeydew stop && honeydew start")
+	all.add("operation", "nothing is degraded", faultIf(len(s.Problems) > 0, "%s", strings.Join(s.Problems, "; ")), "see: honeydew logs")
+	all.add("login", "logged in to "+s.Environment, faultIf(!s.Authenticated, "not logged in to %s", s.Environment), "log in with: honeydew login")
+	all.add("queue", "jobs may run", cmp.Or(faultIf(s.QueuePaused, "the queue is paused"),
+		faultIf(s.HeldUntil != "", "the API asked to wait until %s", localTime(s.HeldUntil))),
+		"resume it with: honeydew queue resume; where the API asked to wait, it goes on by itself")
 	return all
 }
 
-// examineRunning checks what a running daemon says of itself.
-func (c *cli) examineRunning(s *daemonpb.DaemonStatus, add func(check string, err error, fix, good string) bool) {
-	var skew, problems, login, paused error
-	if s.Version != c.version {
-		skew = fmt.Errorf("the daemon is honeydew %s, this is %s", s.Version, c.version)
+// exceptAbsent drops the error of a file that is not there yet.
+func exceptAbsent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	add("version", skew, "restart it with: honeydew stop && honeydew start", "honeydew "+s.Version)
-	if len(s.Problems) > 0 {
-		problems = errors.New(strings.Join(s.Problems, "; "))
-	}
-	add("operation", problems, "see: honeydew logs", "nothing is degraded")
-	if !s.Authenticated {
-		login = fmt.Errorf("not logged in to %s", s.Environment)
-	}
-	add("login", login, "log in with: honeydew login", "logged in to "+s.Environment)
-	fix := "resume it with: honeydew queue resume"
-	if s.QueuePaused {
-		paused = errors.New("the queue is paused")
-	} else if s.HeldUntil != "" {
-		paused, fix = errors.New("the API asked to wait until "+localTime(s.HeldUntil)), "none needed: this ends by itself"
-	}
-	add("queue", paused, fix, "jobs may run")
-}
-
-func configSource(cfg *Config) string {
-	if cfg == nil || cfg.File == "" {
-		return "none; the defaults hold"
-	}
-	return cfg.File
+	return err
 }
 
 // checkHome looks at the home without changing it.
@@ -155,10 +144,8 @@ func checkHome(dir string) error {
 	if uid, ok := ownerOf(info); ok && uid != os.Getuid() {
 		return fmt.Errorf("%s belongs to uid %d", dir, uid)
 	}
-	if !info.IsDir() || (info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows") {
-		return fmt.Errorf("%s is open to others (mode %04o)", dir, info.Mode().Perm())
-	}
-	return nil
+	mode := info.Mode().Perm()
+	return faultIf(!info.IsDir() || mode&0o077 != 0 && runtime.GOOS != "windows", "%s is open to others (mode %04o)", dir, mode)
 }
 
 // tryWrite writes and removes a small file, which also finds a full disk.
@@ -171,119 +158,58 @@ func tryWrite(dir string) error {
 	return errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
 }
 
-func inspectIfThere(path string) error {
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return inspectDatabase(path)
-}
-
-const systemdUnit = `[Unit]
-Description=honeydew: pulls the activity of your organisations
-Documentation=man:honeydew(1)
-StartLimitIntervalSec=300
-StartLimitBurst=5
-
-[Service]
-Type=notify
-ExecStart="%s" daemon
-Environment="HONEYDEW_HOME=%s"
-Restart=on-failure
-RestartSec=5
-RestartPreventExitStatus=5 74 78
-TimeoutStopSec=90
-NoNewPrivileges=yes
-UMask=0077
-LimitCORE=0
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
-SystemCallArchitectures=native
-MemoryDenyWriteExecute=yes
-
-[Install]
-WantedBy=default.target
-`
-
-const launchdAgent = `<?xml version="1.0" encoding="UTF-8"?>
-<!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
-<plist version="1.0">
-<dict>
-  <key>Label</key><string>honeydew</string>
-  <key>ProgramArguments</key><array><string>%s</string><string>daemon</string></array>
-  <key>EnvironmentVariables</key><dict><key>HONEYDEW_HOME</key><string>%s</string></dict>
-  <key>RunAtLoad</key><true/>
-  <key>KeepAlive</key><dict><key>SuccessfulExit</key><false/></dict>
-  <key>ThrottleInterval</key><integer>10</integer>
-  <key>ProcessType</key><string>Background</string>
-  <key>StandardErrorPath</key><string>%[2]s/daemon.stderr</string>
-</dict>
-</plist>
-`
-
 // service is the file for this system's service manager, and what to run after it was written or removed.
-func (c *cli) service() (path, text, enable, disable string, err error) {
-	switch runtime.GOOS {
-	case "darwin":
-		escape := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace
-		path = filepath.Join(c.userHome, "Library", "LaunchAgents", "honeydew.plist")
-		return path, fmt.Sprintf(launchdAgent, escape(c.executable), escape(c.home)), "launchctl bootstrap gui/$(id -u) " + path,
-			"launchctl bootout gui/$(id -u)/honeydew", nil
-	case "windows":
-		return "", "", "", "", errors.New("there is no service file for this system; run: honeydew start")
-	}
-	base := c.getenv("XDG_CONFIG_HOME")
-	if base == "" {
-		base = filepath.Join(c.userHome, ".config")
-	}
+type service struct{ path, text, enable, disable string }
+
+func (c *cli) service() (s service, err error) {
 	// systemd reads % as a specifier, and quotes as quotes.
-	escape := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace
-	return filepath.Join(base, "systemd", "user", "honeydew.service"),
-		fmt.Sprintf(systemdUnit, escape(c.executable), escape(c.home)),
-		"systemctl --user daemon-reload && systemctl --user enable --now honeydew\nto keep it running after you log out: loginctl enable-linger",
-		"systemctl --user disable --now honeydew", nil
+	source, escape := "honeydew.service", strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%")
+	switch runtime.GOOS {
+	case "windows":
+		return s, errors.New("there is no service file for this system; run: honeydew start")
+	case "darwin":
+		source, escape = "honeydew.plist", strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
+		s.path = filepath.Join(c.userHome, "Library", "LaunchAgents", source)
+		s.enable, s.disable = "launchctl bootstrap gui/$(id -u) "+s.path, "launchctl bootout gui/$(id -u)/honeydew"
+	default:
+		s.path = filepath.Join(cmp.Or(c.getenv("XDG_CONFIG_HOME"), filepath.Join(c.userHome, ".config")), "systemd", "user", source)
+		s.enable = "systemctl --user daemon-reload && systemctl --user enable --now honeydew\nto keep it running after you log out: loginctl enable-linger"
+		s.disable = "systemctl --user disable --now honeydew"
+	}
+	text, err := texts.ReadFile("texts/" + source)
+	s.text = strings.NewReplacer("@EXECUTABLE@", escape.Replace(c.executable), "@HOME@", escape.Replace(c.home)).Replace(string(text))
+	return s, err
 }
 
-func serviceInstallVerb(c *cli, f *flag.FlagSet) action {
-	show := f.Bool("print", false, "only print the file")
-	return func(context.Context, []string) error {
-		path, text, enable, _, err := c.service()
-		if err != nil {
-			return err
+// serviceVerb installs the service or removes it again.
+func serviceVerb(install bool) func(*cli, *flag.FlagSet) action {
+	return func(c *cli, f *flag.FlagSet) action {
+		show := f.Bool("print", false, "only print the file, or the path of what would be removed")
+		return func(context.Context, []string) error {
+			s, err := c.service()
+			switch {
+			case err != nil:
+				return err
+			case *show && install:
+				return c.showText("file", strings.TrimSuffix(s.text, "\n"))
+			case *show:
+				return c.showText("path", s.path)
+			}
+			did, next := "Removed", "if it runs: "+s.disable
+			if install {
+				did, next = "Wrote", "now run: "+s.enable
+				err = errors.Join(os.MkdirAll(filepath.Dir(s.path), 0o755), os.WriteFile(s.path, []byte(s.text), 0o644))
+			} else {
+				err = os.Remove(s.path)
+			}
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return c.encode(map[string]string{"path": s.path, "next": next})
+			}
+			c.printf("%s %s\n%s", did, s.path, next)
+			return nil
 		}
-		if *show {
-			return c.showText("file", strings.TrimSuffix(text, "\n"))
-		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			return err
-		}
-		return c.serviceDone("Wrote", path, "now run: "+enable)
 	}
-}
-
-func serviceUninstallVerb(c *cli, f *flag.FlagSet) action {
-	show := f.Bool("print", false, "only print the file's path")
-	return func(context.Context, []string) error {
-		path, _, _, disable, err := c.service()
-		if err != nil {
-			return err
-		}
-		if *show {
-			return c.showText("path", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return err
-		}
-		return c.serviceDone("Removed", path, "if it runs: "+disable)
-	}
-}
-
-func (c *cli) serviceDone(did, path, next string) error {
-	if c.json {
-		return c.encode(map[string]string{"path": path, "next": next})
-	}
-	c.printf("%s %s", did, path)
-	c.printf("%s", next)
-	return nil
 }

@@ -8,8 +8,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -24,51 +26,38 @@ func (p *printer) printf(format string, args ...any) { fmt.Fprintf(p.out, format
 
 const minColumn = 8 // a column is not cut to less than this many characters
 
-// printTable prints rows under headers, aligned. On a terminal its widest columns are cut until a row fits a line, but the
-// first, which one wants to copy, is not; a pipe gets everything.
+// printTable prints rows under headers. On a terminal its widest columns are cut until a row fits a line, but the first,
+// which one wants to copy, is not; a pipe gets everything.
 func (p *printer) printTable(headers []string, rows [][]string) {
-	widths := make([]int, len(headers))
-	all := append([][]string{headers}, rows...)
-	for _, row := range all {
+	p.columns("", p.width, append([][]string{headers}, rows...))
+}
+
+// columns prints rows of one length, aligned and made printable; beyond width, if that is not 0, it cuts all columns but
+// the first.
+func (p *printer) columns(indent string, width int, rows [][]string) {
+	if len(rows) == 0 {
+		return
+	}
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
 		for i := range row {
 			row[i] = printable(row[i])
 			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
 		}
 	}
-	if p.width > 0 {
-		shrink(widths[1:], p.width-widths[0]-2*(len(widths)-1))
-	}
-	for _, row := range all {
-		var line strings.Builder
-		for i, cell := range row {
-			if i > 0 {
-				line.WriteString("  ")
-			}
-			cell = cutRunes(cell, widths[i])
-			line.WriteString(cell)
-			line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)))
-		}
-		p.printf("%s", strings.TrimRight(line.String(), " "))
-	}
-}
-
-// shrink takes characters from the widest column until the widths fit into room.
-func shrink(widths []int, room int) {
-	total := 0
+	over := -width - len("  ")
 	for _, w := range widths {
-		total += w
+		over += w + len("  ")
 	}
-	for ; total > room; total-- {
-		widest := 0
-		for i, w := range widths {
-			if w > widths[widest] {
-				widest = i
-			}
+	for rest := widths[1:]; width > 0 && over > 0 && slices.Max(rest) > minColumn; over-- {
+		rest[slices.Index(rest, slices.Max(rest))]--
+	}
+	for _, row := range rows {
+		line := indent
+		for i, cell := range row {
+			line += fmt.Sprintf("%-*s  ", widths[i], cutRunes(cell, widths[i]))
 		}
-		if widths[widest] <= minColumn {
-			return
-		}
-		widths[widest]--
+		p.printf("%s", strings.TrimRight(line, " "))
 	}
 }
 
@@ -76,44 +65,37 @@ func cutRunes(s string, n int) string {
 	if utf8.RuneCountInString(s) <= n {
 		return s
 	}
-	runes := []rune(s)
-	return string(runes[:n-1]) + "…"
+	return string([]rune(s)[:n-1]) + "…"
 }
 
 // pairs prints names and values, one pair a line, leaving out empty values.
 func (p *printer) pairs(list ...string) {
-	width := 0
-	for i := 0; i < len(list); i += 2 {
-		if list[i+1] != "" {
-			width = max(width, len(list[i]))
+	var rows [][]string
+	for pair := range slices.Chunk(list, 2) {
+		if pair[1] != "" {
+			rows = append(rows, []string{pair[0] + ":", pair[1]})
 		}
 	}
-	for i := 0; i < len(list); i += 2 {
-		if list[i+1] != "" {
-			p.printf("%-*s  %s", width+1, list[i]+":", printable(list[i+1]))
-		}
-	}
+	p.columns("", 0, rows)
 }
 
 // localTime shows a timestamp of the daemon in the user's zone, and how far away it is.
 func localTime(text string) string {
-	t, err := parseTimeText(text)
-	if err != nil || t.IsZero() {
-		return ""
+	if t, err := parseTimeText(text); err == nil && !t.IsZero() {
+		return t.Local().Format(time.DateTime) + " (" + shortTime(text) + ")"
 	}
-	return t.Local().Format(time.DateTime) + " (" + relative(time.Until(t)) + ")"
+	return ""
 }
 
 // shortTime shows only how far away a timestamp is.
 func shortTime(text string) string {
-	t, err := parseTimeText(text)
-	if err != nil || t.IsZero() {
-		return ""
+	if t, err := parseTimeText(text); err == nil && !t.IsZero() {
+		return relative(time.Until(t))
 	}
-	return relative(time.Until(t))
+	return ""
 }
 
-// relative says "in 5m" or "5m ago".
+// relative says "in 5m 0s" or "5m 0s ago".
 func relative(d time.Duration) string {
 	if d >= 0 {
 		return "in " + span(d)
@@ -123,28 +105,30 @@ func relative(d time.Duration) string {
 
 // span is a duration in its two largest units.
 func span(d time.Duration) string {
+	seconds := int(d.Seconds())
 	switch {
 	case d < time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
+		return fmt.Sprintf("%ds", seconds)
 	case d < time.Hour:
-		return fmt.Sprintf("%dm %ds", int(d.Minutes()), int(d.Seconds())%60)
+		return fmt.Sprintf("%dm %ds", seconds/60, seconds%60)
 	case d < 24*time.Hour:
-		return fmt.Sprintf("%dh %dm", int(d.Hours()), int(d.Minutes())%60)
+		return fmt.Sprintf("%dh %dm", seconds/3600, seconds/60%60)
 	}
-	return fmt.Sprintf("%dd %dh", int(d.Hours())/24, int(d.Hours())%24)
+	return fmt.Sprintf("%dd %dh", seconds/86400, seconds/3600%24)
 }
 
 // bytesText shows a size in its unit.
 func bytesText(n int64) string {
-	const unit = 1024
-	if n < unit {
+	value, unit := float64(n), ""
+	for _, larger := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if value >= 1024 {
+			value, unit = value/1024, larger
+		}
+	}
+	if unit == "" {
 		return fmt.Sprintf("%d B", n)
 	}
-	value, names := float64(n)/unit, "KMGT"
-	for value >= unit && len(names) > 1 {
-		value, names = value/unit, names[1:]
-	}
-	return fmt.Sprintf("%.1f %ciB", value, names[0])
+	return fmt.Sprintf("%.1f %s", value, unit)
 }
 
 // count says "1 job" or "2 jobs".
@@ -155,55 +139,51 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// indented is a JSON result for a terminal: in lines, and without the control characters that JSON lets pass (C1).
+// indented is a JSON result for a terminal: in lines, and without the control characters that JSON lets pass (C1, bidi).
 func indented(text []byte) []byte {
 	var out bytes.Buffer
 	if json.Indent(&out, text, "", "  ") != nil {
 		return []byte(printable(string(text)))
 	}
 	return bytes.Map(func(r rune) rune {
-		if r >= 0x7f && r <= 0x9f || r == 0x202e || r == 0x2066 || r == 0x2067 || r == 0x2068 {
-			return utf8.RuneError
+		if r == '\n' || unicode.IsGraphic(r) {
+			return r
 		}
-		return r
+		return utf8.RuneError
 	}, out.Bytes())
 }
 
 // logLine is a line of the log for people: time, level, message, fields.
 func logLine(line []byte) string {
 	decoder := json.NewDecoder(bytes.NewReader(line))
-	var head [3]string
-	var rest strings.Builder
 	if t, err := decoder.Token(); err != nil || t != json.Delim('{') {
 		return printable(string(line))
 	}
+	var when, level, message, fields string
 	for decoder.More() {
 		key, err := decoder.Token()
+		var value json.RawMessage
+		if err == nil {
+			err = decoder.Decode(&value)
+		}
 		if err != nil {
 			return printable(string(line))
 		}
-		var value json.RawMessage
-		if err := decoder.Decode(&value); err != nil {
-			return printable(string(line))
-		}
 		text := string(value)
-		var unquoted string
-		if json.Unmarshal(value, &unquoted) == nil {
-			text = unquoted
-		}
+		_ = json.Unmarshal(value, &text) // a string without its quotes; anything else stays as it is
 		switch key {
 		case "timestamp":
 			if t, err := parseTimeText(text); err == nil {
 				text = t.Local().Format(time.DateTime)
 			}
-			head[0] = text
+			when = text
 		case "level":
-			head[1] = strings.ToUpper(text)
+			level = strings.ToUpper(text)
 		case "message":
-			head[2] = text
+			message = text
 		default:
-			fmt.Fprintf(&rest, " %v=%s", key, text)
+			fields += fmt.Sprintf(" %v=%s", key, text)
 		}
 	}
-	return fmt.Sprintf("%s %-5s %s", printable(head[0]), printable(head[1]), printable(head[2]+rest.String()))
+	return fmt.Sprintf("%s %-5s %s", printable(when), printable(level), printable(message+fields))
 }
