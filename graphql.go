@@ -99,6 +99,9 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 // redact makes a text of the API fit to be shown: without the secrets that it may have echoed, then as one printable
 // line, then cut to size. In another order a secret could slip through in part.
 func (r *Request) redact(text string) string {
+	if text == "" { // as after most requests: all those spellings cost more than a request
+		return ""
+	}
 	var forms, pairs []string
 	for _, secret := range append([]string{r.Token}, r.Secrets...) {
 		if secret != "" {
