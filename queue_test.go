@@ -571,7 +571,7 @@ func restartDuring(t *testing.T, j *Job, clean bool, unsent bool) *Job {
 	})
 	r.submit(j)
 	r.q.Start()
-	advance(startDelay)
+	synctest.Wait()
 	if got := r.job(j); got.Status != statusRunning || got.OpenStarts != 1 {
 		t.Fatalf("before: %s with %d open starts", got.Status, got.OpenStarts)
 	}
@@ -619,7 +619,7 @@ func TestThirdInterruptedStartIsTheLast(t *testing.T) {
 		j := r.submit(newTestJob("github.commits"))
 		for n := 1; n <= 3; n++ {
 			r.q.Start()
-			advance(startDelay)
+			synctest.Wait()
 			if len(r.attempts()) != n {
 				t.Fatalf("start %d: %d attempts", n, len(r.attempts()))
 			}

@@ -37,7 +37,7 @@ type write struct {
 	finish *Job // store the end of an attempt, if the job is still open
 	fn     func(*tx) error
 	// done is called by the writer after the commit, must not block, and gets errNotOpen when finish found the job
-	// ended already. Nil: nobody waits, and the write may wait for company.
+	// ended already. Nil: nobody waits.
 	done func(error)
 	err  error
 }
@@ -185,10 +185,7 @@ func (s *Store) do(w *write) error {
 // more than once.
 func (s *Store) update(fn func(*tx) error) error { return s.do(&write{fn: fn}) }
 
-const (
-	maxBatch   = 512
-	startDelay = 2 * time.Millisecond // of a start that comes alone: the end of most attempts is there by then
-)
+const maxBatch = 512
 
 // writer is the goroutine that owns the writing connection.
 func (s *Store) writer() {
@@ -198,14 +195,6 @@ func (s *Store) writer() {
 		select {
 		case w := <-s.ops:
 			batch = s.gather(append(batch[:0], w))
-			if len(batch) == 1 && w.done == nil {
-				select {
-				case next := <-s.ops:
-					batch = s.gather(append(batch, next))
-				case <-time.After(startDelay):
-				case <-s.closed:
-				}
-			}
 			s.run(batch)
 			clear(batch)
 		case <-s.closed:
