@@ -38,7 +38,7 @@ const (
 	rotationPause = time.Minute // after a rename that failed
 	// lookPause is how long the file is taken to be where it was. What a burst writes meanwhile into a file that somebody
 	// moves or removes is there, or gone, as if they had come that much later.
-	lookPause   = 10 * time.Millisecond
+	lookPause   = time.Millisecond
 	backupStamp = "20060102T150405.000" // UTC; text order is time order
 )
 
