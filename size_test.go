@@ -15,7 +15,7 @@ import (
 const (
 	mostFunctionLines = 60
 	mostFileLines     = 500
-	mostLines         = 6870
+	mostLines         = 6880
 )
 
 func TestCodeStaysSmallEnoughToAudit(t *testing.T) {

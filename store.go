@@ -63,11 +63,14 @@ type Store struct {
 	problem atomic.Pointer[string]
 	fatal   chan error // the database is damaged: the daemon must stop
 
-	mu      sync.Mutex
-	counts  FinishedCounts // since counted is set
-	counted bool
-	envs    []Environment // what Environments answers, nil: to be read
-	envGen  int           // raised by every change to them
+	counted   chan struct{}  // closed when the next two are there
+	before    FinishedCounts // finished jobs at the start
+	uncounted error          // why they could not be counted
+
+	mu     sync.Mutex
+	since  FinishedCounts // what commits have added; negative where they removed
+	envs   []Environment  // what Environments answers, nil: to be read
+	envGen int            // raised by every change to them
 }
 
 // openStore opens the database at path, creating or upgrading it. sync is full or normal.
@@ -82,7 +85,8 @@ func openStore(path, sync, productionURL string) (*Store, error) {
 	// A second belt against losing SQLite's locks (cznic/sqlite#255); where it is not supported, nothing here opens
 	// the file behind SQLite's back.
 	_, _ = sqlite.OFDLocking(true) // its error only says that this system has none
-	s := &Store{path: path, ops: make(chan *write, 1024), closed: make(chan struct{}), gone: make(chan struct{}), fatal: make(chan error, 1)}
+	s := &Store{path: path, ops: make(chan *write, 1024), closed: make(chan struct{}), gone: make(chan struct{}),
+		counted: make(chan struct{}), fatal: make(chan error, 1)}
 	if err := s.open(sync); err != nil {
 		return nil, errors.Join(fmt.Errorf("database %s: %w", path, err), s.closeConnections())
 	}
@@ -116,13 +120,14 @@ func (s *Store) open(sync string) (err error) {
 	}
 	s.read.SetMaxOpenConns(4)
 	s.read.SetMaxIdleConns(4)
-	return nil
+	return s.countFinished()
 }
 
 // Close stops the writer after what is queued, checkpoints and closes.
 func (s *Store) Close() error {
 	close(s.closed)
 	<-s.gone
+	<-s.counted
 	return s.closeConnections()
 }
 
@@ -260,7 +265,7 @@ func (s *Store) failure(err error) error {
 // commit writes batch in one transaction: new jobs first, many rows a statement, then the rest in order, then the
 // starts whose end is not in this batch already.
 func (s *Store) commit(batch []*write) (err error) {
-	t := &tx{s: s, counts: s.counts}
+	t := &tx{s: s, counts: s.since}
 	if _, err := s.stmts.begin.exec(); err != nil {
 		return err
 	}
@@ -299,7 +304,7 @@ func (s *Store) commit(batch []*write) (err error) {
 		return err
 	}
 	s.mu.Lock()
-	s.counts = t.counts
+	s.since = t.counts
 	s.mu.Unlock()
 	return nil
 }
