@@ -244,7 +244,7 @@ func BenchmarkIdleJob(b *testing.B) {
 func BenchmarkOverJobs(b *testing.B) {
 	for _, n := range []int{1000, 1_000_000} {
 		gate := closedGate(b)
-		_, dialed := benchDaemon(b, benchAPI(b, gate), n, n/10)
+		_, dialed := benchDaemon(b, benchAPI(b, gate), n, n)
 		stub, ctx := dialed(), context.Background()
 		if _, err := stub.GetStatus(ctx, &daemonpb.GetStatusRequest{}); err != nil { // the first one counts
 			b.Fatal(err)

@@ -77,10 +77,8 @@ func (s *Store) Finished() (FinishedCounts, error) {
 		return counts, nil
 	}
 	err := s.update(func(t *tx) error {
-		t.counts = FinishedCounts{}
-		return t.row(`SELECT count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'failed'),
-			count(*) FILTER (WHERE status = 'cancelled') FROM jobs INDEXED BY jobs_by_status`).
-			Scan(&t.counts.Completed, &t.counts.Failed, &t.counts.Cancelled)
+		return t.row(`SELECT (SELECT count(*) FROM jobs WHERE status = 'completed'), (SELECT count(*) FROM jobs WHERE status = 'failed'),
+			(SELECT count(*) FROM jobs WHERE status = 'cancelled')`).Scan(&t.counts.Completed, &t.counts.Failed, &t.counts.Cancelled)
 	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
