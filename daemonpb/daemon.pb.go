@@ -2,7 +2,7 @@
 //
 // Transport: gRPC without TLS over the Unix socket $HONEYDEW_HOME/daemon.sock, which only the daemon's own user
 // can reach (directory 0700, socket 0600, peer credentials checked where the platform has them). Server reflection
-// and grpc.health.v1 are on, so `grpcurl -plaintext -unix daemon.sock list` works without this file.
+// and grpc.health.v1 are on, so `grpcurl -plaintext unix:///HOME/daemon.sock list` works without this file.
 //
 // Every response carries the daemon's version in the header metadata `honeydew-version`.
 //
