@@ -178,25 +178,27 @@ var answers string
 
 // render prints what the template of that name makes of data.
 func (c *cli) render(name string, data any) error {
-	templates, err := template.New("").Funcs(template.FuncMap{
+	_, text, _ := strings.Cut(answers, "\n== "+name+"\n")
+	text, _, _ = strings.Cut(text, "\n== ")
+	shown, err := template.New(name).Funcs(template.FuncMap{
 		"bytes": bytesText, "local": localTime, "short": shortTime, "moment": parseTimeText,
 		"payload": func(s *structpb.Struct) string { return protojson.MarshalOptions{}.Format(s) },
 		"span":    func(seconds int64) string { return span(time.Duration(seconds) * time.Second) },
 		"wider":   func(width int, text string) int { return max(width, utf8.RuneCountInString(text)) },
-	}).Parse(strings.ReplaceAll(answers, "\t", separator)) // a tab in a value is none
+	}).Parse(strings.ReplaceAll(text, "\t", separator)) // a tab in a value is none
 	if err != nil {
 		return err
 	}
 	var out strings.Builder
-	if err := templates.ExecuteTemplate(&out, name, data); err != nil {
+	if err := shown.Execute(&out, data); err != nil {
 		return err
 	}
-	text := strings.Map(func(r rune) rune {
+	text = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) || r == '\n' || string(r) == separator {
 			return r
 		}
 		return -1
-	}, strings.TrimSuffix(out.String(), "\n"))
+	}, strings.TrimRight(out.String(), "\n"))
 	first, _, _ := strings.Cut(text, "\n")
 	columns := 1 + strings.Count(first, separator)
 	var rows [][]string

@@ -178,9 +178,9 @@ func (c *cli) matching(ctx context.Context, filter *daemonpb.ListJobsRequest, st
 }
 
 // providerVerbs turns the command table into verbs.
-func providerVerbs(table *Commands) (all []verb) {
+func (c *cli) providerVerbs() (all []verb) {
 	examples := strings.NewReplacer("ORGANIZATION", "acme", "REPOSITORY", "api", "PROJECT", "web", "WORKSPACE", "acme")
-	for _, cmd := range table.All() {
+	for _, cmd := range c.commands().All() {
 		var args []string
 		for _, a := range cmd.Args {
 			if a.Required {
@@ -351,7 +351,7 @@ func (c *cli) payload(command, text string, words []string) (*structpb.Struct, e
 			return nil, usagef("--payload: not a JSON object: %v", err)
 		}
 	}
-	cmd, err := c.commands.Lookup(command)
+	cmd, err := c.commands().Lookup(command)
 	if err != nil {
 		cmd = &Command{} // the daemon may know it, and says so if not
 	}

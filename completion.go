@@ -39,11 +39,10 @@ func completeVerb(c *cli, _ *flag.FlagSet) action {
 
 // candidates lists the words that may follow those before: of a verb's name, or its flags, or values.
 func (c *cli) candidates(ctx context.Context, before []string, last string) (words []string, err error) {
-	verbs := c.verbs()
 	if len(before) > 0 && before[0] == "help" {
 		before = before[1:]
 	}
-	for _, v := range verbs {
+	for v := range c.verbs {
 		name := strings.Fields(v.name)
 		n := min(len(name), len(before))
 		switch {
@@ -94,7 +93,7 @@ func (c *cli) values(ctx context.Context, v verb, kind string) ([]string, error)
 	case "overlap":
 		return []string{overlapSkip, overlapAllow}, nil
 	case "COMMAND", "command":
-		return namesOf(c.commands.All(), func(cmd *Command) string { return cmd.Name }), nil
+		return namesOf(c.commands().All(), func(cmd *Command) string { return cmd.Name }), nil
 	case "ID":
 		out, err := c.client.ListJobs(ctx, &daemonpb.ListJobsRequest{Limit: 100})
 		return namesOf(out.GetJobs(), (*daemonpb.JobStatus).GetJobId), err
