@@ -299,14 +299,10 @@ func asError(err error) (*Error, codes.Code) {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e, codes.OK
 	}
-	inner, ok := errors.AsType[interface {
-		error
-		GRPCStatus() *status.Status
-	}](err) // status.FromError would put the whole text of a wrapped one into the message
+	st, ok := status.FromError(err) // nobody wraps one, which would put the whole of its text into the message
 	if !ok {
 		return &Error{Message: err.Error()}, codes.OK
 	}
-	st := inner.GRPCStatus()
 	for _, d := range st.Details() {
 		if info, ok := d.(*errdetails.ErrorInfo); ok && info.Domain == errorDomain {
 			return &Error{Code: info.Reason, Message: st.Message(), Hint: info.Metadata["hint"]}, codes.OK

@@ -4,6 +4,7 @@ package main
 // daemon of another release, and for each answer either protojson or what a template of texts/answers.txt makes of it.
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -13,7 +14,6 @@ import (
 	"io"
 	"net"
 	"path"
-	"slices"
 	"strings"
 	"text/template"
 	"time"
@@ -34,6 +34,7 @@ const (
 	callTimeout  = 30 * time.Second
 	longTimeout  = 15 * time.Minute // of what works through the whole database, or waits for the API
 	watchTimeout = time.Hour        // of one call; a longer wait asks again
+	answerGrace  = 3 * time.Second  // for an answer that is on its way when the user interrupts
 	maxReceive   = 16 << 20
 )
 
@@ -43,15 +44,20 @@ type api = daemonpb.DaemonClient
 // rpc is a call that is answered by one message.
 type rpc[In, Out proto.Message] = func(api, context.Context, In, ...grpc.CallOption) (Out, error)
 
-// socketPath is $HONEYDEW_SOCKET, else the configured one; a broken configuration does not keep a client from trying.
+// config is the configuration or, beside the error, the defaults: a broken one does not keep a client from trying.
+func (c *cli) config() (*Config, error) {
+	cfg, err := loadConfig(c.home, "", c.userHome)
+	return cmp.Or(cfg, defaultConfig(c.home)), err
+}
+
+// socketPath is $HONEYDEW_SOCKET, else the configured one.
 func (c *cli) socketPath() string {
 	if path := c.getenv("HONEYDEW_SOCKET"); path != "" {
 		return c.absolute(path)
 	}
-	cfg, err := loadConfig(c.home, "", c.userHome)
+	cfg, err := c.config()
 	if err != nil {
-		fmt.Fprintln(c.stderr, "warning:", printable(err.Error()))
-		cfg = defaultConfig(c.home)
+		c.note("warning: %s", errorText(err))
 	}
 	return cfg.Daemon.SocketPath
 }
@@ -70,8 +76,11 @@ func dial(path func() string, interceptor grpc.UnaryClientInterceptor) (*grpc.Cl
 func (c *cli) intercept(ctx context.Context, method string, in, out any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker,
 	opts ...grpc.CallOption) error {
 	timeout := callTimeout
-	if slices.Contains([]string{"Login", "Prune", "Backup"}, path.Base(method)) {
+	switch path.Base(method) {
+	case "Login", "Prune", "Backup":
 		timeout = longTimeout
+	case "SubmitJob", "TriggerSchedule": // even one who is interrupted shall know the id of what was sent
+		ctx = outlast(ctx)
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -79,6 +88,13 @@ func (c *cli) intercept(ctx context.Context, method string, in, out any, conn *g
 	err := invoke(ctx, method, in, out, conn, append(opts, grpc.Header(&header))...)
 	c.noteVersion(header)
 	return err
+}
+
+// outlast is ctx, but ends a moment after it.
+func outlast(ctx context.Context) context.Context {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { time.AfterFunc(answerGrace, cancel) })
+	return longer
 }
 
 // noteVersion warns once of a daemon of another release.
@@ -201,18 +217,21 @@ func (c *cli) render(name string, data any) error {
 	}, strings.TrimRight(out.String(), "\n"))
 	first, _, _ := strings.Cut(text, "\n")
 	columns := 1 + strings.Count(first, separator)
+	if columns == 1 {
+		c.printf("%s", text)
+		return nil
+	}
 	var rows [][]string
 	for line := range strings.SplitSeq(text, "\n") {
-		cells := append(strings.Split(line, separator), make([]string, columns)...)
-		rows = append(rows, cells[:columns]) // whatever a value has in it
+		cells := append(strings.Split(line, separator), make([]string, columns)...)[:columns] // whatever a value has in it
+		if columns > 2 || cells[1] != "" {
+			rows = append(rows, cells)
+		}
 	}
-	switch columns {
-	case 1:
-		c.printf("%s", text)
-	case 2:
-		c.pairs(slices.Concat(rows...)...)
-	default:
-		c.printTable(rows[0], rows[1:])
+	width := c.width
+	if columns == 2 {
+		width = 0
 	}
+	c.columns("", width, rows)
 	return nil
 }

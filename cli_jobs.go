@@ -33,22 +33,22 @@ import (
 func jobVerbs() []verb {
 	show := &daemonpb.GetJobStatusRequest{}
 	return []verb{
-		{"submit", "[COMMAND] [KEY=VALUE...]", "submit a job, or many from a file",
+		{"submit", "[COMMAND] [KEY=VALUE...]", "Submit a job, or many from a file",
 			"honeydew submit github.commits organization=acme repository=api startDate=-7d --wait", submitVerb},
-		{"commands", "", "list every command and its arguments", "honeydew commands",
+		{"commands", "", "List every command and its arguments", "honeydew commands",
 			asking(api.ListCommands, &daemonpb.ListCommandsRequest{}, nil)},
-		{"job list", "", "list jobs, newest first", "honeydew job list --status failed", jobListVerb},
-		{"job show", "ID", "show a job", "honeydew job show 4k2m", asking(api.GetJobStatus, show, nil, &show.JobId)},
-		{"job result", "ID", "print a job's result", "honeydew job result 4k2m", func(c *cli, _ *flag.FlagSet) action {
+		{"job list", "", "List jobs, newest first", "honeydew job list --status failed", jobListVerb},
+		{"job show", "ID", "Show a job", "honeydew job show 4k2m", asking(api.GetJobStatus, show, nil, &show.JobId)},
+		{"job result", "ID", "Print a job's result", "honeydew job result 4k2m", func(c *cli, _ *flag.FlagSet) action {
 			return func(ctx context.Context, args []string) error {
 				job, err := c.client.GetJobStatus(ctx, &daemonpb.GetJobStatusRequest{JobId: args[0]})
 				return c.printResult(ctx, job, err)
 			}
 		}},
-		{"job wait", "ID...", "wait until jobs have ended", "honeydew job wait 4k2m", func(c *cli, _ *flag.FlagSet) action { return c.waitAll }},
-		{"job cancel", "[ID...]", "cancel jobs, by id or filter", "honeydew job cancel --status pending --command github.commits --dry-run",
+		{"job wait", "ID...", "Wait until jobs have ended", "honeydew job wait 4k2m", func(c *cli, _ *flag.FlagSet) action { return c.waitAll }},
+		{"job cancel", "[ID...]", "Cancel jobs, by id or filter", "honeydew job cancel --status pending --command github.commits --dry-run",
 			eachVerb("cancelled", []string{statusPending, statusRunning}, (*cli).cancel)},
-		{"job retry", "[ID...]", "submit failed or cancelled jobs again", "honeydew job retry --status failed",
+		{"job retry", "[ID...]", "Submit failed or cancelled jobs again", "honeydew job retry --status failed",
 			eachVerb("submitted again", []string{statusFailed, statusCancelled}, (*cli).retry)},
 	}
 }

@@ -84,14 +84,6 @@ func (c *cli) values(ctx context.Context, v verb, kind string) ([]string, error)
 		kind = group
 	}
 	switch kind {
-	case "SHELL":
-		return []string{"bash", "zsh", "fish"}, nil
-	case "status":
-		return []string{statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled}, nil
-	case "missed":
-		return []string{missedRunOnce, missedSkip}, nil
-	case "overlap":
-		return []string{overlapSkip, overlapAllow}, nil
 	case "COMMAND", "command":
 		return namesOf(c.commands().All(), func(cmd *Command) string { return cmd.Name }), nil
 	case "ID":
@@ -104,7 +96,12 @@ func (c *cli) values(ctx context.Context, v verb, kind string) ([]string, error)
 		out, err := c.client.ListEnvironments(ctx, &daemonpb.ListEnvironmentsRequest{})
 		return namesOf(out.GetEnvironments(), (*daemonpb.Environment).GetName), err
 	}
-	return nil, nil
+	return map[string][]string{
+		"SHELL":   {"bash", "zsh", "fish"},
+		"status":  {statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled},
+		"missed":  {missedRunOnce, missedSkip},
+		"overlap": {overlapSkip, overlapAllow},
+	}[kind], nil
 }
 
 // namesOf names all items.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -21,11 +20,11 @@ import (
 
 func toolVerbs() []verb {
 	return []verb{
-		{"doctor", "", "find what keeps the daemon from working", "honeydew doctor", doctorVerb},
-		{"service install", "", "let systemd or launchd run the daemon", "honeydew service install --print", serviceVerb(true)},
-		{"service uninstall", "", "remove the service's file again", "honeydew service uninstall", serviceVerb(false)},
-		{"completion", "SHELL", "print the completion script of bash, zsh or fish", "source <(honeydew completion bash)", completionVerb},
-		{"__complete", "[WORD...]", "list completions", "", completeVerb},
+		{"doctor", "", "Find what keeps the daemon from working", "honeydew doctor", doctorVerb},
+		{"service install", "", "Let systemd or launchd run the daemon", "honeydew service install --print", serviceVerb(true)},
+		{"service uninstall", "", "Remove the service's file again", "honeydew service uninstall", serviceVerb(false)},
+		{"completion", "SHELL", "Print the completion script of bash, zsh or fish", "source <(honeydew completion bash)", completionVerb},
+		{"__complete", "[WORD...]", "List completions", "", completeVerb},
 	}
 }
 
@@ -82,10 +81,7 @@ func doctorVerb(c *cli, _ *flag.FlagSet) action {
 
 // examine makes every check that can be made.
 func (c *cli) examine(ctx context.Context) (all findings) {
-	cfg, err := loadConfig(c.home, "", c.userHome)
-	if err != nil {
-		cfg = defaultConfig(c.home)
-	}
+	cfg, err := c.config()
 	all.add("configuration", cmp.Or(cfg.File, "none; the defaults hold"), err, "mend that line of config.yaml")
 	if !all.add("home", c.home+" is yours alone", checkHome(c.home), "run: honeydew start, or chmod 700 "+c.home) {
 		return all
@@ -125,27 +121,6 @@ func (c *cli) examine(ctx context.Context) (all findings) {
 		faultIf(s.HeldUntil != "", "the API asked to wait until %s", localTime(s.HeldUntil))),
 		"resume it with: honeydew queue resume; where the API asked to wait, it goes on by itself")
 	return all
-}
-
-// exceptAbsent drops the error of a file that is not there yet.
-func exceptAbsent(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// checkHome looks at the home without changing it.
-func checkHome(dir string) error {
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if uid, ok := ownerOf(info); ok && uid != os.Getuid() {
-		return fmt.Errorf("%s belongs to uid %d", dir, uid)
-	}
-	mode := info.Mode().Perm()
-	return faultIf(!info.IsDir() || mode&0o077 != 0 && runtime.GOOS != "windows", "%s is open to others (mode %04o)", dir, mode)
 }
 
 // tryWrite writes and removes a small file, which also finds a full disk.
