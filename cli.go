@@ -258,10 +258,8 @@ func number(f *flag.FlagSet, name string, least int64, usage string, set func(in
 // absolute is a path as the user means it: from the working directory, and ~ is the home.
 func (c *cli) absolute(path string) string {
 	path = expandPath(path, c.userHome)
-	if absolute, err := filepath.Abs(path); err == nil {
-		return absolute
-	}
-	return path // there is no working directory; whoever opens the path says so
+	absolute, _ := filepath.Abs(path) // "" where there is no working directory; whoever opens the path says so
+	return cmp.Or(absolute, path)
 }
 
 // explain is the one place where errors become words and exit codes.

@@ -165,6 +165,14 @@ func (c *cli) show(name string, in, out proto.Message) error {
 	return c.render(name, struct{ In, Out proto.Message }{in, out})
 }
 
+// answer prints what is no message of the daemon's: as JSON, or what the template of that name makes of it.
+func (c *cli) answer(name string, document any) error {
+	if c.json {
+		return c.encode(document)
+	}
+	return c.render(name, document)
+}
+
 // encode prints v as the one JSON document.
 func (c *cli) encode(v any) error {
 	e := json.NewEncoder(c.out)

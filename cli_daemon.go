@@ -49,12 +49,8 @@ func daemonVerbs() []verb {
 		}},
 		{"version", "", "Show the version", "honeydew version", func(c *cli, _ *flag.FlagSet) action {
 			return func(context.Context, []string) error {
-				format := "honeydew %s (%s, %s/%s)"
-				if c.json {
-					format = `{"version":%q,"go":%q,"platform":"%s/%s"}`
-				}
-				c.printf(format, c.version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-				return nil
+				platform := runtime.GOOS + "/" + runtime.GOARCH
+				return c.answer("version", map[string]string{"version": c.version, "go": runtime.Version(), "platform": platform})
 			}
 		}},
 	}
@@ -204,27 +200,24 @@ func reopened(old *os.File, path string) *os.File {
 
 // printLog prints the whole lines that follow, or only the last of them, and leaves one that is still written for later.
 func (c *cli) printLog(file *os.File, last int) error {
-	reader := bufio.NewReaderSize(file, 64<<10)
-	var lines [][]byte
-	for {
-		line, err := reader.ReadBytes('\n')
-		if errors.Is(err, io.EOF) {
-			_, err = file.Seek(-int64(len(line)), io.SeekCurrent)
-			for _, line := range lines {
-				if c.json {
-					_, _ = c.out.Write(line) // the flush tells
-				} else {
-					c.printf("%s", logLine(bytes.TrimSpace(line)))
-				}
-			}
-			return errors.Join(err, c.out.Flush())
-		} else if err != nil {
-			return err
-		}
-		if lines = append(lines, line); last > 0 && len(lines) > last {
-			lines = lines[1:]
+	text, err := io.ReadAll(file)
+	if err != nil {
+		return err
+	}
+	whole := text[:bytes.LastIndexByte(text, '\n')+1]
+	lines := slices.Collect(bytes.Lines(whole))
+	if last > 0 {
+		lines = lines[max(len(lines)-last, 0):]
+	}
+	for _, line := range lines {
+		if c.json {
+			_, _ = c.out.Write(line) // the flush tells
+		} else {
+			c.printf("%s", logLine(bytes.TrimSpace(line)))
 		}
 	}
+	_, err = file.Seek(int64(len(whole)-len(text)), io.SeekCurrent)
+	return errors.Join(err, c.out.Flush())
 }
 
 func adminVerbs() []verb {

@@ -449,19 +449,16 @@ func jobError(j *daemonpb.JobStatus) error {
 	return errorf(j.ErrorCode, "job %s %s: %s", j.JobId, j.Status, j.Error)
 }
 
-func isFinished(j *daemonpb.JobStatus) bool {
-	return slices.Contains([]string{statusCompleted, statusFailed, statusCancelled}, j.Status)
-}
-
 // printResult prints a completed job's result, byte for byte unless a person looks at it.
 func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus, err error) error {
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case !isFinished(job):
+	}
+	switch job.Status {
+	case statusPending, statusRunning:
 		return errorf(codeFailedPrecondition, "job %s is %s and has no result yet", job.JobId, job.Status).
 			hint("wait for it with: honeydew job wait %s", job.JobId)
-	case job.Status != statusCompleted:
+	case statusFailed, statusCancelled:
 		return jobError(job)
 	}
 	var whole bytes.Buffer

@@ -59,23 +59,15 @@ func faultIf(is bool, format string, args ...any) error {
 
 func doctorVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
-		all, bad := c.examine(ctx), 0
+		all := c.examine(ctx)
+		bad := 0
 		for _, f := range all {
-			mark, fix := "ok  ", ""
 			if !f.OK {
-				mark, fix = "FAIL", fmt.Sprintf("\n      %-14s fix: %s", "", printable(f.Fix))
 				bad++
 			}
-			if !c.json {
-				c.printf("%s  %-14s %s%s", mark, f.Check, printable(f.Message), fix)
-			}
 		}
-		if c.json {
-			if err := c.encode(map[string]any{"findings": all}); err != nil {
-				return err
-			}
-		}
-		return faultIf(bad > 0, "%d of %d checks failed", bad, len(all))
+		err := c.answer("doctor", map[string]findings{"findings": all})
+		return cmp.Or(err, faultIf(bad > 0, "%d of %d checks failed", bad, len(all)))
 	}
 }
 
@@ -162,29 +154,22 @@ func serviceVerb(install bool) func(*cli, *flag.FlagSet) action {
 		show := f.Bool("print", false, "only print the file, or the path of what would be removed")
 		return func(context.Context, []string) error {
 			s, err := c.service()
+			done, next := "written", "now run: "+s.enable
 			switch {
 			case err != nil:
-				return err
 			case *show && install:
 				return c.showText("file", strings.TrimSuffix(s.text, "\n"))
 			case *show:
 				return c.showText("path", s.path)
-			}
-			did, next := "Removed", "if it runs: "+s.disable
-			if install {
-				did, next = "Wrote", "now run: "+s.enable
+			case install:
 				err = errors.Join(os.MkdirAll(filepath.Dir(s.path), 0o755), os.WriteFile(s.path, []byte(s.text), 0o644))
-			} else {
-				err = os.Remove(s.path)
+			default:
+				done, next, err = "removed", "if it runs: "+s.disable, os.Remove(s.path)
 			}
 			if err != nil {
 				return err
 			}
-			if c.json {
-				return c.encode(map[string]string{"path": s.path, "next": next})
-			}
-			c.printf("%s %s\n%s", did, s.path, next)
-			return nil
+			return c.answer(done, map[string]string{"path": s.path, "next": next})
 		}
 	}
 }

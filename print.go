@@ -133,7 +133,8 @@ func logLine(line []byte) string {
 	if t, err := decoder.Token(); err != nil || t != json.Delim('{') {
 		return printable(string(line))
 	}
-	parts := make([]string, 3) // time, level, message; then the fields
+	var when, level string
+	words := []string{""} // the message, then the fields
 	for decoder.More() {
 		key, err := decoder.Token()
 		var value json.RawMessage
@@ -147,14 +148,14 @@ func logLine(line []byte) string {
 			if t, err := parseTimeText(text); err == nil {
 				text = t.Local().Format(time.DateTime)
 			}
-			parts[0] = text
+			when = text
 		case "level":
-			parts[1] = fmt.Sprintf("%-5s", strings.ToUpper(text))
+			level = strings.ToUpper(text)
 		case "message":
-			parts[2] = text
+			words[0] = text
 		default:
-			parts = append(parts, fmt.Sprintf("%v=%s", key, text))
+			words = append(words, fmt.Sprintf("%v=%s", key, text))
 		}
 	}
-	return printable(strings.Join(parts, " "))
+	return fmt.Sprintf("%s %-5s %s", printable(when), printable(level), printable(strings.Join(words, " ")))
 }
