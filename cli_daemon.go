@@ -128,22 +128,21 @@ func stopVerb(c *cli, f *flag.FlagSet) action {
 	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they are taken up again at the next start")
 	return func(ctx context.Context, _ []string) error {
 		out, err := c.client.Shutdown(ctx, in)
-		if _, code := asError(err); code == codes.Unavailable {
-			if held, _ := lockHeld(lockPath(c.home)); held {
-				cfg, _ := c.config()
-				return exitError{exitNotRunning, errorf(codeInternal, "a daemon is there, but does not answer on its socket").
-					hint("end it with: kill $(cat %s)", cfg.Daemon.PIDFile)}
-			}
+		held, lockErr := lockHeld(lockPath(c.home))
+		if _, code := asError(err); held && code == codes.Unavailable {
+			cfg, _ := c.config()
+			return exitError{exitNotRunning, errorf(codeInternal, "a daemon is there, but does not answer on its socket").
+				hint("end it with: kill $(cat %s)", cfg.Daemon.PIDFile)}
 		}
-		for held := true; held && err == nil; {
+		for held && err == nil {
 			select {
 			case <-time.After(poll):
-				held, err = lockHeld(lockPath(c.home))
+				held, lockErr = lockHeld(lockPath(c.home))
 			case <-ctx.Done():
 				return exitError{exitInterrupted, errors.New("interrupted; the daemon goes on stopping")}
 			}
 		}
-		if err != nil {
+		if err = cmp.Or(err, lockErr); err != nil {
 			return err
 		}
 		return c.show("Shutdown", in, out)
