@@ -57,7 +57,7 @@ func (c *cli) socketPath() string {
 	}
 	cfg, err := c.config()
 	if err != nil {
-		c.note("warning: %s", errorText(err))
+		fmt.Fprintln(c.stderr, "warning:", errorText(err)) // not by note: gRPC dials in a goroutine of its own
 	}
 	return cfg.Daemon.SocketPath
 }
