@@ -207,7 +207,7 @@ func BenchmarkDrain(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if isFinished(job) {
+			if job.CompletedAt != "" {
 				break
 			}
 		}
@@ -233,7 +233,7 @@ func BenchmarkIdleJob(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if isFinished(job) {
+			if job.CompletedAt != "" {
 				break
 			}
 		}

@@ -70,7 +70,7 @@ type cli struct {
 	printer
 	home     string
 	json     bool
-	commands *Commands
+	commands func() *Commands
 	conn     *grpc.ClientConn
 	client   api
 	skewTold bool
@@ -104,9 +104,13 @@ func runCLI(ctx context.Context, p process) int {
 }
 
 func (c *cli) run(ctx context.Context) (err error) {
-	if c.commands, err = loadCommands(c.queries); err != nil {
-		return err
-	}
+	c.commands = sync.OnceValue(func() *Commands {
+		table, err := loadCommands(c.queries)
+		if err != nil {
+			panic(err) // these files are part of the binary, and the tests have read them
+		}
+		return table
+	})
 	if c.conn, err = dial(sync.OnceValue(c.socketPath), c.intercept); err != nil {
 		return err
 	}
@@ -134,9 +138,15 @@ func (c *cli) run(ctx context.Context) (err error) {
 	return act(ctx, args)
 }
 
-// verbs is the table.
-func (c *cli) verbs() []verb {
-	return slices.Concat(daemonVerbs(), adminVerbs(), jobVerbs(), scheduleVerbs(), toolVerbs(), providerVerbs(c.commands))
+// verbs ranges over the table. The commands, of which the last ones are made, are read only for who comes to them.
+func (c *cli) verbs(yield func(verb) bool) {
+	for _, part := range []func() []verb{daemonVerbs, adminVerbs, jobVerbs, scheduleVerbs, toolVerbs, c.providerVerbs} {
+		for _, v := range part() {
+			if !yield(v) {
+				return
+			}
+		}
+	}
 }
 
 // find splits the arguments into a verb and the rest; no verb and no error means that help was asked for and printed.
@@ -154,16 +164,16 @@ func (c *cli) find(args []string) (*verb, []string, error) {
 	if args[0] == "--version" {
 		args = []string{"version"}
 	}
-	verbs, names := c.verbs(), []string{}
+	var names []string
 	var group []verb
-	for i, v := range verbs {
+	for v := range c.verbs {
 		first, second, _ := strings.Cut(v.name, " ")
 		if names = append(names, first, v.name); first != args[0] {
 			continue
 		} else if second == "" {
-			return &verbs[i], args[1:], nil
+			return &v, args[1:], nil
 		} else if len(args) > 1 && second == args[1] {
-			return &verbs[i], args[2:], nil
+			return &v, args[2:], nil
 		}
 		group = append(group, v)
 	}
@@ -248,10 +258,8 @@ func number(f *flag.FlagSet, name string, least int64, usage string, set func(in
 // absolute is a path as the user means it: from the working directory, and ~ is the home.
 func (c *cli) absolute(path string) string {
 	path = expandPath(path, c.userHome)
-	if absolute, err := filepath.Abs(path); err == nil {
-		return absolute
-	}
-	return path // there is no working directory; whoever opens the path says so
+	absolute, _ := filepath.Abs(path) // "" where there is no working directory; whoever opens the path says so
+	return cmp.Or(absolute, path)
 }
 
 // explain is the one place where errors become words and exit codes.
@@ -289,14 +297,10 @@ func asError(err error) (*Error, codes.Code) {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e, codes.OK
 	}
-	inner, ok := errors.AsType[interface {
-		error
-		GRPCStatus() *status.Status
-	}](err) // status.FromError would put the whole text of a wrapped one into the message
+	st, ok := status.FromError(err) // nobody wraps one, which would put the whole of its text into the message
 	if !ok {
 		return &Error{Message: err.Error()}, codes.OK
 	}
-	st := inner.GRPCStatus()
 	for _, d := range st.Details() {
 		if info, ok := d.(*errdetails.ErrorInfo); ok && info.Domain == errorDomain {
 			return &Error{Code: info.Reason, Message: st.Message(), Hint: info.Metadata["hint"]}, codes.OK

@@ -4,6 +4,7 @@ package main
 // daemon of another release, and for each answer either protojson or what a template of texts/answers.txt makes of it.
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -13,7 +14,6 @@ import (
 	"io"
 	"net"
 	"path"
-	"slices"
 	"strings"
 	"text/template"
 	"time"
@@ -34,6 +34,7 @@ const (
 	callTimeout  = 30 * time.Second
 	longTimeout  = 15 * time.Minute // of what works through the whole database, or waits for the API
 	watchTimeout = time.Hour        // of one call; a longer wait asks again
+	answerGrace  = 3 * time.Second  // for an answer that is on its way when the user interrupts
 	maxReceive   = 16 << 20
 )
 
@@ -43,15 +44,20 @@ type api = daemonpb.DaemonClient
 // rpc is a call that is answered by one message.
 type rpc[In, Out proto.Message] = func(api, context.Context, In, ...grpc.CallOption) (Out, error)
 
-// socketPath is $HONEYDEW_SOCKET, else the configured one; a broken configuration does not keep a client from trying.
+// config is the configuration or, beside the error, the defaults: a broken one does not keep a client from trying.
+func (c *cli) config() (*Config, error) {
+	cfg, err := loadConfig(c.home, "", c.userHome)
+	return cmp.Or(cfg, defaultConfig(c.home)), err
+}
+
+// socketPath is $HONEYDEW_SOCKET, else the configured one.
 func (c *cli) socketPath() string {
 	if path := c.getenv("HONEYDEW_SOCKET"); path != "" {
 		return c.absolute(path)
 	}
-	cfg, err := loadConfig(c.home, "", c.userHome)
+	cfg, err := c.config()
 	if err != nil {
-		fmt.Fprintln(c.stderr, "warning:", printable(err.Error()))
-		cfg = defaultConfig(c.home)
+		fmt.Fprintln(c.stderr, "warning:", errorText(err)) // not by note: gRPC dials in a goroutine of its own
 	}
 	return cfg.Daemon.SocketPath
 }
@@ -70,8 +76,11 @@ func dial(path func() string, interceptor grpc.UnaryClientInterceptor) (*grpc.Cl
 func (c *cli) intercept(ctx context.Context, method string, in, out any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker,
 	opts ...grpc.CallOption) error {
 	timeout := callTimeout
-	if slices.Contains([]string{"Login", "Prune", "Backup"}, path.Base(method)) {
+	switch path.Base(method) {
+	case "Login", "Prune", "Backup":
 		timeout = longTimeout
+	case "SubmitJob", "TriggerSchedule": // even one who is interrupted shall know the id of what was sent
+		ctx = outlast(ctx)
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -79,6 +88,13 @@ func (c *cli) intercept(ctx context.Context, method string, in, out any, conn *g
 	err := invoke(ctx, method, in, out, conn, append(opts, grpc.Header(&header))...)
 	c.noteVersion(header)
 	return err
+}
+
+// outlast is ctx, but ends a moment after it.
+func outlast(ctx context.Context) context.Context {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { time.AfterFunc(answerGrace, cancel) })
+	return longer
 }
 
 // noteVersion warns once of a daemon of another release.
@@ -149,6 +165,14 @@ func (c *cli) show(name string, in, out proto.Message) error {
 	return c.render(name, struct{ In, Out proto.Message }{in, out})
 }
 
+// answer prints what is no message of the daemon's: as JSON, or what the template of that name makes of it.
+func (c *cli) answer(name string, document any) error {
+	if c.json {
+		return c.encode(document)
+	}
+	return c.render(name, document)
+}
+
 // encode prints v as the one JSON document.
 func (c *cli) encode(v any) error {
 	e := json.NewEncoder(c.out)
@@ -178,39 +202,44 @@ var answers string
 
 // render prints what the template of that name makes of data.
 func (c *cli) render(name string, data any) error {
-	templates, err := template.New("").Funcs(template.FuncMap{
+	_, text, _ := strings.Cut(answers, "\n== "+name+"\n")
+	text, _, _ = strings.Cut(text, "\n== ")
+	shown, err := template.New(name).Funcs(template.FuncMap{
 		"bytes": bytesText, "local": localTime, "short": shortTime, "moment": parseTimeText,
 		"payload": func(s *structpb.Struct) string { return protojson.MarshalOptions{}.Format(s) },
 		"span":    func(seconds int64) string { return span(time.Duration(seconds) * time.Second) },
 		"wider":   func(width int, text string) int { return max(width, utf8.RuneCountInString(text)) },
-	}).Parse(strings.ReplaceAll(answers, "\t", separator)) // a tab in a value is none
+	}).Parse(strings.ReplaceAll(text, "\t", separator)) // a tab in a value is none
 	if err != nil {
 		return err
 	}
 	var out strings.Builder
-	if err := templates.ExecuteTemplate(&out, name, data); err != nil {
+	if err := shown.Execute(&out, data); err != nil {
 		return err
 	}
-	text := strings.Map(func(r rune) rune {
+	text = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) || r == '\n' || string(r) == separator {
 			return r
 		}
 		return -1
-	}, strings.TrimSuffix(out.String(), "\n"))
+	}, strings.TrimRight(out.String(), "\n"))
 	first, _, _ := strings.Cut(text, "\n")
 	columns := 1 + strings.Count(first, separator)
+	if columns == 1 {
+		c.printf("%s", text)
+		return nil
+	}
 	var rows [][]string
 	for line := range strings.SplitSeq(text, "\n") {
-		cells := append(strings.Split(line, separator), make([]string, columns)...)
-		rows = append(rows, cells[:columns]) // whatever a value has in it
+		cells := append(strings.Split(line, separator), make([]string, columns)...)[:columns] // whatever a value has in it
+		if columns > 2 || cells[1] != "" {
+			rows = append(rows, cells)
+		}
 	}
-	switch columns {
-	case 1:
-		c.printf("%s", text)
-	case 2:
-		c.pairs(slices.Concat(rows...)...)
-	default:
-		c.printTable(rows[0], rows[1:])
+	width := c.width
+	if columns == 2 {
+		width = 0
 	}
+	c.columns("", width, rows)
 	return nil
 }

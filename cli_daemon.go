@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"golang.org/x/term"
+	"google.golang.org/grpc/codes"
 
 	"honeydew/daemonpb"
 )
@@ -34,26 +35,22 @@ const (
 
 func daemonVerbs() []verb {
 	return []verb{
-		{"start", "", "start the daemon in the background", "honeydew start", startVerb},
-		{"stop", "", "stop the daemon; running jobs may end", "honeydew stop --force", stopVerb},
-		{"status", "", "show what the daemon is doing", "honeydew status", asking(api.GetStatus, &daemonpb.GetStatusRequest{}, nil)},
-		{"ping", "", "check that the daemon answers", "honeydew ping", asking(api.Ping, &daemonpb.PingRequest{}, nil)},
-		{"logs", "", "show the daemon's log", "honeydew logs -f", logsVerb},
-		{"daemon", "", "run the daemon in the foreground", "honeydew daemon --config ./config.yaml", func(c *cli, f *flag.FlagSet) action {
+		{"start", "", "Start the daemon in the background", "honeydew start", startVerb},
+		{"stop", "", "Stop the daemon; running jobs may end", "honeydew stop --force", stopVerb},
+		{"status", "", "Show what the daemon is doing", "honeydew status", asking(api.GetStatus, &daemonpb.GetStatusRequest{}, nil)},
+		{"ping", "", "Check that the daemon answers", "honeydew ping", asking(api.Ping, &daemonpb.PingRequest{}, nil)},
+		{"logs", "", "Show the daemon's log", "honeydew logs -f", logsVerb},
+		{"daemon", "", "Run the daemon in the foreground", "honeydew daemon --config ./config.yaml", func(c *cli, f *flag.FlagSet) action {
 			config := configFlag(f)
 			return func(ctx context.Context, _ []string) error {
 				return runDaemon(ctx, DaemonOptions{Home: c.home, UserHome: c.userHome, ConfigFile: *config, Version: c.version, Queries: c.queries,
 					Getenv: c.getenv, Stderr: c.stderr})
 			}
 		}},
-		{"version", "", "show the version", "honeydew version", func(c *cli, _ *flag.FlagSet) action {
+		{"version", "", "Show the version", "honeydew version", func(c *cli, _ *flag.FlagSet) action {
 			return func(context.Context, []string) error {
-				format := "honeydew %s (%s, %s/%s)"
-				if c.json {
-					format = `{"version":%q,"go":%q,"platform":"%s/%s"}`
-				}
-				c.printf(format, c.version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-				return nil
+				platform := runtime.GOOS + "/" + runtime.GOARCH
+				return c.answer("version", map[string]string{"version": c.version, "go": runtime.Version(), "platform": platform})
 			}
 		}},
 	}
@@ -131,15 +128,21 @@ func stopVerb(c *cli, f *flag.FlagSet) action {
 	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they are taken up again at the next start")
 	return func(ctx context.Context, _ []string) error {
 		out, err := c.client.Shutdown(ctx, in)
-		for held := true; held && err == nil; {
+		held, lockErr := lockHeld(lockPath(c.home))
+		if _, code := asError(err); held && code == codes.Unavailable {
+			cfg, _ := c.config()
+			return exitError{exitNotRunning, errorf(codeInternal, "a daemon is there, but does not answer on its socket").
+				hint("end it with: kill $(cat %s)", cfg.Daemon.PIDFile)}
+		}
+		for held && err == nil {
 			select {
 			case <-time.After(poll):
-				held, err = lockHeld(lockPath(c.home))
+				held, lockErr = lockHeld(lockPath(c.home))
 			case <-ctx.Done():
 				return exitError{exitInterrupted, errors.New("interrupted; the daemon goes on stopping")}
 			}
 		}
-		if err != nil {
+		if err = cmp.Or(err, lockErr); err != nil {
 			return err
 		}
 		return c.show("Shutdown", in, out)
@@ -150,7 +153,7 @@ func logsVerb(c *cli, f *flag.FlagSet) action {
 	follow := f.Bool("f", false, "go on with new lines, across rotation")
 	last := f.Int("n", 50, "begin with the last `N` lines; 0: all of the present file")
 	return func(ctx context.Context, _ []string) error {
-		cfg, err := loadConfig(c.home, "", c.userHome)
+		cfg, err := c.config()
 		if err != nil {
 			return err
 		}
@@ -196,27 +199,24 @@ func reopened(old *os.File, path string) *os.File {
 
 // printLog prints the whole lines that follow, or only the last of them, and leaves one that is still written for later.
 func (c *cli) printLog(file *os.File, last int) error {
-	reader := bufio.NewReaderSize(file, 64<<10)
-	var lines [][]byte
-	for {
-		line, err := reader.ReadBytes('\n')
-		if errors.Is(err, io.EOF) {
-			_, err = file.Seek(-int64(len(line)), io.SeekCurrent)
-			for _, line := range lines {
-				if c.json {
-					_, _ = c.out.Write(line) // the flush tells
-				} else {
-					c.printf("%s", logLine(bytes.TrimSpace(line)))
-				}
-			}
-			return errors.Join(err, c.out.Flush())
-		} else if err != nil {
-			return err
-		}
-		if lines = append(lines, line); last > 0 && len(lines) > last {
-			lines = lines[1:]
+	text, err := io.ReadAll(file)
+	if err != nil {
+		return err
+	}
+	whole := text[:bytes.LastIndexByte(text, '\n')+1]
+	lines := slices.Collect(bytes.Lines(whole))
+	if last > 0 {
+		lines = lines[max(len(lines)-last, 0):]
+	}
+	for _, line := range lines {
+		if c.json {
+			_, _ = c.out.Write(line) // the flush tells
+		} else {
+			c.printf("%s", logLine(bytes.TrimSpace(line)))
 		}
 	}
+	_, err = file.Seek(int64(len(whole)-len(text)), io.SeekCurrent)
+	return errors.Join(err, c.out.Flush())
 }
 
 func adminVerbs() []verb {
@@ -224,35 +224,35 @@ func adminVerbs() []verb {
 	add, use, remove := &daemonpb.AddEnvironmentRequest{}, &daemonpb.SetActiveEnvironmentRequest{}, &daemonpb.RemoveEnvironmentRequest{}
 	prune := &daemonpb.PruneRequest{}
 	return []verb{
-		{"login", "", "log in to the active environment", "honeydew login --username ada", loginVerb},
-		{"logout", "", "forget the stored login", "honeydew logout", asking(api.Logout, logout, func(f *flag.FlagSet) {
+		{"login", "", "Log in to the active environment", "honeydew login --username ada", loginVerb},
+		{"logout", "", "Forget the stored login", "honeydew logout", asking(api.Logout, logout, func(f *flag.FlagSet) {
 			f.StringVar(&logout.Environment, "environment", "", "log out of `NAME` instead of the active environment")
 		})},
-		{"auth status", "", "show the login and when it expires", "honeydew auth status",
+		{"auth status", "", "Show the login and when it expires", "honeydew auth status",
 			asking(api.GetAuthStatus, auth, func(f *flag.FlagSet) {
 				f.StringVar(&auth.Environment, "environment", "", "show `NAME` instead of the active environment")
 			})},
-		{"env add", "NAME URL", "add an environment", "honeydew env add staging https://staging.example.com/graphql --use",
+		{"env add", "NAME URL", "Add an environment", "honeydew env add staging https://staging.example.com/graphql --use",
 			asking(api.AddEnvironment, add, func(f *flag.FlagSet) {
 				f.StringVar(&add.Description, "description", "", "what it is for")
 				f.BoolVar(&add.SetActive, "use", false, "make it the active environment at once")
 			}, &add.Name, &add.BaseUrl)},
-		{"env list", "", "list the environments", "honeydew env list", asking(api.ListEnvironments, &daemonpb.ListEnvironmentsRequest{}, nil)},
-		{"env use", "NAME", "make an environment the active one", "honeydew env use staging",
+		{"env list", "", "List the environments", "honeydew env list", asking(api.ListEnvironments, &daemonpb.ListEnvironmentsRequest{}, nil)},
+		{"env use", "NAME", "Make an environment the active one", "honeydew env use staging",
 			asking(api.SetActiveEnvironment, use, nil, &use.Name)},
-		{"env current", "", "show the active environment", "honeydew env current",
+		{"env current", "", "Show the active environment", "honeydew env current",
 			asking(api.GetActiveEnvironment, &daemonpb.GetActiveEnvironmentRequest{}, nil)},
-		{"env remove", "NAME", "remove an environment and its login", "honeydew env remove staging",
+		{"env remove", "NAME", "Remove an environment and its login", "honeydew env remove staging",
 			asking(api.RemoveEnvironment, remove, nil, &remove.Name)},
-		{"queue pause", "", "start no more jobs until resumed", "honeydew queue pause",
+		{"queue pause", "", "Start no more jobs until resumed", "honeydew queue pause",
 			asking(api.PauseQueue, &daemonpb.PauseQueueRequest{}, nil)},
-		{"queue resume", "", "start jobs again", "honeydew queue resume", asking(api.ResumeQueue, &daemonpb.ResumeQueueRequest{}, nil)},
-		{"prune", "", "delete finished jobs and shrink the database", "honeydew prune --older-than 7d --dry-run",
+		{"queue resume", "", "Start jobs again", "honeydew queue resume", asking(api.ResumeQueue, &daemonpb.ResumeQueueRequest{}, nil)},
+		{"prune", "", "Delete finished jobs and shrink the database", "honeydew prune --older-than 7d --dry-run",
 			asking(api.Prune, prune, func(f *flag.FlagSet) {
 				f.StringVar(&prune.OlderThan, "older-than", "", "delete what ended longer than `AGE` ago, such as 7d (default: storage.retention)")
 				f.BoolVar(&prune.DryRun, "dry-run", false, "only count")
 			})},
-		{"backup", "FILE", "write a consistent copy of the database", "honeydew backup ~/honeydew.db", func(c *cli, _ *flag.FlagSet) action {
+		{"backup", "FILE", "Write a consistent copy of the database", "honeydew backup ~/honeydew.db", func(c *cli, _ *flag.FlagSet) action {
 			return func(ctx context.Context, args []string) error {
 				return ask(ctx, c, api.Backup, &daemonpb.BackupRequest{Path: c.absolute(args[0])})
 			}
@@ -264,23 +264,23 @@ func scheduleVerbs() []verb {
 	pause, resume := &daemonpb.SetScheduleEnabledRequest{}, &daemonpb.SetScheduleEnabledRequest{Enabled: true}
 	remove := &daemonpb.UnscheduleJobRequest{}
 	return []verb{
-		{"schedule add", "NAME CRON COMMAND [KEY=VALUE...]", "submit a command again and again",
+		{"schedule add", "NAME CRON COMMAND [KEY=VALUE...]", "Submit a command again and again",
 			"honeydew schedule add nightly '0 2 * * *' github.commits organization=acme repository=api startDate=last-success", scheduleAddVerb},
-		{"schedule list", "", "list the schedules", "honeydew schedule list", asking(api.ListSchedules, &daemonpb.ListSchedulesRequest{}, nil)},
-		{"schedule remove", "NAME", "remove a schedule; its jobs stay", "honeydew schedule remove nightly",
+		{"schedule list", "", "List the schedules", "honeydew schedule list", asking(api.ListSchedules, &daemonpb.ListSchedulesRequest{}, nil)},
+		{"schedule remove", "NAME", "Remove a schedule; its jobs stay", "honeydew schedule remove nightly",
 			asking(api.UnscheduleJob, remove, nil, &remove.Name)},
-		{"schedule pause", "NAME", "fire it no more until resumed", "honeydew schedule pause nightly",
+		{"schedule pause", "NAME", "Fire it no more until resumed", "honeydew schedule pause nightly",
 			asking(api.SetScheduleEnabled, pause, nil, &pause.Name)},
-		{"schedule resume", "NAME", "fire it again, from now on", "honeydew schedule resume nightly",
+		{"schedule resume", "NAME", "Fire it again, from now on", "honeydew schedule resume nightly",
 			asking(api.SetScheduleEnabled, resume, nil, &resume.Name)},
-		{"schedule run", "NAME", "submit its job now", "honeydew schedule run nightly", func(c *cli, f *flag.FlagSet) action {
+		{"schedule run", "NAME", "Submit its job now", "honeydew schedule run nightly", func(c *cli, f *flag.FlagSet) action {
 			wait := f.Bool("wait", false, "wait for the end of the job")
 			return func(ctx context.Context, args []string) error {
 				out, err := c.client.TriggerSchedule(ctx, &daemonpb.TriggerScheduleRequest{Name: args[0]})
 				return c.submitted(ctx, out, err, *wait, c.waitAll)
 			}
 		}},
-		{"schedule test", "CRON|NAME", "show the next five times", "honeydew schedule test '*/15 9-17 * * 1-5'", scheduleTestVerb},
+		{"schedule test", "CRON|NAME", "Show the next five times", "honeydew schedule test '*/15 9-17 * * 1-5'", scheduleTestVerb},
 	}
 }
 
@@ -317,10 +317,7 @@ func (c *cli) readLogin(in *daemonpb.LoginRequest, fromStdin bool) error {
 	}
 	if in.Username == "" {
 		fmt.Fprint(c.stderr, "Username: ")
-		line, err := bufio.NewReader(c.stdin).ReadString('\n')
-		if err != nil {
-			return err
-		}
+		line, _ := bufio.NewReader(c.stdin).ReadString('\n') // its end may come without a newline
 		in.Username = strings.TrimSpace(line)
 	}
 	fmt.Fprint(c.stderr, "Password: ")

@@ -33,22 +33,22 @@ import (
 func jobVerbs() []verb {
 	show := &daemonpb.GetJobStatusRequest{}
 	return []verb{
-		{"submit", "[COMMAND] [KEY=VALUE...]", "submit a job, or many from a file",
+		{"submit", "[COMMAND] [KEY=VALUE...]", "Submit a job, or many from a file",
 			"honeydew submit github.commits organization=acme repository=api startDate=-7d --wait", submitVerb},
-		{"commands", "", "list every command and its arguments", "honeydew commands",
+		{"commands", "", "List every command and its arguments", "honeydew commands",
 			asking(api.ListCommands, &daemonpb.ListCommandsRequest{}, nil)},
-		{"job list", "", "list jobs, newest first", "honeydew job list --status failed", jobListVerb},
-		{"job show", "ID", "show a job", "honeydew job show 4k2m", asking(api.GetJobStatus, show, nil, &show.JobId)},
-		{"job result", "ID", "print a job's result", "honeydew job result 4k2m", func(c *cli, _ *flag.FlagSet) action {
+		{"job list", "", "List jobs, newest first", "honeydew job list --status failed", jobListVerb},
+		{"job show", "ID", "Show a job", "honeydew job show 4k2m", asking(api.GetJobStatus, show, nil, &show.JobId)},
+		{"job result", "ID", "Print a job's result", "honeydew job result 4k2m", func(c *cli, _ *flag.FlagSet) action {
 			return func(ctx context.Context, args []string) error {
 				job, err := c.client.GetJobStatus(ctx, &daemonpb.GetJobStatusRequest{JobId: args[0]})
 				return c.printResult(ctx, job, err)
 			}
 		}},
-		{"job wait", "ID...", "wait until jobs have ended", "honeydew job wait 4k2m", func(c *cli, _ *flag.FlagSet) action { return c.waitAll }},
-		{"job cancel", "[ID...]", "cancel jobs, by id or filter", "honeydew job cancel --status pending --command github.commits --dry-run",
+		{"job wait", "ID...", "Wait until jobs have ended", "honeydew job wait 4k2m", func(c *cli, _ *flag.FlagSet) action { return c.waitAll }},
+		{"job cancel", "[ID...]", "Cancel jobs, by id or filter", "honeydew job cancel --status pending --command github.commits --dry-run",
 			eachVerb("cancelled", []string{statusPending, statusRunning}, (*cli).cancel)},
-		{"job retry", "[ID...]", "submit failed or cancelled jobs again", "honeydew job retry --status failed",
+		{"job retry", "[ID...]", "Submit failed or cancelled jobs again", "honeydew job retry --status failed",
 			eachVerb("submitted again", []string{statusFailed, statusCancelled}, (*cli).retry)},
 	}
 }
@@ -178,9 +178,9 @@ func (c *cli) matching(ctx context.Context, filter *daemonpb.ListJobsRequest, st
 }
 
 // providerVerbs turns the command table into verbs.
-func providerVerbs(table *Commands) (all []verb) {
+func (c *cli) providerVerbs() (all []verb) {
 	examples := strings.NewReplacer("ORGANIZATION", "acme", "REPOSITORY", "api", "PROJECT", "web", "WORKSPACE", "acme")
-	for _, cmd := range table.All() {
+	for _, cmd := range c.commands().All() {
 		var args []string
 		for _, a := range cmd.Args {
 			if a.Required {
@@ -351,7 +351,7 @@ func (c *cli) payload(command, text string, words []string) (*structpb.Struct, e
 			return nil, usagef("--payload: not a JSON object: %v", err)
 		}
 	}
-	cmd, err := c.commands.Lookup(command)
+	cmd, err := c.commands().Lookup(command)
 	if err != nil {
 		cmd = &Command{} // the daemon may know it, and says so if not
 	}
@@ -449,19 +449,16 @@ func jobError(j *daemonpb.JobStatus) error {
 	return errorf(j.ErrorCode, "job %s %s: %s", j.JobId, j.Status, j.Error)
 }
 
-func isFinished(j *daemonpb.JobStatus) bool {
-	return slices.Contains([]string{statusCompleted, statusFailed, statusCancelled}, j.Status)
-}
-
 // printResult prints a completed job's result, byte for byte unless a person looks at it.
 func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus, err error) error {
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case !isFinished(job):
+	}
+	switch job.Status {
+	case statusPending, statusRunning:
 		return errorf(codeFailedPrecondition, "job %s is %s and has no result yet", job.JobId, job.Status).
 			hint("wait for it with: honeydew job wait %s", job.JobId)
-	case job.Status != statusCompleted:
+	case statusFailed, statusCancelled:
 		return jobError(job)
 	}
 	var whole bytes.Buffer

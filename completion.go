@@ -39,11 +39,10 @@ func completeVerb(c *cli, _ *flag.FlagSet) action {
 
 // candidates lists the words that may follow those before: of a verb's name, or its flags, or values.
 func (c *cli) candidates(ctx context.Context, before []string, last string) (words []string, err error) {
-	verbs := c.verbs()
 	if len(before) > 0 && before[0] == "help" {
 		before = before[1:]
 	}
-	for _, v := range verbs {
+	for v := range c.verbs {
 		name := strings.Fields(v.name)
 		n := min(len(name), len(before))
 		switch {
@@ -85,16 +84,8 @@ func (c *cli) values(ctx context.Context, v verb, kind string) ([]string, error)
 		kind = group
 	}
 	switch kind {
-	case "SHELL":
-		return []string{"bash", "zsh", "fish"}, nil
-	case "status":
-		return []string{statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled}, nil
-	case "missed":
-		return []string{missedRunOnce, missedSkip}, nil
-	case "overlap":
-		return []string{overlapSkip, overlapAllow}, nil
 	case "COMMAND", "command":
-		return namesOf(c.commands.All(), func(cmd *Command) string { return cmd.Name }), nil
+		return namesOf(c.commands().All(), func(cmd *Command) string { return cmd.Name }), nil
 	case "ID":
 		out, err := c.client.ListJobs(ctx, &daemonpb.ListJobsRequest{Limit: 100})
 		return namesOf(out.GetJobs(), (*daemonpb.JobStatus).GetJobId), err
@@ -105,7 +96,12 @@ func (c *cli) values(ctx context.Context, v verb, kind string) ([]string, error)
 		out, err := c.client.ListEnvironments(ctx, &daemonpb.ListEnvironmentsRequest{})
 		return namesOf(out.GetEnvironments(), (*daemonpb.Environment).GetName), err
 	}
-	return nil, nil
+	return map[string][]string{
+		"SHELL":   {"bash", "zsh", "fish"},
+		"status":  {statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled},
+		"missed":  {missedRunOnce, missedSkip},
+		"overlap": {overlapSkip, overlapAllow},
+	}[kind], nil
 }
 
 // namesOf names all items.

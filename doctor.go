@@ -9,7 +9,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -21,11 +20,11 @@ import (
 
 func toolVerbs() []verb {
 	return []verb{
-		{"doctor", "", "find what keeps the daemon from working", "honeydew doctor", doctorVerb},
-		{"service install", "", "let systemd or launchd run the daemon", "honeydew service install --print", serviceVerb(true)},
-		{"service uninstall", "", "remove the service's file again", "honeydew service uninstall", serviceVerb(false)},
-		{"completion", "SHELL", "print the completion script of bash, zsh or fish", "source <(honeydew completion bash)", completionVerb},
-		{"__complete", "[WORD...]", "list completions", "", completeVerb},
+		{"doctor", "", "Find what keeps the daemon from working", "honeydew doctor", doctorVerb},
+		{"service install", "", "Let systemd or launchd run the daemon", "honeydew service install --print", serviceVerb(true)},
+		{"service uninstall", "", "Remove the service's file again", "honeydew service uninstall", serviceVerb(false)},
+		{"completion", "SHELL", "Print the completion script of bash, zsh or fish", "source <(honeydew completion bash)", completionVerb},
+		{"__complete", "[WORD...]", "List completions", "", completeVerb},
 	}
 }
 
@@ -60,32 +59,21 @@ func faultIf(is bool, format string, args ...any) error {
 
 func doctorVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
-		all, bad := c.examine(ctx), 0
+		all := c.examine(ctx)
+		bad := 0
 		for _, f := range all {
-			mark, fix := "ok  ", ""
 			if !f.OK {
-				mark, fix = "FAIL", fmt.Sprintf("\n      %-14s fix: %s", "", printable(f.Fix))
 				bad++
 			}
-			if !c.json {
-				c.printf("%s  %-14s %s%s", mark, f.Check, printable(f.Message), fix)
-			}
 		}
-		if c.json {
-			if err := c.encode(map[string]any{"findings": all}); err != nil {
-				return err
-			}
-		}
-		return faultIf(bad > 0, "%d of %d checks failed", bad, len(all))
+		err := c.answer("doctor", map[string]findings{"findings": all})
+		return cmp.Or(err, faultIf(bad > 0, "%d of %d checks failed", bad, len(all)))
 	}
 }
 
 // examine makes every check that can be made.
 func (c *cli) examine(ctx context.Context) (all findings) {
-	cfg, err := loadConfig(c.home, "", c.userHome)
-	if err != nil {
-		cfg = defaultConfig(c.home)
-	}
+	cfg, err := c.config()
 	all.add("configuration", cmp.Or(cfg.File, "none; the defaults hold"), err, "mend that line of config.yaml")
 	if !all.add("home", c.home+" is yours alone", checkHome(c.home), "run: honeydew start, or chmod 700 "+c.home) {
 		return all
@@ -127,27 +115,6 @@ func (c *cli) examine(ctx context.Context) (all findings) {
 	return all
 }
 
-// exceptAbsent drops the error of a file that is not there yet.
-func exceptAbsent(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// checkHome looks at the home without changing it.
-func checkHome(dir string) error {
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if uid, ok := ownerOf(info); ok && uid != os.Getuid() {
-		return fmt.Errorf("%s belongs to uid %d", dir, uid)
-	}
-	mode := info.Mode().Perm()
-	return faultIf(!info.IsDir() || mode&0o077 != 0 && runtime.GOOS != "windows", "%s is open to others (mode %04o)", dir, mode)
-}
-
 // tryWrite writes and removes a small file, which also finds a full disk.
 func tryWrite(dir string) error {
 	f, err := os.CreateTemp(dir, ".doctor-*")
@@ -187,29 +154,22 @@ func serviceVerb(install bool) func(*cli, *flag.FlagSet) action {
 		show := f.Bool("print", false, "only print the file, or the path of what would be removed")
 		return func(context.Context, []string) error {
 			s, err := c.service()
+			done, next := "written", "now run: "+s.enable
 			switch {
 			case err != nil:
-				return err
 			case *show && install:
 				return c.showText("file", strings.TrimSuffix(s.text, "\n"))
 			case *show:
 				return c.showText("path", s.path)
-			}
-			did, next := "Removed", "if it runs: "+s.disable
-			if install {
-				did, next = "Wrote", "now run: "+s.enable
+			case install:
 				err = errors.Join(os.MkdirAll(filepath.Dir(s.path), 0o755), os.WriteFile(s.path, []byte(s.text), 0o644))
-			} else {
-				err = os.Remove(s.path)
+			default:
+				done, next, err = "removed", "if it runs: "+s.disable, os.Remove(s.path)
 			}
 			if err != nil {
 				return err
 			}
-			if c.json {
-				return c.encode(map[string]string{"path": s.path, "next": next})
-			}
-			c.printf("%s %s\n%s", did, s.path, next)
-			return nil
+			return c.answer(done, map[string]string{"path": s.path, "next": next})
 		}
 	}
 }

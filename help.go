@@ -31,7 +31,7 @@ func (c *cli) helpGroup(word string, group []verb) {
 }
 
 func (c *cli) helpVerb(v *verb, f *flag.FlagSet) {
-	c.printf("%s\n\nUsage: %s [FLAG...]", strings.ToUpper(v.short[:1])+v.short[1:], v.usage())
+	c.printf("%s\n\nUsage: %s [FLAG...]", v.short, v.usage())
 	var rows [][]string
 	f.VisitAll(func(f *flag.Flag) { // in the order of their names
 		kind, usage := flag.UnquoteUsage(f)
@@ -41,9 +41,7 @@ func (c *cli) helpVerb(v *verb, f *flag.FlagSet) {
 		}
 		rows = append(rows, []string{name + " " + kind, usage})
 	})
-	if len(rows) > 0 {
-		c.printf("\nFlags:")
-		c.columns("  ", 0, rows)
-	}
+	c.printf("\nFlags:")
+	c.columns("  ", 0, rows)
 	c.printf("\nExample:\n  %s", v.example)
 }

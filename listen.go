@@ -25,6 +25,18 @@ func prepareHome(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	err := checkHome(dir)
+	if errors.Is(err, errOpenHome) {
+		return os.Chmod(dir, 0o700)
+	}
+	return err
+}
+
+// errOpenHome: others can enter the home.
+var errOpenHome = errors.New("is open to others")
+
+// checkHome looks at the home without changing it.
+func checkHome(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return err
@@ -32,8 +44,8 @@ func prepareHome(dir string) error {
 	if uid, ok := ownerOf(info); ok && uid != os.Getuid() {
 		return fmt.Errorf("%s belongs to uid %d, not to you (uid %d)", dir, uid, os.Getuid())
 	}
-	if info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
-		return os.Chmod(dir, 0o700)
+	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" {
+		return fmt.Errorf("%s %w (mode %04o)", dir, errOpenHome, mode)
 	}
 	return nil
 }
@@ -62,10 +74,8 @@ func (l *instanceLock) release() error { return l.file.Close() }
 // lockHeld reports whether a daemon holds the lock at path.
 func lockHeld(path string) (bool, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	} else if err != nil {
-		return false, err
+	if err != nil {
+		return false, exceptAbsent(err)
 	}
 	defer f.Close()
 	return tryLock(f)

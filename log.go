@@ -318,9 +318,12 @@ func exists(path string) bool {
 }
 
 // removeFile removes path; that it is gone already is no error.
-func removeFile(path string) error {
-	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
+func removeFile(path string) error { return exceptAbsent(os.Remove(path)) }
+
+// exceptAbsent drops the error of a file that is not there.
+func exceptAbsent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return nil
+	return err
 }

@@ -5,6 +5,7 @@ package main
 // This file turns the facts of the process (arguments, name, environment, signals, exit code) into one call of run.
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"os"
@@ -23,16 +24,10 @@ var version = "dev"
 
 func main() {
 	name := strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")
-	executable, err := os.Executable()
-	if err != nil {
-		executable = os.Args[0]
-	}
-	userHome, err := os.UserHomeDir()
-	if err != nil {
-		userHome = "/"
-	}
-	p := process{args: os.Args[1:], executable: executable, getenv: os.Getenv, userHome: userHome, stdin: os.Stdin, stdout: os.Stdout,
-		stderr: os.Stderr, queries: queries, version: version}
+	executable, _ := os.Executable() // "" where the system does not tell
+	userHome, _ := os.UserHomeDir()
+	p := process{args: os.Args[1:], executable: cmp.Or(executable, os.Args[0]), getenv: os.Getenv, userHome: cmp.Or(userHome, "/"),
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, queries: queries, version: version}
 	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
 		p.stdoutWidth = width
 	}

@@ -6,6 +6,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -26,18 +27,9 @@ func (p *printer) printf(format string, args ...any) { fmt.Fprintf(p.out, format
 
 const minColumn = 8 // a column is not cut to less than this many characters
 
-// printTable prints rows under headers. On a terminal its widest columns are cut until a row fits a line, but the first,
-// which one wants to copy, is not; a pipe gets everything.
-func (p *printer) printTable(headers []string, rows [][]string) {
-	p.columns("", p.width, append([][]string{headers}, rows...))
-}
-
-// columns prints rows of one length, aligned and made printable; beyond width, if that is not 0, it cuts all columns but
-// the first.
+// columns prints rows of one length, aligned and made printable. Beyond width, if that is not 0, the widest columns are cut
+// until a row fits a line, but the first, which one wants to copy, is not.
 func (p *printer) columns(indent string, width int, rows [][]string) {
-	if len(rows) == 0 {
-		return
-	}
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i := range row {
@@ -55,28 +47,13 @@ func (p *printer) columns(indent string, width int, rows [][]string) {
 	for _, row := range rows {
 		line := indent
 		for i, cell := range row {
-			line += fmt.Sprintf("%-*s  ", widths[i], cutRunes(cell, widths[i]))
+			if utf8.RuneCountInString(cell) > widths[i] {
+				cell = string([]rune(cell)[:widths[i]-1]) + "…"
+			}
+			line += fmt.Sprintf("%-*s  ", widths[i], cell)
 		}
 		p.printf("%s", strings.TrimRight(line, " "))
 	}
-}
-
-func cutRunes(s string, n int) string {
-	if utf8.RuneCountInString(s) <= n {
-		return s
-	}
-	return string([]rune(s)[:n-1]) + "…"
-}
-
-// pairs prints names and values, one pair a line, leaving out empty values.
-func (p *printer) pairs(list ...string) {
-	var rows [][]string
-	for pair := range slices.Chunk(list, 2) {
-		if pair[1] != "" {
-			rows = append(rows, []string{pair[0] + ":", pair[1]})
-		}
-	}
-	p.columns("", 0, rows)
 }
 
 // localTime shows a timestamp of the daemon in the user's zone, and how far away it is.
@@ -87,20 +64,17 @@ func localTime(text string) string {
 	return ""
 }
 
-// shortTime shows only how far away a timestamp is.
+// shortTime shows only how far away a timestamp is: "in 5m 0s" or "5m 0s ago".
 func shortTime(text string) string {
-	if t, err := parseTimeText(text); err == nil && !t.IsZero() {
-		return relative(time.Until(t))
-	}
-	return ""
-}
-
-// relative says "in 5m 0s" or "5m 0s ago".
-func relative(d time.Duration) string {
-	if d >= 0 {
+	t, err := parseTimeText(text)
+	switch d := time.Until(t); {
+	case err != nil || t.IsZero():
+		return ""
+	case d >= 0:
 		return "in " + span(d)
+	default:
+		return span(-d) + " ago"
 	}
-	return span(-d) + " ago"
 }
 
 // span is a duration in its two largest units.
@@ -159,14 +133,12 @@ func logLine(line []byte) string {
 	if t, err := decoder.Token(); err != nil || t != json.Delim('{') {
 		return printable(string(line))
 	}
-	var when, level, message, fields string
+	var when, level string
+	words := []string{""} // the message, then the fields
 	for decoder.More() {
 		key, err := decoder.Token()
 		var value json.RawMessage
-		if err == nil {
-			err = decoder.Decode(&value)
-		}
-		if err != nil {
+		if err = cmp.Or(err, decoder.Decode(&value)); err != nil {
 			return printable(string(line))
 		}
 		text := string(value)
@@ -180,10 +152,10 @@ func logLine(line []byte) string {
 		case "level":
 			level = strings.ToUpper(text)
 		case "message":
-			message = text
+			words[0] = text
 		default:
-			fields += fmt.Sprintf(" %v=%s", key, text)
+			words = append(words, fmt.Sprintf("%v=%s", key, text))
 		}
 	}
-	return fmt.Sprintf("%s %-5s %s", printable(when), printable(level), printable(message+fields))
+	return fmt.Sprintf("%s %-5s %s", printable(when), printable(level), printable(strings.Join(words, " ")))
 }
