@@ -59,7 +59,7 @@ CREATE TABLE schedules (
     last_success_at TEXT                               -- when its latest completed job was created
 ) STRICT;
 
--- Single values: key derivation salt and costs, whether the queue is paused, counts of finished jobs.
+-- Single values: key derivation salt and costs, whether the queue is paused.
 CREATE TABLE config (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL

@@ -38,7 +38,7 @@ func ownerOf(info fs.FileInfo) (uid int, ok bool) {
 // detached makes a child that outlives its terminal.
 func detached() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
-// terminateSignal asks a process to end.
+// terminateSignals ask a process to end.
 var terminateSignals = []os.Signal{os.Interrupt, syscall.SIGTERM}
 
 // ignoredSignals do not end a daemon: its terminal may close.

@@ -178,9 +178,12 @@ func settle(j Job, mutation, stopping bool, result, partial string, err error) (
 // hold keeps the environment's queue back.
 func (q *Queue) hold(environment string, until time.Time, reason string) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	if until.After(q.holds[environment].until) {
+	longer := until.After(q.holds[environment].until)
+	if longer {
 		q.holds[environment] = hold{until, reason}
+	}
+	q.mu.Unlock()
+	if longer {
 		q.Log.Warn("queue held", "environment", environment, "until", timeText(until), "reason", reason)
 	}
 }
