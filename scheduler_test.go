@@ -186,6 +186,21 @@ func TestMissedTimesMakeOneRunOrNone(t *testing.T) {
 	}
 }
 
+// However short: who is away over a nominal time has missed it.
+func TestTimeMissedByARestartOfSecondsIsMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newSchedulerRig(t, nil)
+		skips, runs := r.add("CRON_TZ=UTC 0 1 * * *", withMissed(missedSkip)), r.add("CRON_TZ=UTC 0 1-1 * * *", withMissed(missedRunOnce))
+		advance(time.Hour - 10*time.Second)
+		r.down()
+		advance(15 * time.Second)
+		r.up()
+		advance(time.Hour)
+		r.wantRuns(skips)
+		r.wantRuns(runs, "01 01:00:00")
+	})
+}
+
 // A laptop that slept: the wall clock is 8 hours on, the steady clock and all timers stood still.
 func TestSuspendIsNoticedWithinHalfAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -311,6 +311,56 @@ func TestPruneShrinksTheFile(t *testing.T) {
 	}
 }
 
+func TestPruneTakesWhatEndedBeforeTheCutoffAndCountsTheRest(t *testing.T) {
+	s := openTestStore(t)
+	cutoff := timeNow()
+	if _, err := s.Finished(); err != nil { // from now on every commit keeps count
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		status         string
+		created, ended time.Duration // from the cutoff
+	}{
+		{statusCompleted, -2 * time.Hour, -time.Millisecond}, {statusFailed, -2 * time.Hour, -time.Hour}, // these go
+		{statusCompleted, -2 * time.Hour, 0}, {statusFailed, -2 * time.Hour, time.Hour}, {statusCancelled, -2 * time.Hour, time.Millisecond},
+	} {
+		j := newTestJob("github.commits")
+		j.CreatedAt = cutoff.Add(c.created)
+		submitTestJob(t, s, j)
+		end, ack := *j, make(chan error, 1)
+		end.Status, end.CompletedAt = c.status, cutoff.Add(c.ended)
+		s.Finish(&end, func(err error) { ack <- err })
+		if err := <-ack; err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dryRun := range []bool{true, false} {
+		if n, err := s.Prune(t.Context(), cutoff, dryRun); err != nil || n != 2 {
+			t.Errorf("pruned %d with dry run %v, want 2 (%v)", n, dryRun, err)
+		}
+	}
+	if c, err := s.Finished(); err != nil || c != (FinishedCounts{Completed: 1, Failed: 1, Cancelled: 1}) {
+		t.Errorf("counts %+v (%v)", c, err)
+	}
+}
+
+func TestTokensOfALoginReplaceThoseOfAnotherUser(t *testing.T) {
+	s := openTestStore(t)
+	env, err := s.Environment(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, user := range []string{"anna", "bela"} {
+		if err := s.SaveTokens(TokenRow{EnvironmentID: env.ID, Username: user, Access: []byte(user)}, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, countErr := s.count("SELECT count(*) FROM auth_tokens")
+	if row, err := s.Tokens(t.Context(), env.ID); err != nil || countErr != nil || n != 1 || row.Username != "bela" || string(row.Access) != "bela" {
+		t.Errorf("%d logins, read %+v (%v, %v)", n, row, err, countErr)
+	}
+}
+
 func TestFilesThatAreNoDatabaseAreRefusedUntouched(t *testing.T) {
 	foreign := filepath.Join(t.TempDir(), "foreign.db")
 	other, err := openStore(foreign, "full", "https://x.test")
