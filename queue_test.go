@@ -377,6 +377,28 @@ func TestRateLimitHoldsTheWholeEnvironmentAndCostsNoAttempt(t *testing.T) {
 	})
 }
 
+func TestHeldJobStartsWhenTheHoldEndsThoughNothingElseIsDueThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{}, func(_ context.Context, j *Job) (string, error) {
+			if j.Command == "jira.issues" {
+				return "1", nil
+			}
+			return "", &Error{Code: codeRateLimited, Message: "HTTP 429", Hold: 40 * time.Second, Unsent: true}
+		})
+		r.q.Start()
+		limited := r.submit(newTestJob("github.commits"))
+		synctest.Wait()
+		behind := r.submit(newTestJob("jira.issues"))
+		if err := r.q.Cancel(limited.ID); err != nil { // its own next attempt would wake the queue as well
+			t.Fatal(err)
+		}
+		advance(40*time.Second - time.Millisecond)
+		r.wantStatus(behind, statusPending, "")
+		advance(2 * time.Millisecond)
+		r.wantStatus(behind, statusCompleted, "")
+	})
+}
+
 func TestRateLimitOfATokenRefreshIsAHoldLikeAnyOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) {

@@ -403,6 +403,26 @@ func TestFilesThatAreNoDatabaseAreRefusedUntouched(t *testing.T) {
 	}
 }
 
+// The header does not say yet what lies in the log beside it.
+func TestNewerDatabaseIsRefusedThoughItsVersionIsInTheLogAlone(t *testing.T) {
+	s := openTestStore(t)
+	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA user_version = 99"); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "daemon.db")
+	for _, suffix := range []string{"", "-wal"} {
+		if err := os.WriteFile(path+suffix, mustRead(t, s.path+suffix), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := inspectDatabase(path); err != nil {
+		t.Fatalf("the header alone: %v", err)
+	}
+	if newer, err := openStore(path, "full", ""); err == nil || !strings.Contains(err.Error(), "newer") {
+		t.Errorf("opened %v: %v", newer, err)
+	}
+}
+
 func mustRead(t *testing.T, path string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(path)
