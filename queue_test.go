@@ -1092,6 +1092,43 @@ func TestMutationIsNotSentBeforeItsStartIsOnDisk(t *testing.T) {
 	})
 }
 
+func TestJobWhoseStartTheDiskRefusesIsSentOnceTheDiskIsWell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{}, nil)
+		do := func(statement string) {
+			if err := r.store.update(func(t *tx) error { return t.exec(statement) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		do("CREATE TRIGGER broken BEFORE UPDATE ON jobs BEGIN SELECT RAISE(ABORT, 'the disk says no'); END")
+		j := r.submit(newTestJob("github.clone")) // a mutation's start must be on disk
+		r.q.Start()
+		advance(10 * time.Second)
+		if s := r.q.State(""); len(r.attempts()) != 0 || s.Pending != 1 || s.Running != 0 || s.Busy != 0 {
+			t.Fatalf("%d attempts, state %+v", len(r.attempts()), s)
+		}
+		do("DROP TRIGGER broken")
+		advance(2 * storageRetry)
+		r.wantStatus(j, statusCompleted, "")
+		if n := len(r.attempts()); n != 1 {
+			t.Fatalf("%d attempts, want 1", n)
+		}
+	})
+}
+
+func TestRetryIntoARemovedEnvironmentIsRefused(t *testing.T) {
+	r := newQueueRig(t, QueueOptions{}, nil)
+	j := newTestJob("github.commits")
+	j.Environment = "gone"
+	r.submit(j)
+	if err := r.q.Cancel(j.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.q.Retry(j.ID); codeOf(err) != codeNotFound {
+		t.Fatalf("retry: %v", err)
+	}
+}
+
 func TestIdempotencyKeyNamesOneJob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, nil)

@@ -186,6 +186,31 @@ func TestMissedTimesMakeOneRunOrNone(t *testing.T) {
 	}
 }
 
+// The job and the step to the next time are one transaction: a disk that refuses one of them has refused both.
+func TestFiringThatFailsHalfWayIsTriedAgainAndFiresOnce(t *testing.T) {
+	for _, event := range []string{"INSERT ON jobs", "UPDATE OF last_job_id ON schedules", "UPDATE OF next_run_at ON schedules"} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newSchedulerRig(t, nil)
+			sc := r.add("CRON_TZ=UTC 0 * * * *", nil)
+			do := func(statement string) {
+				if err := r.store.update(func(t *tx) error { return t.exec(statement) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			do("CREATE TRIGGER broken BEFORE " + event + " BEGIN SELECT RAISE(ABORT, 'the disk says no'); END")
+			advance(time.Hour + 2*time.Minute)
+			r.wantRuns(sc)
+			r.wantNext(sc, "2000-01-01T01:00:00.000Z")
+			do("DROP TRIGGER broken")
+			advance(2 * scheduleCheck)
+			r.wantNext(sc, "2000-01-01T02:00:00.000Z")
+			if n := len(r.jobs(sc)); n != 1 {
+				t.Fatalf("%s: %d runs of one time, want 1", event, n)
+			}
+		})
+	}
+}
+
 // However short: who is away over a nominal time has missed it.
 func TestTimeMissedByARestartOfSecondsIsMissed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -400,6 +402,121 @@ func TestFilesThatAreNoDatabaseAreRefusedUntouched(t *testing.T) {
 		if string(mustRead(t, path)) != string(content) {
 			t.Errorf("%s: the file was changed", name)
 		}
+	}
+}
+
+func TestTruncatedDatabaseIsRefusedUntouched(t *testing.T) {
+	s := openTestStore(t)
+	submitTestJob(t, s, newTestJob("github.commits"))
+	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		t.Fatal(err)
+	}
+	whole := mustRead(t, s.path)
+	path := filepath.Join(t.TempDir(), "daemon.db")
+	if err := os.WriteFile(path, whole[:len(whole)-1000], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if cut, err := openStore(path, "full", ""); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("opened %v: %v", cut, err)
+	}
+	if len(mustRead(t, path)) != len(whole)-1000 {
+		t.Error("the file was changed")
+	}
+	// A checkpoint that a kill cut off leaves such a file too, and beside it what mends it.
+	if err := os.WriteFile(path+"-wal", []byte("pages"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := inspectDatabase(path); err != nil {
+		t.Errorf("beside its log: %v", err)
+	}
+}
+
+func TestDamageMetWhileReadingEndsTheDaemon(t *testing.T) {
+	s := openTestStore(t)
+	submitTestJob(t, s, newTestJob("github.commits"))
+	var page, size int64
+	if err := s.read.QueryRow("SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size WHERE name = 'jobs_by_schedule'").Scan(&page, &size); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(s.path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte(strings.Repeat("garbage ", int(size/8))), (page-1)*size); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Jobs(JobFilter{Schedule: "nightly", Limit: 1}); codeOf(err) != codeStorageFailed || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("reading a damaged page: %v", err)
+	}
+	select {
+	case <-s.Fatal():
+	default:
+		t.Error("the daemon would go on")
+	}
+}
+
+func TestDatabaseHeldByAnotherProcessSaysSo(t *testing.T) {
+	s := openTestStore(t)
+	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA busy_timeout = 1"); err != nil {
+		t.Fatal(err)
+	}
+	other, err := sql.Open("sqlite", dsn(s.path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	other.SetMaxOpenConns(1)
+	if _, err := other.Exec("BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Submit([]*Job{newTestJob("github.commits")}); codeOf(err) != codeStorageFailed || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("submit: %v", err)
+	}
+	if _, err := other.Exec("ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	submitTestJob(t, s, newTestJob("github.commits"))
+}
+
+func TestBackupThatIsCutOffLeavesNoFile(t *testing.T) {
+	s := openTestStore(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	path := filepath.Join(t.TempDir(), "copy.db")
+	if _, err := s.Backup(ctx, path); err == nil {
+		t.Error("a copy was made")
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("half a copy was left behind: %v", err)
+	}
+}
+
+func TestJobsOfACommandAreListedNewestFirstWhateverTheirState(t *testing.T) {
+	s := openTestStore(t)
+	var want []string
+	for i, status := range []string{statusFailed, "", statusCompleted, "", statusFailed} {
+		j := submitTestJob(t, s, newTestJob("github.commits"))
+		submitTestJob(t, s, newTestJob("jira.issues"))
+		if status != "" {
+			if err := finishNow(s, j, status, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i > 0 {
+			want = append([]string{j.ID}, want...)
+		}
+	}
+	jobs, err := s.Jobs(JobFilter{Command: "github.commits", Limit: 4})
+	got := make([]string, len(jobs))
+	for i, j := range jobs {
+		got[i] = j.ID
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, want %v (%v)", got, want, err)
 	}
 }
 
