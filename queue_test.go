@@ -452,6 +452,10 @@ func TestCancelEndsPendingAndRunningJobsAndRefusesEndedOnes(t *testing.T) {
 				t.Fatalf("cancelling twice: %v", err)
 			}
 		}
+		synctest.Wait()
+		if !aborted.Load() {
+			t.Fatal("the request of the running job goes on")
+		}
 		advance(2 * time.Hour)
 		for _, j := range []*Job{pending, delayed, running} {
 			if got := r.wantStatus(j, statusCancelled, ""); got.CompletedAt.IsZero() || !got.NextAttemptAt.IsZero() {
