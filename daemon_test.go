@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -493,4 +494,30 @@ func TestFilesOfAnotherUserAreRefused(t *testing.T) {
 	if _, err := readSecret(filepath.Join(home, "key"), keyFileBytes); !errors.Is(err, errOpenToOthers) {
 		t.Errorf("key: %v", err)
 	}
+}
+
+func TestRetentionRemovesWhatEndedLongAgoAtTheStartAndEveryHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{}, nil)
+		d := &Daemon{parts: parts{cfg: defaultConfig(t.TempDir()), store: r.store, log: r.opts.Log}}
+		d.cfg.Storage.Retention = 24 * time.Hour
+		for _, age := range []time.Duration{25 * time.Hour, 23*time.Hour + 30*time.Minute, time.Hour} {
+			end, ack := *r.submit(newTestJob("github.commits")), make(chan error, 1)
+			end.Status, end.CompletedAt = statusCompleted, timeNow().Add(-age)
+			r.store.Finish(&end, func(err error) { ack <- err })
+			if err := <-ack; err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go d.retain(ctx)
+		for _, want := range []int{2, 1} {
+			synctest.Wait()
+			if jobs, err := r.store.Jobs(JobFilter{Limit: 10}); err != nil || len(jobs) != want {
+				t.Errorf("%d jobs left, want %d (%v)", len(jobs), want, err)
+			}
+			advance(time.Hour)
+		}
+	})
 }
