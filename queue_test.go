@@ -16,6 +16,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"honeydew/daemonpb"
 )
 
 // syncBuffer is a log that tests may read while it is written.
@@ -1093,6 +1095,72 @@ func TestMutationIsNotSentBeforeItsStartIsOnDisk(t *testing.T) {
 		close(hold)
 		synctest.Wait()
 		r.wantStatus(j, statusCompleted, "")
+	})
+}
+
+// holdWriter lets nothing be written until the returned function is called.
+func (r *queueRig) holdWriter() (release func()) {
+	held, hold := make(chan struct{}), make(chan struct{})
+	r.store.enqueue(&write{fn: func(*tx) error { close(held); <-hold; return nil }})
+	<-held
+	return func() { close(hold) }
+}
+
+func TestResultsOnTheirWayToTheDiskAreBoundedInBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const results, workers = maxUnsavedBytes >> 20, 3 // of 1 MiB
+		big := `"` + strings.Repeat("x", 1<<20) + `"`
+		r := newQueueRig(t, QueueOptions{Workers: workers}, func(context.Context, *Job) (string, error) { return big, nil })
+		for range results + 6 {
+			r.submit(newTestJob("github.commits"))
+		}
+		release := r.holdWriter()
+		r.q.Start()
+		synctest.Wait()
+		if n := len(r.attempts()); n < results || n >= results+workers {
+			t.Errorf("%d attempts while nothing can be written, want about %d", n, results)
+		}
+		release()
+		advance(time.Second)
+		if s := r.q.State(""); len(r.attempts()) != results+6 || s.Running+s.Pending != 0 || r.q.unsaved+r.q.unsavedB != 0 {
+			t.Errorf("%d attempts, state %+v, %d unsaved with %d bytes", len(r.attempts()), s, r.q.unsaved, r.q.unsavedB)
+		}
+	})
+}
+
+func TestJobCancelledWhileItsStartIsWrittenIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{}, nil)
+		r.submit(newTestJob("github.clone"))
+		it, running := r.q.next() // as a worker does
+		running.cancelled = true  // and Cancel, meanwhile
+		r.q.attempt(1, it, running)
+		if s := r.q.State(""); len(r.attempts()) != 0 || s.Running+s.Busy != 0 {
+			t.Errorf("%d attempts, state %+v", len(r.attempts()), s)
+		}
+	})
+}
+
+func TestRunningJobIsKnownBeforeTheStoreLearnsOfIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		r := newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) { <-gate; return "1", nil })
+		j := r.submit(newTestJob("github.commits"))
+		release := r.holdWriter()
+		r.q.Start()
+		synctest.Wait()
+		r.wantStatus(j, statusPending, "")
+		server := &rpcServer{parts: parts{store: r.store, queue: r.q}}
+		if got, err := server.GetJobStatus(t.Context(), &daemonpb.GetJobStatusRequest{JobId: j.ID}); err != nil || got.Status != statusRunning || got.StartedAt == "" {
+			t.Errorf("shown as %v (%v)", got, err)
+		}
+		release()
+		close(gate)
+		synctest.Wait()
+		r.wantStatus(j, statusCompleted, "")
+		if r.q.RunningJob(j.Seq) != nil {
+			t.Error("it still runs")
+		}
 	})
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -208,6 +209,54 @@ func TestFiringThatFailsHalfWayIsTriedAgainAndFiresOnce(t *testing.T) {
 				t.Fatalf("%s: %d runs of one time, want 1", event, n)
 			}
 		})
+	}
+}
+
+func TestFiringIsVoidOnceItsScheduleHasChanged(t *testing.T) {
+	s := openTestStore(t)
+	at := timeNow().Add(time.Hour)
+	if err := s.AddSchedule(Schedule{ID: "id", Name: "nightly", CronExpr: "@daily", Payload: []byte("{}"), Enabled: true, Missed: missedSkip,
+		Overlap: overlapSkip, CreatedAt: timeNow(), NextRunAt: at}); err != nil {
+		t.Fatal(err)
+	}
+	want := func(name string, f Firing, want bool) {
+		t.Helper()
+		f.ScheduleID, f.Job = "id", newTestJob("github.commits")
+		if fired, err := s.Fire(f); err != nil || fired != want {
+			t.Errorf("%s: fired %t (%v)", name, fired, err)
+		}
+	}
+	want("another time", Firing{Expected: at.Add(time.Second), Next: at.Add(time.Hour)}, false)
+	if _, err := s.SetScheduleEnabled("nightly", false, at); err != nil {
+		t.Fatal(err)
+	}
+	want("paused", Firing{Expected: at, Next: at.Add(time.Hour)}, false)
+	if _, err := s.SetScheduleEnabled("nightly", true, at); err != nil {
+		t.Fatal(err)
+	}
+	want("as it was read", Firing{Expected: at, Next: at.Add(time.Hour)}, true)
+	want("once more", Firing{Expected: at, Next: at.Add(time.Hour)}, false)
+}
+
+func TestLastSuccessOnlyMovesForward(t *testing.T) {
+	s := openTestStore(t)
+	begin := timeNow().Add(-time.Hour)
+	if err := s.AddSchedule(Schedule{ID: "id", Name: "nightly", CronExpr: "@daily", Payload: []byte("{}"), Enabled: true, Missed: missedSkip,
+		Overlap: overlapAllow, CreatedAt: begin}); err != nil {
+		t.Fatal(err)
+	}
+	var jobs []*Job
+	for i := range 3 {
+		j := newTestJob("github.commits")
+		j.Schedule, j.CreatedAt = "nightly", begin.Add(time.Duration(i)*time.Minute)
+		jobs = append(jobs, submitTestJob(t, s, j))
+	}
+	if err := errors.Join(finishNow(s, jobs[2], statusFailed, ""), finishNow(s, jobs[1], statusCompleted, "1"),
+		finishNow(s, jobs[0], statusCompleted, "1")); err != nil { // the oldest ends last
+		t.Fatal(err)
+	}
+	if sc, err := s.Schedule(t.Context(), "nightly"); err != nil || !sc.LastSuccessAt.Equal(jobs[1].CreatedAt) {
+		t.Errorf("last success %s, want that of the second of three (%v)", timeText(sc.LastSuccessAt), err)
 	}
 }
 
