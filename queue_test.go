@@ -283,6 +283,16 @@ func TestFailureThatIsNoUseToRepeatFailsAtOnce(t *testing.T) {
 	})
 }
 
+func TestComplaintBesideAUsableResultStaysWithTheCompletedJob(t *testing.T) {
+	for partial, want := range map[string]string{"": "", "no rights to b (FORBIDDEN)": codePartial} {
+		end, held := settle(*newTestJob("github.commits"), false, false, `{"a":1}`, partial, nil)
+		if end.Status != statusCompleted || end.Result != `{"a":1}` || end.ErrorCode != want || !strings.HasSuffix(end.Error, partial) || held != "" ||
+			end.CompletedAt.IsZero() {
+			t.Errorf("%q: %+v", partial, end)
+		}
+	}
+}
+
 func TestTimeoutIsPerAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, func(ctx context.Context, _ *Job) (string, error) {
