@@ -389,6 +389,16 @@ func TestRateLimitHoldsTheWholeEnvironmentAndCostsNoAttempt(t *testing.T) {
 	})
 }
 
+func TestShorterHoldDoesNotEndALongerOne(t *testing.T) {
+	r := newQueueRig(t, QueueOptions{}, nil)
+	until := timeNow().Add(10 * time.Minute)
+	r.q.hold("production", until, "long")
+	r.q.hold("production", until.Add(-9*time.Minute), "short")
+	if s := r.q.State("production"); !s.HeldUntil.Equal(until) || s.HeldReason != "long" {
+		t.Errorf("%+v, want held until %s", s, timeText(until))
+	}
+}
+
 func TestHeldJobStartsWhenTheHoldEndsThoughNothingElseIsDueThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, func(_ context.Context, j *Job) (string, error) {
@@ -1056,33 +1066,31 @@ func TestAllWorkersGoOnWhenTheDiskIsWritableAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		r := newQueueRig(t, QueueOptions{Workers: 3}, func(ctx context.Context, j *Job) (string, error) {
-			if j.Priority == 1 {
-				return `"` + strings.Repeat("x", 300_000) + `"`, nil
+			if j.Priority == 0 {
+				<-gate
 			}
-			<-gate
 			return "1", nil
 		})
 		t.Cleanup(func() { close(gate) })
-		big := newTestJob("github.commits")
-		big.Priority = 1
-		if err := r.q.SetPaused(true); err != nil {
-			t.Fatal(err)
+		first := newTestJob("github.commits")
+		first.Priority = 1
+		do := func(statement string) {
+			if err := r.store.update(func(t *tx) error { return t.exec(statement) }); err != nil {
+				t.Fatal(err)
+			}
 		}
-		r.submit(big)
+		do("CREATE TRIGGER broken BEFORE UPDATE OF result ON jobs BEGIN SELECT RAISE(ABORT, 'the disk says no'); END")
+		r.submit(first)
 		r.q.Start()
-		r.q.mu.Lock()
-		r.q.paused = false
-		r.q.mu.Unlock()
-		free := r.diskFull()
-		r.q.Kick()
 		synctest.Wait()
-		free()
 		for range 3 {
 			r.submit(newTestJob("github.commits")) // nobody takes them yet
 		}
+		synctest.Wait()
 		if s := r.q.State(""); s.Busy != 0 || s.Failing != 1 {
 			t.Fatalf("state %+v, want one result that cannot be stored", s)
 		}
+		do("DROP TRIGGER broken")
 		advance(2 * time.Second)
 		if s := r.q.State(""); s.Busy != 3 {
 			t.Fatalf("%d of 3 workers are busy with 3 jobs", s.Busy)

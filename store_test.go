@@ -170,6 +170,28 @@ func TestOneFailingMemberDoesNotFailItsNeighbours(t *testing.T) {
 	}
 }
 
+func TestWhatWasQueuedBeforeTheCloseIsWritten(t *testing.T) {
+	for range 8 { // whether the close or the queue is seen first is chance
+		s, err := openStore(filepath.Join(t.TempDir(), "daemon.db"), "normal", "https://x.test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		hold, entered, acks := make(chan struct{}), make(chan struct{}), make(chan error, 3)
+		s.enqueue(&write{fn: func(*tx) error { close(entered); <-hold; return nil }})
+		<-entered
+		for range 3 {
+			s.enqueue(&write{insert: []*Job{newTestJob("github.commits")}, done: func(err error) { acks <- err }})
+		}
+		closed := make(chan error)
+		go func() { closed <- s.Close() }()
+		<-s.closed
+		close(hold)
+		if err := <-closed; err != nil || len(acks) != 3 || errors.Join(<-acks, <-acks, <-acks) != nil {
+			t.Fatalf("%d of 3 were answered (%v)", len(acks), err)
+		}
+	}
+}
+
 func TestIdsMayBeShortened(t *testing.T) {
 	s := openTestStore(t)
 	for _, id := range []string{"abcdefgh", "abcdexyz", "abc"} {
