@@ -500,7 +500,7 @@ func TestRefreshGoesOnWithoutTheOneWhoAskedForIt(t *testing.T) {
 }
 
 func TestTokensAreRefreshedWithinFiveMinutesOfExpiry(t *testing.T) {
-	for life, want := range map[time.Duration]int{4 * time.Minute: 1, -time.Minute: 1, 6 * time.Minute: 0, time.Hour: 0} {
+	for life, want := range map[time.Duration]int{5*time.Minute - time.Second: 1, -time.Minute: 1, 5*time.Minute + 30*time.Second: 0, time.Hour: 0} {
 		a := newAuthTest(t)
 		a.api.lifetime = life
 		a.login()
@@ -719,6 +719,7 @@ func TestPairThatTheDiskRefusesIsKeptAndSavedLater(t *testing.T) {
 		a.wantCall(codeAuthNetwork) // a token that is not on disk is not used
 	}
 	a.wantAsked("refresh", 1)
+	a.wantAsked("query", 2) // nor is the one before, which is spent
 	if lines := a.logged("the refreshed login could not be stored"); len(lines) != 3 || lines[0]["level"] != "error" {
 		t.Errorf("logged %v", lines)
 	}

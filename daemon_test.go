@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -438,4 +439,85 @@ func TestHomeIsWhereTheEnvironmentSays(t *testing.T) {
 			t.Errorf("%q: %s, want %s", env, got, want)
 		}
 	}
+}
+
+func TestStopThatHangsIsCutShort(t *testing.T) {
+	hang, order := make(chan struct{}), []string{}
+	d := &Daemon{parts: parts{cfg: defaultConfig(t.TempDir())}, forced: context.Background()}
+	d.cfg.Daemon.ShutdownTimeout = 50 * time.Millisecond
+	d.later(func() error { <-hang; return nil })
+	d.later(func() error { order = append(order, "the last goes first"); return nil })
+	if err := d.stop(); err == nil || !strings.Contains(err.Error(), "took too long") || len(order) != 1 {
+		t.Errorf("stop: %v, %v", err, order)
+	}
+	close(hang)
+}
+
+func TestProblemsNameWhatIsDegraded(t *testing.T) {
+	r := newQueueRig(t, QueueOptions{}, nil)
+	d := &Daemon{parts: parts{store: r.store, queue: r.q}, logFile: &logFile{}}
+	if p := d.problems(); p != nil {
+		t.Errorf("all is well, and yet %q", p)
+	}
+	free := r.diskFull()
+	big := newTestJob("github.commits")
+	big.Payload = []byte(`{"x":"` + strings.Repeat("x", 200_000) + `"}`)
+	if err := r.q.Submit(big); codeOf(err) != codeStorageFull {
+		t.Fatal(err)
+	}
+	r.q.failing, d.logFile.problem = 2, errors.New("3 lines lost")
+	p := strings.Join(d.problems(), "\n")
+	for _, want := range []string{"database: STORAGE_FULL", "database: 2 results wait", "log: 3 lines lost"} {
+		if !strings.Contains(p, want) {
+			t.Errorf("no %q in %q", want, p)
+		}
+	}
+	r.q.failing = 0
+	free()
+}
+
+func TestFilesOfAnotherUserAreRefused(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can make a file another user's")
+	}
+	home := t.TempDir()
+	if err := os.Chown(home, 12345, -1); err != nil {
+		t.Fatal(err)
+	}
+	if err := prepareHome(home); err == nil || !strings.Contains(err.Error(), "12345") {
+		t.Errorf("home: %v", err)
+	}
+	putFile(t, home, "key", strings.Repeat("k", keyFileBytes))
+	if err := os.Chown(filepath.Join(home, "key"), 12345, -1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readSecret(filepath.Join(home, "key"), keyFileBytes); !errors.Is(err, errOpenToOthers) {
+		t.Errorf("key: %v", err)
+	}
+}
+
+func TestRetentionRemovesWhatEndedLongAgoAtTheStartAndEveryHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{}, nil)
+		d := &Daemon{parts: parts{cfg: defaultConfig(t.TempDir()), store: r.store, log: r.opts.Log}}
+		d.cfg.Storage.Retention = 24 * time.Hour
+		for _, age := range []time.Duration{25 * time.Hour, 23*time.Hour + 30*time.Minute, time.Hour} {
+			end, ack := *r.submit(newTestJob("github.commits")), make(chan error, 1)
+			end.Status, end.CompletedAt = statusCompleted, timeNow().Add(-age)
+			r.store.Finish(&end, func(err error) { ack <- err })
+			if err := <-ack; err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go d.retain(ctx)
+		for _, want := range []int{2, 1} {
+			synctest.Wait()
+			if jobs, err := r.store.Jobs(JobFilter{Limit: 10}); err != nil || len(jobs) != want {
+				t.Errorf("%d jobs left, want %d (%v)", len(jobs), want, err)
+			}
+			advance(time.Hour)
+		}
+	})
 }

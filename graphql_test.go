@@ -629,6 +629,9 @@ func TestSecretsAreRedactedHoweverTheyAreSpelled(t *testing.T) {
 		"URL, path":        url.PathEscape(password),
 		"HTML by Go":       `Zq&#34;&lt;W7&amp;v&#39;K/é😀 +%R3\y`,
 		"HTML by name":     `Zq&quot;&lt;W7&amp;v&#039;K/é😀 +%R3\y`,
+		"HTML by Python":   `Zq&quot;&lt;W7&amp;v&#x27;K/é😀 +%R3\y`,
+		"HTML by old ways": `Zq&quot;&lt;W7&amp;v&#39;K/é😀 +%R3\y`,
+		"HTML of XML":      `Zq&quot;&lt;W7&amp;v&apos;K/é😀 +%R3\y`,
 		"HTML of the JSON": `Zq\&quot;&lt;W7&amp;v&#x27;K/é😀 +%R3\\y`,
 		"token":            token,
 		"refresh token":    "a" + refresh + refresh + "b",
@@ -662,6 +665,14 @@ func TestSecretsAreRedactedHoweverTheyAreSpelled(t *testing.T) {
 	short := Request{Secrets: []string{"e", "d"}} // its replacement must not be replaced again
 	if got := short.redact("ready"); got != "r[redacted]a[redacted]y" {
 		t.Errorf("short secrets: %q", got)
+	}
+	within := Request{Token: "abcdef", Secrets: []string{"abc"}} // of two that begin alike the longer goes
+	if got := within.redact("abcdef abc"); got != "[redacted] [redacted]" {
+		t.Errorf("a secret that begins another: %q", got)
+	}
+	within = Request{Token: "abc", Secrets: []string{"abcdef"}}
+	if got := within.redact("abcdef abc"); got != "[redacted] [redacted]" {
+		t.Errorf("a secret that begins another: %q", got)
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"honeydew/daemonpb"
 )
 
 // syncBuffer is a log that tests may read while it is written.
@@ -281,6 +283,16 @@ func TestFailureThatIsNoUseToRepeatFailsAtOnce(t *testing.T) {
 	})
 }
 
+func TestComplaintBesideAUsableResultStaysWithTheCompletedJob(t *testing.T) {
+	for partial, want := range map[string]string{"": "", "no rights to b (FORBIDDEN)": codePartial} {
+		end, held := settle(*newTestJob("github.commits"), false, false, `{"a":1}`, partial, nil)
+		if end.Status != statusCompleted || end.Result != `{"a":1}` || end.ErrorCode != want || !strings.HasSuffix(end.Error, partial) || held != "" ||
+			end.CompletedAt.IsZero() {
+			t.Errorf("%q: %+v", partial, end)
+		}
+	}
+}
+
 func TestTimeoutIsPerAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, func(ctx context.Context, _ *Job) (string, error) {
@@ -377,6 +389,38 @@ func TestRateLimitHoldsTheWholeEnvironmentAndCostsNoAttempt(t *testing.T) {
 	})
 }
 
+func TestShorterHoldDoesNotEndALongerOne(t *testing.T) {
+	r := newQueueRig(t, QueueOptions{}, nil)
+	until := timeNow().Add(10 * time.Minute)
+	r.q.hold("production", until, "long")
+	r.q.hold("production", until.Add(-9*time.Minute), "short")
+	if s := r.q.State("production"); !s.HeldUntil.Equal(until) || s.HeldReason != "long" {
+		t.Errorf("%+v, want held until %s", s, timeText(until))
+	}
+}
+
+func TestHeldJobStartsWhenTheHoldEndsThoughNothingElseIsDueThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{}, func(_ context.Context, j *Job) (string, error) {
+			if j.Command == "jira.issues" {
+				return "1", nil
+			}
+			return "", &Error{Code: codeRateLimited, Message: "HTTP 429", Hold: 40 * time.Second, Unsent: true}
+		})
+		r.q.Start()
+		limited := r.submit(newTestJob("github.commits"))
+		synctest.Wait()
+		behind := r.submit(newTestJob("jira.issues"))
+		if err := r.q.Cancel(limited.ID); err != nil { // its own next attempt would wake the queue as well
+			t.Fatal(err)
+		}
+		advance(40*time.Second - time.Millisecond)
+		r.wantStatus(behind, statusPending, "")
+		advance(2 * time.Millisecond)
+		r.wantStatus(behind, statusCompleted, "")
+	})
+}
+
 func TestRateLimitOfATokenRefreshIsAHoldLikeAnyOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) {
@@ -429,6 +473,10 @@ func TestCancelEndsPendingAndRunningJobsAndRefusesEndedOnes(t *testing.T) {
 			if err := r.q.Cancel(j.ID); codeOf(err) != codeFailedPrecondition {
 				t.Fatalf("cancelling twice: %v", err)
 			}
+		}
+		synctest.Wait()
+		if !aborted.Load() {
+			t.Fatal("the request of the running job goes on")
 		}
 		advance(2 * time.Hour)
 		for _, j := range []*Job{pending, delayed, running} {
@@ -1018,33 +1066,31 @@ func TestAllWorkersGoOnWhenTheDiskIsWritableAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		r := newQueueRig(t, QueueOptions{Workers: 3}, func(ctx context.Context, j *Job) (string, error) {
-			if j.Priority == 1 {
-				return `"` + strings.Repeat("x", 300_000) + `"`, nil
+			if j.Priority == 0 {
+				<-gate
 			}
-			<-gate
 			return "1", nil
 		})
 		t.Cleanup(func() { close(gate) })
-		big := newTestJob("github.commits")
-		big.Priority = 1
-		if err := r.q.SetPaused(true); err != nil {
-			t.Fatal(err)
+		first := newTestJob("github.commits")
+		first.Priority = 1
+		do := func(statement string) {
+			if err := r.store.update(func(t *tx) error { return t.exec(statement) }); err != nil {
+				t.Fatal(err)
+			}
 		}
-		r.submit(big)
+		do("CREATE TRIGGER broken BEFORE UPDATE OF result ON jobs BEGIN SELECT RAISE(ABORT, 'the disk says no'); END")
+		r.submit(first)
 		r.q.Start()
-		r.q.mu.Lock()
-		r.q.paused = false
-		r.q.mu.Unlock()
-		free := r.diskFull()
-		r.q.Kick()
 		synctest.Wait()
-		free()
 		for range 3 {
 			r.submit(newTestJob("github.commits")) // nobody takes them yet
 		}
+		synctest.Wait()
 		if s := r.q.State(""); s.Busy != 0 || s.Failing != 1 {
 			t.Fatalf("state %+v, want one result that cannot be stored", s)
 		}
+		do("DROP TRIGGER broken")
 		advance(2 * time.Second)
 		if s := r.q.State(""); s.Busy != 3 {
 			t.Fatalf("%d of 3 workers are busy with 3 jobs", s.Busy)
@@ -1068,6 +1114,109 @@ func TestMutationIsNotSentBeforeItsStartIsOnDisk(t *testing.T) {
 		synctest.Wait()
 		r.wantStatus(j, statusCompleted, "")
 	})
+}
+
+// holdWriter lets nothing be written until the returned function is called.
+func (r *queueRig) holdWriter() (release func()) {
+	held, hold := make(chan struct{}), make(chan struct{})
+	r.store.enqueue(&write{fn: func(*tx) error { close(held); <-hold; return nil }})
+	<-held
+	return func() { close(hold) }
+}
+
+func TestResultsOnTheirWayToTheDiskAreBoundedInBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const results, workers = maxUnsavedBytes >> 20, 3 // of 1 MiB
+		big := `"` + strings.Repeat("x", 1<<20) + `"`
+		r := newQueueRig(t, QueueOptions{Workers: workers}, func(context.Context, *Job) (string, error) { return big, nil })
+		for range results + 6 {
+			r.submit(newTestJob("github.commits"))
+		}
+		release := r.holdWriter()
+		r.q.Start()
+		synctest.Wait()
+		if n := len(r.attempts()); n < results || n >= results+workers {
+			t.Errorf("%d attempts while nothing can be written, want about %d", n, results)
+		}
+		release()
+		advance(time.Second)
+		if s := r.q.State(""); len(r.attempts()) != results+6 || s.Running+s.Pending != 0 || r.q.unsaved+r.q.unsavedB != 0 {
+			t.Errorf("%d attempts, state %+v, %d unsaved with %d bytes", len(r.attempts()), s, r.q.unsaved, r.q.unsavedB)
+		}
+	})
+}
+
+func TestJobCancelledWhileItsStartIsWrittenIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{}, nil)
+		r.submit(newTestJob("github.clone"))
+		it, running := r.q.next() // as a worker does
+		running.cancelled = true  // and Cancel, meanwhile
+		r.q.attempt(1, it, running)
+		if s := r.q.State(""); len(r.attempts()) != 0 || s.Running+s.Busy != 0 {
+			t.Errorf("%d attempts, state %+v", len(r.attempts()), s)
+		}
+	})
+}
+
+func TestRunningJobIsKnownBeforeTheStoreLearnsOfIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		r := newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) { <-gate; return "1", nil })
+		j := r.submit(newTestJob("github.commits"))
+		release := r.holdWriter()
+		r.q.Start()
+		synctest.Wait()
+		r.wantStatus(j, statusPending, "")
+		server := &rpcServer{parts: parts{store: r.store, queue: r.q}}
+		if got, err := server.GetJobStatus(t.Context(), &daemonpb.GetJobStatusRequest{JobId: j.ID}); err != nil || got.Status != statusRunning || got.StartedAt == "" {
+			t.Errorf("shown as %v (%v)", got, err)
+		}
+		release()
+		close(gate)
+		synctest.Wait()
+		r.wantStatus(j, statusCompleted, "")
+		if r.q.RunningJob(j.Seq) != nil {
+			t.Error("it still runs")
+		}
+	})
+}
+
+func TestJobWhoseStartTheDiskRefusesIsSentOnceTheDiskIsWell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{}, nil)
+		do := func(statement string) {
+			if err := r.store.update(func(t *tx) error { return t.exec(statement) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		do("CREATE TRIGGER broken BEFORE UPDATE ON jobs BEGIN SELECT RAISE(ABORT, 'the disk says no'); END")
+		j := r.submit(newTestJob("github.clone")) // a mutation's start must be on disk
+		r.q.Start()
+		advance(10 * time.Second)
+		if s := r.q.State(""); len(r.attempts()) != 0 || s.Pending != 1 || s.Running != 0 || s.Busy != 0 {
+			t.Fatalf("%d attempts, state %+v", len(r.attempts()), s)
+		}
+		do("DROP TRIGGER broken")
+		advance(2 * storageRetry)
+		r.wantStatus(j, statusCompleted, "")
+		if n := len(r.attempts()); n != 1 {
+			t.Fatalf("%d attempts, want 1", n)
+		}
+	})
+}
+
+func TestRetryIntoARemovedEnvironmentIsRefused(t *testing.T) {
+	r := newQueueRig(t, QueueOptions{}, nil)
+	j := newTestJob("github.commits")
+	j.Environment = "gone"
+	r.submit(j)
+	if err := r.q.Cancel(j.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.q.Retry(j.ID); codeOf(err) != codeNotFound {
+		t.Fatalf("retry: %v", err)
+	}
 }
 
 func TestIdempotencyKeyNamesOneJob(t *testing.T) {

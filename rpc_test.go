@@ -469,6 +469,7 @@ func TestPayloadRules(t *testing.T) {
 		{"last-success outside of a schedule", base("startDate", "last-success"), "startDate"},
 		{"over 1 MiB", base("author", strings.Repeat("x", 1<<20)), "at most 1048576"},
 		{"far over 1 MiB", base("author", strings.Repeat("x", 6<<20)), "at most 1048576"},
+		{"large as a message alone", base("author", slices.Repeat([]any{0.0}, 400_000)), "at most 1048576"},
 		{"100,000 keys", many, "has no argument"},
 		{"not a number", nan, "includeDiff must be true or false"},
 		{"key with control characters", base("a\x00\x1b[2J", "x"), `\x00\x1b`},

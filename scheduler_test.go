@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -184,6 +185,94 @@ func TestMissedTimesMakeOneRunOrNone(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The job and the step to the next time are one transaction: a disk that refuses one of them has refused both.
+func TestFiringThatFailsHalfWayIsTriedAgainAndFiresOnce(t *testing.T) {
+	for _, event := range []string{"INSERT ON jobs", "UPDATE OF last_job_id ON schedules", "UPDATE OF next_run_at ON schedules"} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newSchedulerRig(t, nil)
+			sc := r.add("CRON_TZ=UTC 0 * * * *", nil)
+			do := func(statement string) {
+				if err := r.store.update(func(t *tx) error { return t.exec(statement) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			do("CREATE TRIGGER broken BEFORE " + event + " BEGIN SELECT RAISE(ABORT, 'the disk says no'); END")
+			advance(time.Hour + 2*time.Minute)
+			r.wantRuns(sc)
+			r.wantNext(sc, "2000-01-01T01:00:00.000Z")
+			do("DROP TRIGGER broken")
+			advance(2 * scheduleCheck)
+			r.wantNext(sc, "2000-01-01T02:00:00.000Z")
+			if n := len(r.jobs(sc)); n != 1 {
+				t.Fatalf("%s: %d runs of one time, want 1", event, n)
+			}
+		})
+	}
+}
+
+func TestFiringIsVoidOnceItsScheduleHasChanged(t *testing.T) {
+	s := openTestStore(t)
+	at := timeNow().Add(time.Hour)
+	if err := s.AddSchedule(Schedule{ID: "id", Name: "nightly", CronExpr: "@daily", Payload: []byte("{}"), Enabled: true, Missed: missedSkip,
+		Overlap: overlapSkip, CreatedAt: timeNow(), NextRunAt: at}); err != nil {
+		t.Fatal(err)
+	}
+	want := func(name string, f Firing, want bool) {
+		t.Helper()
+		f.ScheduleID, f.Job = "id", newTestJob("github.commits")
+		if fired, err := s.Fire(f); err != nil || fired != want {
+			t.Errorf("%s: fired %t (%v)", name, fired, err)
+		}
+	}
+	want("another time", Firing{Expected: at.Add(time.Second), Next: at.Add(time.Hour)}, false)
+	if _, err := s.SetScheduleEnabled("nightly", false, at); err != nil {
+		t.Fatal(err)
+	}
+	want("paused", Firing{Expected: at, Next: at.Add(time.Hour)}, false)
+	if _, err := s.SetScheduleEnabled("nightly", true, at); err != nil {
+		t.Fatal(err)
+	}
+	want("as it was read", Firing{Expected: at, Next: at.Add(time.Hour)}, true)
+	want("once more", Firing{Expected: at, Next: at.Add(time.Hour)}, false)
+}
+
+func TestLastSuccessOnlyMovesForward(t *testing.T) {
+	s := openTestStore(t)
+	begin := timeNow().Add(-time.Hour)
+	if err := s.AddSchedule(Schedule{ID: "id", Name: "nightly", CronExpr: "@daily", Payload: []byte("{}"), Enabled: true, Missed: missedSkip,
+		Overlap: overlapAllow, CreatedAt: begin}); err != nil {
+		t.Fatal(err)
+	}
+	var jobs []*Job
+	for i := range 3 {
+		j := newTestJob("github.commits")
+		j.Schedule, j.CreatedAt = "nightly", begin.Add(time.Duration(i)*time.Minute)
+		jobs = append(jobs, submitTestJob(t, s, j))
+	}
+	if err := errors.Join(finishNow(s, jobs[2], statusFailed, ""), finishNow(s, jobs[1], statusCompleted, "1"),
+		finishNow(s, jobs[0], statusCompleted, "1")); err != nil { // the oldest ends last
+		t.Fatal(err)
+	}
+	if sc, err := s.Schedule(t.Context(), "nightly"); err != nil || !sc.LastSuccessAt.Equal(jobs[1].CreatedAt) {
+		t.Errorf("last success %s, want that of the second of three (%v)", timeText(sc.LastSuccessAt), err)
+	}
+}
+
+// However short: who is away over a nominal time has missed it.
+func TestTimeMissedByARestartOfSecondsIsMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newSchedulerRig(t, nil)
+		skips, runs := r.add("CRON_TZ=UTC 0 1 * * *", withMissed(missedSkip)), r.add("CRON_TZ=UTC 0 1-1 * * *", withMissed(missedRunOnce))
+		advance(time.Hour - 10*time.Second)
+		r.down()
+		advance(15 * time.Second)
+		r.up()
+		advance(time.Hour)
+		r.wantRuns(skips)
+		r.wantRuns(runs, "01 01:00:00")
+	})
 }
 
 // A laptop that slept: the wall clock is 8 hours on, the steady clock and all timers stood still.

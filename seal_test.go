@@ -275,6 +275,7 @@ func TestTamperedCostsLockWithoutBeingPaid(t *testing.T) {
 		`{` + salt + `,"time":4294967295,"memory_kib":64,"threads":1}`, `{` + salt + `,"time":21,"memory_kib":64,"threads":1}`,
 		`{` + salt + `,"time":1,"memory_kib":4294967295,"threads":1}`, `{` + salt + `,"time":1,"memory_kib":1048577,"threads":1}`,
 		`{` + salt + `,"time":1,"memory_kib":0,"threads":1}`, `{` + salt + `,"time":1,"memory_kib":64,"threads":255}`,
+		`{` + salt + `,"time":1,"memory_kib":4096,"threads":17}`,
 		`{` + salt + `,"time":1,"memory_kib":64,"threads":256}`, `{` + salt + `,"time":-1,"memory_kib":64,"threads":1}`,
 		`{"salt":"","time":1,"memory_kib":64,"threads":1}`, `{"salt":"AAAA","time":1,"memory_kib":64,"threads":1}`,
 	} {

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -168,6 +170,28 @@ func TestOneFailingMemberDoesNotFailItsNeighbours(t *testing.T) {
 	}
 }
 
+func TestWhatWasQueuedBeforeTheCloseIsWritten(t *testing.T) {
+	for range 8 { // whether the close or the queue is seen first is chance
+		s, err := openStore(filepath.Join(t.TempDir(), "daemon.db"), "normal", "https://x.test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		hold, entered, acks := make(chan struct{}), make(chan struct{}), make(chan error, 3)
+		s.enqueue(&write{fn: func(*tx) error { close(entered); <-hold; return nil }})
+		<-entered
+		for range 3 {
+			s.enqueue(&write{insert: []*Job{newTestJob("github.commits")}, done: func(err error) { acks <- err }})
+		}
+		closed := make(chan error)
+		go func() { closed <- s.Close() }()
+		<-s.closed
+		close(hold)
+		if err := <-closed; err != nil || len(acks) != 3 || errors.Join(<-acks, <-acks, <-acks) != nil {
+			t.Fatalf("%d of 3 were answered (%v)", len(acks), err)
+		}
+	}
+}
+
 func TestIdsMayBeShortened(t *testing.T) {
 	s := openTestStore(t)
 	for _, id := range []string{"abcdefgh", "abcdexyz", "abc"} {
@@ -311,6 +335,56 @@ func TestPruneShrinksTheFile(t *testing.T) {
 	}
 }
 
+func TestPruneTakesWhatEndedBeforeTheCutoffAndCountsTheRest(t *testing.T) {
+	s := openTestStore(t)
+	cutoff := timeNow()
+	if _, err := s.Finished(); err != nil { // from now on every commit keeps count
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		status         string
+		created, ended time.Duration // from the cutoff
+	}{
+		{statusCompleted, -2 * time.Hour, -time.Millisecond}, {statusFailed, -2 * time.Hour, -time.Hour}, // these go
+		{statusCompleted, -2 * time.Hour, 0}, {statusFailed, -2 * time.Hour, time.Hour}, {statusCancelled, -2 * time.Hour, time.Millisecond},
+	} {
+		j := newTestJob("github.commits")
+		j.CreatedAt = cutoff.Add(c.created)
+		submitTestJob(t, s, j)
+		end, ack := *j, make(chan error, 1)
+		end.Status, end.CompletedAt = c.status, cutoff.Add(c.ended)
+		s.Finish(&end, func(err error) { ack <- err })
+		if err := <-ack; err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dryRun := range []bool{true, false} {
+		if n, err := s.Prune(t.Context(), cutoff, dryRun); err != nil || n != 2 {
+			t.Errorf("pruned %d with dry run %v, want 2 (%v)", n, dryRun, err)
+		}
+	}
+	if c, err := s.Finished(); err != nil || c != (FinishedCounts{Completed: 1, Failed: 1, Cancelled: 1}) {
+		t.Errorf("counts %+v (%v)", c, err)
+	}
+}
+
+func TestTokensOfALoginReplaceThoseOfAnotherUser(t *testing.T) {
+	s := openTestStore(t)
+	env, err := s.Environment(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, user := range []string{"anna", "bela"} {
+		if err := s.SaveTokens(TokenRow{EnvironmentID: env.ID, Username: user, Access: []byte(user)}, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, countErr := s.count("SELECT count(*) FROM auth_tokens")
+	if row, err := s.Tokens(t.Context(), env.ID); err != nil || countErr != nil || n != 1 || row.Username != "bela" || string(row.Access) != "bela" {
+		t.Errorf("%d logins, read %+v (%v, %v)", n, row, err, countErr)
+	}
+}
+
 func TestFilesThatAreNoDatabaseAreRefusedUntouched(t *testing.T) {
 	foreign := filepath.Join(t.TempDir(), "foreign.db")
 	other, err := openStore(foreign, "full", "https://x.test")
@@ -350,6 +424,141 @@ func TestFilesThatAreNoDatabaseAreRefusedUntouched(t *testing.T) {
 		if string(mustRead(t, path)) != string(content) {
 			t.Errorf("%s: the file was changed", name)
 		}
+	}
+}
+
+func TestTruncatedDatabaseIsRefusedUntouched(t *testing.T) {
+	s := openTestStore(t)
+	submitTestJob(t, s, newTestJob("github.commits"))
+	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		t.Fatal(err)
+	}
+	whole := mustRead(t, s.path)
+	path := filepath.Join(t.TempDir(), "daemon.db")
+	if err := os.WriteFile(path, whole[:len(whole)-1000], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if cut, err := openStore(path, "full", ""); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("opened %v: %v", cut, err)
+	}
+	if len(mustRead(t, path)) != len(whole)-1000 {
+		t.Error("the file was changed")
+	}
+	// A checkpoint that a kill cut off leaves such a file too, and beside it what mends it.
+	if err := os.WriteFile(path+"-wal", []byte("pages"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := inspectDatabase(path); err != nil {
+		t.Errorf("beside its log: %v", err)
+	}
+}
+
+func TestDamageMetWhileReadingEndsTheDaemon(t *testing.T) {
+	s := openTestStore(t)
+	submitTestJob(t, s, newTestJob("github.commits"))
+	var page, size int64
+	if err := s.read.QueryRow("SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size WHERE name = 'jobs_by_schedule'").Scan(&page, &size); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(s.path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte(strings.Repeat("garbage ", int(size/8))), (page-1)*size); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Jobs(JobFilter{Schedule: "nightly", Limit: 1}); codeOf(err) != codeStorageFailed || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("reading a damaged page: %v", err)
+	}
+	select {
+	case <-s.Fatal():
+	default:
+		t.Error("the daemon would go on")
+	}
+}
+
+func TestDatabaseHeldByAnotherProcessSaysSo(t *testing.T) {
+	s := openTestStore(t)
+	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA busy_timeout = 1"); err != nil {
+		t.Fatal(err)
+	}
+	other, err := sql.Open("sqlite", dsn(s.path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	other.SetMaxOpenConns(1)
+	if _, err := other.Exec("BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Submit([]*Job{newTestJob("github.commits")}); codeOf(err) != codeStorageFailed || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("submit: %v", err)
+	}
+	if _, err := other.Exec("ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	submitTestJob(t, s, newTestJob("github.commits"))
+}
+
+func TestBackupThatIsCutOffLeavesNoFile(t *testing.T) {
+	s := openTestStore(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	path := filepath.Join(t.TempDir(), "copy.db")
+	if _, err := s.Backup(ctx, path); err == nil {
+		t.Error("a copy was made")
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("half a copy was left behind: %v", err)
+	}
+}
+
+func TestJobsOfACommandAreListedNewestFirstWhateverTheirState(t *testing.T) {
+	s := openTestStore(t)
+	var want []string
+	for i, status := range []string{statusFailed, "", statusCompleted, "", statusFailed} {
+		j := submitTestJob(t, s, newTestJob("github.commits"))
+		submitTestJob(t, s, newTestJob("jira.issues"))
+		if status != "" {
+			if err := finishNow(s, j, status, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i > 0 {
+			want = append([]string{j.ID}, want...)
+		}
+	}
+	jobs, err := s.Jobs(JobFilter{Command: "github.commits", Limit: 4})
+	got := make([]string, len(jobs))
+	for i, j := range jobs {
+		got[i] = j.ID
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, want %v (%v)", got, want, err)
+	}
+}
+
+// The header does not say yet what lies in the log beside it.
+func TestNewerDatabaseIsRefusedThoughItsVersionIsInTheLogAlone(t *testing.T) {
+	s := openTestStore(t)
+	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA user_version = 99"); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "daemon.db")
+	for _, suffix := range []string{"", "-wal"} {
+		if err := os.WriteFile(path+suffix, mustRead(t, s.path+suffix), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := inspectDatabase(path); err != nil {
+		t.Fatalf("the header alone: %v", err)
+	}
+	if newer, err := openStore(path, "full", ""); err == nil || !strings.Contains(err.Error(), "newer") {
+		t.Errorf("opened %v: %v", newer, err)
 	}
 }
 
