@@ -1219,6 +1219,21 @@ func TestRetryIntoARemovedEnvironmentIsRefused(t *testing.T) {
 	}
 }
 
+// Its dates were resolved long ago: counted as its schedule's, last-success would step over what came since.
+func TestRetryOfAScheduledJobIsNoRunOfItsSchedule(t *testing.T) {
+	r := newQueueRig(t, QueueOptions{}, nil)
+	j := newTestJob("github.commits")
+	j.Schedule = "nightly"
+	r.submit(j)
+	if err := r.q.Cancel(j.ID); err != nil {
+		t.Fatal(err)
+	}
+	again, err := r.q.Retry(j.ID)
+	if err != nil || again.Schedule != "" || again.ID == j.ID {
+		t.Fatalf("retry: %+v (%v)", again, err)
+	}
+}
+
 func TestIdempotencyKeyNamesOneJob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, nil)

@@ -244,7 +244,6 @@ func (s *sealer) open(envID, column string, sealed []byte) (string, error) {
 	if s.aead == nil {
 		return "", s.locked
 	}
-	// Open panics at a text shorter than a nonce.
 	if len(sealed) < 1+s.aead.Overhead() || sealed[0] != sealVersion {
 		return "", errors.New("not a sealed token")
 	}
