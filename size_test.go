@@ -15,7 +15,7 @@ import (
 const (
 	mostFunctionLines = 60
 	mostFileLines     = 500
-	mostLines         = 6880
+	mostLines         = 6840
 )
 
 func TestCodeStaysSmallEnoughToAudit(t *testing.T) {
