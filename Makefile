@@ -42,7 +42,7 @@ cover: ## how much of the root package the tests and the transcripts run togethe
 	GOCOVERDIR=$(CURDIR)/cover/e2e HONEYDEW_BIN=$(CURDIR)/cover/honeydew go test -C sandbox -count=1 .
 	go tool covdata textfmt -i=cover/unit,cover/e2e -pkg=honeydew -o cover/all.txt
 	go tool cover -html=cover/all.txt -o cover/all.html
-	go tool cover -func=cover/all.txt | tail -1
+	go tool cover -func=cover/all.txt | awk 'END { print; if ($$3 + 0 < 90) { print "less than 90 %"; exit 1 } }'
 
 lint:
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
