@@ -144,7 +144,7 @@ type AuthState struct {
 
 // Status tells of env's login without asking the API.
 func (t *TokenSource) Status(ctx context.Context, env Environment) (AuthState, error) {
-	row, err := t.Store.Tokens(ctx, env.ID)
+	row, err := t.Store.Tokens(env.ID)
 	if codeOf(err) == codeNotFound {
 		return AuthState{NeedsReauth: env.NeedsReauth}, nil
 	} else if err != nil {
@@ -327,14 +327,14 @@ func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, re
 
 // load reads the environment's tokens: AUTH_REQUIRED without a login, AUTH_EXPIRED where only a new one helps.
 func (t *TokenSource) load(ctx context.Context, env Environment) (*tokenPair, error) {
-	row, err := t.Store.Tokens(ctx, env.ID)
+	row, err := t.Store.Tokens(env.ID)
 	if codeOf(err) == codeNotFound {
 		return nil, errAuthRequired
 	} else if err != nil {
 		return nil, err
 	}
 	// The caller's knowledge of the environment may be older than the latest refusal.
-	if env, err = t.Store.Environment(ctx, env.Name); err != nil {
+	if env, err = t.Store.Environment(env.Name); err != nil {
 		return nil, err
 	} else if env.NeedsReauth {
 		return nil, errAuthExpired
@@ -363,7 +363,7 @@ func (t *TokenSource) expire(ctx context.Context, env Environment, s *session, w
 		return err
 	}
 	pair := s.pair.Swap(nil)
-	failed, err := t.Store.AuthFailures(context.WithoutCancel(ctx), env)
+	failed, err := t.Store.AuthFailures(env)
 	if err != nil {
 		return err
 	}
@@ -374,7 +374,7 @@ func (t *TokenSource) expire(ctx context.Context, env Environment, s *session, w
 // Run refreshes tokens before they are needed, until ctx ends.
 func (t *TokenSource) Run(ctx context.Context) {
 	for tick := time.Tick(refreshCheck); ; {
-		all, err := t.Store.Environments(ctx)
+		all, err := t.Store.Environments()
 		if err != nil {
 			t.Log.Error("environments cannot be read", "error", err.Error())
 		}

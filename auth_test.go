@@ -210,7 +210,7 @@ func (a *authTest) restart() {
 
 func (a *authTest) env() Environment {
 	a.t.Helper()
-	env, err := a.store.Environment(context.Background(), "test")
+	env, err := a.store.Environment("test")
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -612,7 +612,7 @@ func TestExpiredLoginStaysExpiredUntilTheNext(t *testing.T) {
 				if state := a.status(); state.Authenticated || !state.NeedsReauth || state.Username != "ada" || state.AccessExpires.IsZero() {
 					t.Errorf("%+v", state)
 				}
-				if row, err := a.store.Tokens(t.Context(), a.env().ID); err != nil || len(row.Refresh) == 0 {
+				if row, err := a.store.Tokens(a.env().ID); err != nil || len(row.Refresh) == 0 {
 					t.Errorf("the tokens are gone: %v", err)
 				}
 				a.restart()
@@ -751,7 +751,7 @@ func TestLoginAfterAnUnsavedPairReplacesIt(t *testing.T) {
 		a.api.revokeAccess()
 		a.wantCall(want)
 		if want != "" {
-			if _, err := a.store.Tokens(t.Context(), a.env().ID); codeOf(err) != codeNotFound {
+			if _, err := a.store.Tokens(a.env().ID); codeOf(err) != codeNotFound {
 				t.Errorf("%s: tokens came back: %v", name, err)
 			}
 		}
@@ -921,7 +921,7 @@ func TestEnvironmentsHaveLoginsOfTheirOwn(t *testing.T) {
 		t.Error(err)
 	}
 	// A row that was put in another's place does not open there.
-	row, err := a.store.Tokens(t.Context(), a.env().ID)
+	row, err := a.store.Tokens(a.env().ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -944,7 +944,7 @@ func TestLostKeyNeedsALoginAndDeletesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.open()
-	before, err := a.store.Tokens(t.Context(), a.env().ID)
+	before, err := a.store.Tokens(a.env().ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -952,7 +952,7 @@ func TestLostKeyNeedsALoginAndDeletesNothing(t *testing.T) {
 	if state := a.status(); state.Authenticated || !state.NeedsReauth || state.Username != "ada" || state.RefreshExpires.IsZero() {
 		t.Errorf("%+v", state)
 	}
-	if after, err := a.store.Tokens(t.Context(), a.env().ID); err != nil || fmt.Sprint(after) != fmt.Sprint(before) {
+	if after, err := a.store.Tokens(a.env().ID); err != nil || fmt.Sprint(after) != fmt.Sprint(before) {
 		t.Errorf("the tokens changed (%v)", err)
 	}
 	a.wantAsked("query", 0)
@@ -1033,7 +1033,7 @@ func TestRunRefreshesBeforeExpiryAndOnlyThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newFakeAPI()
 		store := openTestStore(t)
-		env, err := store.Environment(t.Context(), "")
+		env, err := store.Environment("")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -1074,7 +1074,7 @@ func TestRunRefreshesBeforeExpiryAndOnlyThen(t *testing.T) {
 		api.set(func() { api.before, api.refresh = nil, "" })
 		advance(10 * time.Minute)
 		want(5)
-		if env, err = store.Environment(t.Context(), ""); err != nil || !env.NeedsReauth {
+		if env, err = store.Environment(""); err != nil || !env.NeedsReauth {
 			t.Errorf("%+v, %v", env, err)
 		}
 		cancel()

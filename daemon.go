@@ -243,7 +243,7 @@ func (d *Daemon) runJob(ctx context.Context, j *Job) (result, partial string, er
 	if err != nil {
 		return "", "", &Error{Code: codeInternal, Message: "this version of honeydew has no command " + j.Command, Refused: true}
 	}
-	env, err := d.store.Environment(ctx, j.Environment)
+	env, err := d.store.Environment(j.Environment)
 	if codeOf(err) == codeNotFound {
 		return "", "", &Error{Code: codeAPI, Message: "the environment " + j.Environment + " was removed", Refused: true}
 	}

@@ -136,7 +136,7 @@ func newQueue(o QueueOptions) (*Queue, error) {
 	q.jobCtx, q.abandon = context.WithCancel(context.Background())
 	q.timer = time.AfterFunc(time.Hour, func() { q.Kick() })
 	q.timer.Stop()
-	paused, err := o.Store.ConfigValue(context.Background(), pausedKey)
+	paused, err := o.Store.ConfigValue(pausedKey)
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +258,7 @@ func (q *Queue) Retry(prefix string) (*Job, error) {
 	now := timeNow()
 	j := &Job{Command: old.Command, Payload: old.Payload, Priority: old.Priority, Status: statusPending, MaxRetries: old.MaxRetries,
 		CreatedAt: now, UpdatedAt: now, Timeout: old.Timeout, Environment: old.Environment}
-	if _, err := q.Store.Environment(context.Background(), j.Environment); err != nil {
+	if _, err := q.Store.Environment(j.Environment); err != nil {
 		return nil, err
 	}
 	return j, q.Submit(j)

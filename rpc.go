@@ -197,9 +197,9 @@ func (s *rpcServer) Shutdown(_ context.Context, in *pb.ShutdownRequest) (*pb.Shu
 }
 
 func (s *rpcServer) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.DaemonStatus, error) {
-	env, err1 := s.store.Environment(ctx, "")
+	env, err1 := s.store.Environment("")
 	login, err2 := s.auth.Status(ctx, env)
-	schedules, err3 := s.store.Schedules(ctx)
+	schedules, err3 := s.store.Schedules()
 	oldest, err4 := s.store.OldestPending()
 	finished, err5 := s.store.Finished()
 	q := s.queue.State(env.Name)
@@ -243,7 +243,7 @@ func (s *rpcServer) Backup(ctx context.Context, in *pb.BackupRequest) (*pb.Backu
 }
 
 func (s *rpcServer) Login(ctx context.Context, in *pb.LoginRequest) (*pb.LoginResponse, error) {
-	env, err := s.store.Environment(ctx, in.Environment)
+	env, err := s.store.Environment(in.Environment)
 	if err != nil {
 		return nil, err
 	}
@@ -253,7 +253,7 @@ func (s *rpcServer) Login(ctx context.Context, in *pb.LoginRequest) (*pb.LoginRe
 }
 
 func (s *rpcServer) Logout(ctx context.Context, in *pb.LogoutRequest) (*pb.LogoutResponse, error) {
-	env, err := s.store.Environment(ctx, in.Environment)
+	env, err := s.store.Environment(in.Environment)
 	if err != nil {
 		return nil, err
 	}
@@ -262,9 +262,9 @@ func (s *rpcServer) Logout(ctx context.Context, in *pb.LogoutRequest) (*pb.Logou
 }
 
 func (s *rpcServer) GetAuthStatus(ctx context.Context, in *pb.GetAuthStatusRequest) (*pb.AuthStatus, error) {
-	env, err1 := s.store.Environment(ctx, in.Environment)
+	env, err1 := s.store.Environment(in.Environment)
 	login, err2 := s.auth.Status(ctx, env)
-	failed, err3 := s.store.AuthFailures(ctx, env)
+	failed, err3 := s.store.AuthFailures(env)
 	return &pb.AuthStatus{Authenticated: login.Authenticated, Username: login.Username, NeedsReauth: login.NeedsReauth,
 		AccessTokenExpires: timeText(login.AccessExpires), RefreshTokenExpires: timeText(login.RefreshExpires),
 		FailedAuthJobs: int32(failed), Environment: env.Name}, cmp.Or(err1, err2, err3)
@@ -279,7 +279,7 @@ func (s *rpcServer) environment(ctx context.Context, e Environment) (*pb.Environ
 
 // environmentNamed is the one of this name, the active one for "".
 func (s *rpcServer) environmentNamed(ctx context.Context, name string) (*pb.Environment, error) {
-	e, err1 := s.store.Environment(ctx, name)
+	e, err1 := s.store.Environment(name)
 	out, err2 := s.environment(ctx, e)
 	return out, cmp.Or(err1, err2)
 }
@@ -306,7 +306,7 @@ func (s *rpcServer) RemoveEnvironment(ctx context.Context, in *pb.RemoveEnvironm
 	if err := checkName("name", in.Name); err != nil {
 		return nil, err
 	}
-	e, err := s.store.Environment(ctx, in.Name)
+	e, err := s.store.Environment(in.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -318,7 +318,7 @@ func (s *rpcServer) RemoveEnvironment(ctx context.Context, in *pb.RemoveEnvironm
 }
 
 func (s *rpcServer) ListEnvironments(ctx context.Context, _ *pb.ListEnvironmentsRequest) (*pb.ListEnvironmentsResponse, error) {
-	all, err := s.store.Environments(ctx)
+	all, err := s.store.Environments()
 	out := &pb.ListEnvironmentsResponse{}
 	for _, e := range all {
 		msg, bad := s.environment(ctx, e)

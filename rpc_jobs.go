@@ -20,7 +20,7 @@ const maxKeyBytes = 255 // of an idempotency key
 
 // jobOf checks everything about a request and makes its job; nothing is stored yet.
 func (s *rpcServer) jobOf(ctx context.Context, in *pb.SubmitJobRequest) (*Job, error) {
-	env, err1 := s.store.Environment(ctx, in.Environment)
+	env, err1 := s.store.Environment(in.Environment)
 	payload, err2 := payloadMap(in.Payload)
 	j := &Job{Command: in.Command, Priority: in.Priority, CreatedAt: timeNow(), Environment: env.Name, IdempotencyKey: in.IdempotencyKey}
 	err3 := s.fill(j, payload, time.Time{})
@@ -231,7 +231,7 @@ func (s *rpcServer) ListCommands(context.Context, *pb.ListCommandsRequest) (*pb.
 }
 
 func (s *rpcServer) ScheduleJob(ctx context.Context, in *pb.ScheduleJobRequest) (*pb.ScheduleJobResponse, error) {
-	env, err1 := s.store.Environment(ctx, in.Environment)
+	env, err1 := s.store.Environment(in.Environment)
 	payload, err2 := payloadMap(in.Payload)
 	text, err3 := payloadJSON(payload)
 	jitter, err4 := durationField("jitter", in.Jitter, 0, 0, maxJitter)
@@ -251,7 +251,7 @@ func (s *rpcServer) UnscheduleJob(_ context.Context, in *pb.UnscheduleJobRequest
 }
 
 func (s *rpcServer) ListSchedules(ctx context.Context, _ *pb.ListSchedulesRequest) (*pb.ListSchedulesResponse, error) {
-	all, err := s.store.Schedules(ctx)
+	all, err := s.store.Schedules()
 	out := &pb.ListSchedulesResponse{}
 	for _, sc := range all {
 		msg, bad := scheduleMessage(sc)

@@ -78,7 +78,7 @@ func (s *Scheduler) Run(ctx context.Context) {
 
 // fireDue fires every schedule that is due and returns the time until it must look again.
 func (s *Scheduler) fireDue(ctx context.Context, now time.Time, step time.Duration) time.Duration {
-	all, err := s.store.Schedules(ctx)
+	all, err := s.store.Schedules()
 	if err != nil {
 		s.log.Error("schedules cannot be read", "error", err.Error())
 	}
@@ -220,7 +220,7 @@ func (s *Scheduler) changed() {
 
 // SetEnabled pauses a schedule, or resumes it from now on.
 func (s *Scheduler) SetEnabled(name string, enabled bool) (Schedule, error) {
-	sc, err1 := s.store.Schedule(context.Background(), name)
+	sc, err1 := s.store.Schedule(name)
 	expr, err2 := parseCron(sc.CronExpr, time.Local, s.now())
 	if err := cmp.Or(err1, err2); err != nil {
 		return sc, err
@@ -235,7 +235,7 @@ func (s *Scheduler) SetEnabled(name string, enabled bool) (Schedule, error) {
 
 // Trigger makes the schedule's job now; its next time stays as it is.
 func (s *Scheduler) Trigger(ctx context.Context, name string) (jobID string, err error) {
-	sc, err1 := s.store.Schedule(ctx, name)
+	sc, err1 := s.store.Schedule(name)
 	j, err2 := s.job(sc, s.now())
 	if err := cmp.Or(err1, err2); err != nil {
 		return "", err

@@ -87,7 +87,7 @@ func (r *schedulerRig) add(expr string, change func(*Schedule)) Schedule {
 
 func (r *schedulerRig) schedule(sc Schedule) Schedule {
 	r.Helper()
-	sc, err := r.store.Schedule(r.Context(), sc.Name)
+	sc, err := r.store.Schedule(sc.Name)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -255,7 +255,7 @@ func TestLastSuccessOnlyMovesForward(t *testing.T) {
 		finishNow(s, jobs[0], statusCompleted, "1")); err != nil { // the oldest ends last
 		t.Fatal(err)
 	}
-	if sc, err := s.Schedule(t.Context(), "nightly"); err != nil || !sc.LastSuccessAt.Equal(jobs[1].CreatedAt) {
+	if sc, err := s.Schedule("nightly"); err != nil || !sc.LastSuccessAt.Equal(jobs[1].CreatedAt) {
 		t.Errorf("last success %s, want that of the second of three (%v)", timeText(sc.LastSuccessAt), err)
 	}
 }
@@ -570,7 +570,7 @@ func TestHostileSchedulesAreRefused(t *testing.T) {
 		if _, err := r.s.Add(good); codeOf(err) != codeAlreadyExists {
 			t.Fatalf("a taken name: %v", err)
 		}
-		if all, err := r.store.Schedules(t.Context()); err != nil || len(all) != 1 {
+		if all, err := r.store.Schedules(); err != nil || len(all) != 1 {
 			t.Fatalf("%d schedules stored (%v), want 1", len(all), err)
 		}
 	})

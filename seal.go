@@ -11,7 +11,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
@@ -109,7 +108,7 @@ func (s *sealer) chosen() bool { return s.Passphrase != "" || s.PassphraseFile !
 
 // anythingSealed reports whether a new key would leave something locked behind.
 func (s *sealer) anythingSealed() bool {
-	all, err := s.Store.Environments(context.Background())
+	all, err := s.Store.Environments()
 	return err != nil || slices.ContainsFunc(all, func(e Environment) bool { return e.HasTokens })
 }
 
@@ -179,7 +178,7 @@ func (s *sealer) derive(secret []byte, fresh bool) (cipher.AEAD, error) {
 	if s.chosen() {
 		row = "kdf.passphrase"
 	}
-	text, err := s.Store.ConfigValue(context.Background(), row)
+	text, err := s.Store.ConfigValue(row)
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,7 @@ func wantLocked(t testing.TB, s *sealer, text []byte) {
 // testLogin stores a login, so that the database holds something sealed.
 func testLogin(t testing.TB, store *Store, s *sealer) (envID string, access []byte) {
 	t.Helper()
-	env, err := store.Environment(t.Context(), "")
+	env, err := store.Environment("")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func TestLostKeyLocksAndDeletesNothing(t *testing.T) {
 			}
 			before := listDir(t, home)
 			wantLocked(t, openTestSealer(t, sealerOptions{Home: home, Store: store}), access)
-			if row, err := store.Tokens(t.Context(), envID); err != nil || !bytes.Equal(row.Access, access) {
+			if row, err := store.Tokens(envID); err != nil || !bytes.Equal(row.Access, access) {
 				t.Errorf("the tokens changed: %v", err)
 			}
 			wantDir(t, home, before...)
@@ -247,7 +247,7 @@ func TestEveryDatabaseHasItsOwnSalt(t *testing.T) {
 		if o.Passphrase != "" {
 			row = "kdf.passphrase"
 		}
-		text, err := o.Store.ConfigValue(t.Context(), row)
+		text, err := o.Store.ConfigValue(row)
 		var k kdf
 		if err != nil || json.Unmarshal([]byte(text), &k) != nil || !k.usable() || len(k.Salt) != 16 {
 			t.Fatalf("%s: %q (%v)", row, text, err)
@@ -305,7 +305,7 @@ func TestOldCostsStayUsable(t *testing.T) {
 	}
 	text := sealed(t, openTestSealer(t, sealerOptions{Home: home, Store: store}), "env", "access", "t0ken")
 	wantOpens(t, openTestSealer(t, sealerOptions{Home: home, Store: store}), text, "t0ken")
-	if row, err := store.ConfigValue(t.Context(), "kdf.key_file"); err != nil || !strings.Contains(row, `"time":2`) {
+	if row, err := store.ConfigValue("kdf.key_file"); err != nil || !strings.Contains(row, `"time":2`) {
 		t.Errorf("the costs became %s (%v)", row, err)
 	}
 }

@@ -26,7 +26,7 @@ func scanEnvironment(row scanner) (e Environment, err error) {
 
 // Environments lists them in the order in which they were added. They are asked for at every submit and attempt, and
 // change seldom: so they are remembered until a change.
-func (s *Store) Environments(context.Context) ([]Environment, error) {
+func (s *Store) Environments() ([]Environment, error) {
 	s.mu.Lock()
 	known, gen := s.envs, s.envGen
 	s.mu.Unlock()
@@ -54,8 +54,8 @@ func (s *Store) updateEnvironments(fn func(*tx) error) error {
 }
 
 // Environment returns the one named, or the active one for "".
-func (s *Store) Environment(ctx context.Context, name string) (Environment, error) {
-	envs, err := s.Environments(ctx)
+func (s *Store) Environment(name string) (Environment, error) {
+	envs, err := s.Environments()
 	if err != nil {
 		return Environment{}, err
 	}
@@ -139,7 +139,7 @@ type TokenRow struct {
 }
 
 // Tokens reads an environment's login; codeNotFound when there is none.
-func (s *Store) Tokens(_ context.Context, envID string) (TokenRow, error) {
+func (s *Store) Tokens(envID string) (TokenRow, error) {
 	return one(s, errorf(codeNotFound, "no login"), func(row scanner) (r TokenRow, err error) {
 		return r, row.Scan(&r.EnvironmentID, &r.Username, &r.Access, &r.Refresh, stamp{&r.AccessExpires}, stamp{&r.RefreshExpires}, stamp{&r.UpdatedAt})
 	}, `SELECT environment_id, username, encrypted_access_token, encrypted_refresh_token, access_token_expires_at,
@@ -186,13 +186,13 @@ func (s *Store) SetNeedsReauth(envID string) error {
 }
 
 // AuthFailures counts the environment's jobs that failed for want of a login since the last one.
-func (s *Store) AuthFailures(_ context.Context, e Environment) (int64, error) {
+func (s *Store) AuthFailures(e Environment) (int64, error) {
 	return s.count(`SELECT count(*) FROM jobs WHERE environment = ? AND completed_at >= ? AND status = 'failed'
 		AND error_code IN ('AUTH_REQUIRED', 'AUTH_EXPIRED', 'AUTH_INVALID', 'AUTH_NETWORK_ERROR')`, e.Name, timeText(e.LastLoginAt))
 }
 
 // ConfigValue reads a single setting, "" when unset.
-func (s *Store) ConfigValue(_ context.Context, key string) (string, error) {
+func (s *Store) ConfigValue(key string) (string, error) {
 	return one(s, nil, scanText, "SELECT coalesce(max(value), '') FROM config WHERE key = ?", key)
 }
 
@@ -230,12 +230,12 @@ func scanSchedule(row scanner) (s Schedule, err error) {
 }
 
 // Schedules lists all by name.
-func (s *Store) Schedules(context.Context) ([]Schedule, error) {
+func (s *Store) Schedules() ([]Schedule, error) {
 	return all(s, scanSchedule, scheduleQuery+"ORDER BY s.name")
 }
 
 // Schedule reads one by name or id.
-func (s *Store) Schedule(_ context.Context, name string) (Schedule, error) {
+func (s *Store) Schedule(name string) (Schedule, error) {
 	return one(s, noSchedule(name), scanSchedule, scheduleQuery+"WHERE s.name = ?1 OR s.id = ?1 ORDER BY s.name = ?1 DESC", name)
 }
 
@@ -270,7 +270,7 @@ func (s *Store) SetScheduleEnabled(name string, enabled bool, next time.Time) (s
 	if err != nil {
 		return sc, err
 	}
-	return s.Schedule(context.Background(), name)
+	return s.Schedule(name)
 }
 
 // moveLastSuccess moves what all schedules know of their last success by step.

@@ -370,7 +370,7 @@ func TestPruneTakesWhatEndedBeforeTheCutoffAndCountsTheRest(t *testing.T) {
 
 func TestTokensOfALoginReplaceThoseOfAnotherUser(t *testing.T) {
 	s := openTestStore(t)
-	env, err := s.Environment(t.Context(), "")
+	env, err := s.Environment("")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +380,7 @@ func TestTokensOfALoginReplaceThoseOfAnotherUser(t *testing.T) {
 		}
 	}
 	n, countErr := s.count("SELECT count(*) FROM auth_tokens")
-	if row, err := s.Tokens(t.Context(), env.ID); err != nil || countErr != nil || n != 1 || row.Username != "bela" || string(row.Access) != "bela" {
+	if row, err := s.Tokens(env.ID); err != nil || countErr != nil || n != 1 || row.Username != "bela" || string(row.Access) != "bela" {
 		t.Errorf("%d logins, read %+v (%v, %v)", n, row, err, countErr)
 	}
 }
@@ -680,10 +680,10 @@ func TestDatabaseOfEveryReleasedVersionIsBroughtUpToDate(t *testing.T) {
 		if err != nil || len(jobs) != 3 || jobs[0].Status != statusPending {
 			t.Errorf("%s: %d jobs (%v)", file, len(jobs), err)
 		}
-		if sc, err := s.Schedule(t.Context(), "nightly"); err != nil || sc.Missed != missedSkip {
+		if sc, err := s.Schedule("nightly"); err != nil || sc.Missed != missedSkip {
 			t.Errorf("%s: schedule %+v (%v)", file, sc, err)
 		}
-		if e, err := s.Environment(t.Context(), ""); err != nil || e.Name != "sandbox" || !e.HasTokens {
+		if e, err := s.Environment(""); err != nil || e.Name != "sandbox" || !e.HasTokens {
 			t.Errorf("%s: environment %+v (%v)", file, e, err)
 		}
 		if err := s.Close(); err != nil {
