@@ -462,7 +462,7 @@ func TestProblemsNameWhatIsDegraded(t *testing.T) {
 	free := r.diskFull()
 	big := newTestJob("github.commits")
 	big.Payload = []byte(`{"x":"` + strings.Repeat("x", 200_000) + `"}`)
-	if err := r.q.Submit(big); codeOf(err) != codeStorageFull {
+	if _, err := r.q.Submit(big); codeOf(err) != codeStorageFull {
 		t.Fatal(err)
 	}
 	r.q.failing, d.logFile.problem = 2, errors.New("3 lines lost")

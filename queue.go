@@ -1,8 +1,8 @@
 package main
 
 // Which job runs next, and when. SQL is the truth about jobs; what is here is an index over those that wait, and the
-// set of those that run. A job is committed first and pushed then, so a crash between the two is healed at the next
-// start, which loads what is open.
+// set of those that run. A job is committed first and pushed then, by the store's writer, so that no later write (its
+// cancellation, say) can come in between; a crash between the two is healed at the next start, which loads what is open.
 //
 // Waiting jobs lie in one heap by time (delayed) or in the heap of their environment and provider (ready); a worker
 // takes the best head of all groups that are neither held nor at their limit, so a busy provider blocks nobody else.
@@ -14,6 +14,7 @@ import (
 	"container/heap"
 	"context"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -176,11 +177,15 @@ func (q *Queue) recover(seq int64) error {
 		code, message = codeOutcomeUnknown, "the daemon died while the request was under way; it may have been carried out"
 	} else if j.OpenStarts < 3 {
 		q.pushLocked(keyOf(j), seq, j.Priority, time.Time{}, nil)
-		return q.Store.End(seq, statusPending, "", "")
+		return q.Store.End(seq, statusPending, "", "", nil)
 	}
-	j.Status, j.Error = statusFailed, code+": "+message
+	if err := q.Store.End(seq, statusFailed, code, message, nil); err != nil {
+		return err
+	}
+	j.Status = statusFailed
+	j.Error = code + ": " + message
 	q.logEnd(j)
-	return q.Store.End(seq, statusFailed, code, message)
+	return nil
 }
 
 // Start lets the workers run.
@@ -190,27 +195,43 @@ func (q *Queue) Start() {
 	}
 }
 
-// Submit stores jobs, all or none, and queues them; they are on disk when it returns.
-func (q *Queue) Submit(jobs ...*Job) error {
-	if err := q.reserve(len(jobs)); err != nil {
-		return err
+// Submit stores jobs, all or none, queues them, and returns them as stored; they are on disk when it returns. One whose
+// idempotency key is known comes back as the earlier job.
+func (q *Queue) Submit(jobs ...*Job) ([]*Job, error) {
+	reserved, err := q.reserve(jobs)
+	if err != nil {
+		return nil, err
 	}
-	if err := q.Store.Submit(jobs); err != nil {
-		q.accept(len(jobs))
-		return err
+	defer q.unreserve(reserved)
+	stored, err := q.Store.Submit(jobs, q.push)
+	if err != nil {
+		return nil, err
 	}
-	q.accept(len(jobs), jobs...)
-	return nil
+	q.logSubmitted(stored...)
+	return stored, nil
 }
 
-// reserve counts n jobs against the limit before they are stored.
-func (q *Queue) reserve(n int) error {
+// reserve counts jobs against the limit before they are stored, and returns how many count. On a full queue those whose
+// idempotency key is known take no place.
+func (q *Queue) reserve(jobs []*Job) (n int, err error) {
+	n = len(jobs)
+	err = q.reserveRoom(n)
+	if codeOf(err) != codeQueueFull || !slices.ContainsFunc(jobs, (*Job).keyed) {
+		return n, err
+	}
+	if n, err = q.Store.CountNew(jobs); err != nil {
+		return 0, err
+	}
+	return n, q.reserveRoom(n)
+}
+
+func (q *Queue) reserveRoom(n int) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.stopping {
 		return errStoreClosed
 	}
-	if waiting := len(q.items) + q.reserved; q.MaxPending > 0 && waiting+n > q.MaxPending {
+	if waiting := len(q.items) + q.reserved; n > 0 && q.MaxPending > 0 && waiting+n > q.MaxPending {
 		return errorf(codeQueueFull, "%d jobs are waiting; queue.max_pending is %d", waiting, q.MaxPending).
 			hint("wait, cancel some with: honeydew job cancel --status pending, or raise queue.max_pending")
 	}
@@ -218,17 +239,32 @@ func (q *Queue) reserve(n int) error {
 	return nil
 }
 
-// accept queues jobs that have just been stored, and takes back what was reserved for them.
-func (q *Queue) accept(reserved int, jobs ...*Job) {
+func (q *Queue) unreserve(n int) {
 	q.mu.Lock()
-	q.reserved -= reserved
+	defer q.mu.Unlock()
+	q.reserved -= n
+}
+
+// push queues jobs that have just been stored; the store's writer calls it.
+func (q *Queue) push(jobs []*Job) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	for _, j := range jobs {
 		if !j.Existing {
 			q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
 			q.wake.Signal()
 		}
 	}
-	q.mu.Unlock()
+}
+
+// pushOne queues a job that has just been stored, if there is one.
+func (q *Queue) pushOne(j *Job) {
+	if j != nil {
+		q.push([]*Job{j})
+	}
+}
+
+func (q *Queue) logSubmitted(jobs ...*Job) {
 	for _, j := range jobs {
 		if !j.Existing {
 			q.event(slog.LevelInfo, "job submitted", j, slog.Int("priority", int(j.Priority)))
@@ -236,32 +272,34 @@ func (q *Queue) accept(reserved int, jobs ...*Job) {
 	}
 }
 
-// Fire stores a schedule's run and queues its job; false when there was none to make.
-func (q *Queue) Fire(f Firing) (bool, error) {
-	fired, err := q.Store.Fire(f)
-	if fired && err == nil {
-		q.accept(0, f.Job)
+// Fire stores a schedule's run, queues its job and returns it, nil when there was none to make.
+func (q *Queue) Fire(f Firing) (*Job, error) {
+	fired, err := q.Store.Fire(f, q.pushOne)
+	if fired != nil && err == nil {
+		q.logSubmitted(fired)
 	}
 	return fired, err
 }
 
-// Retry submits a failed or cancelled job again, as a new one. It is no run of its schedule: its dates were resolved
-// long ago, and last-success would step over what came since.
+// Retry submits a failed or cancelled job again, as a new one.
 func (q *Queue) Retry(prefix string) (*Job, error) {
 	old, err := q.Store.Job(prefix, 0)
 	if err != nil {
 		return nil, err
 	}
-	if old.Status != statusFailed && old.Status != statusCancelled {
-		return nil, errorf(codeFailedPrecondition, "job %s is %s; only failed and cancelled jobs can be retried", old.ID, old.Status)
-	}
-	now := timeNow()
-	j := &Job{Command: old.Command, Payload: old.Payload, Priority: old.Priority, Status: statusPending, MaxRetries: old.MaxRetries,
-		CreatedAt: now, UpdatedAt: now, Timeout: old.Timeout, Environment: old.Environment}
-	if _, err := q.Store.Environment(j.Environment); err != nil {
+	if _, err := q.Store.Environment(old.Environment); err != nil {
 		return nil, err
 	}
-	return j, q.Submit(j)
+	if err := q.reserveRoom(1); err != nil {
+		return nil, err
+	}
+	defer q.unreserve(1)
+	j, err := q.Store.Retry(old.Seq, q.pushOne)
+	if err != nil {
+		return nil, err
+	}
+	q.logSubmitted(j)
+	return j, nil
 }
 
 // Cancel ends a pending or running job; a running one's request is aborted.
@@ -270,20 +308,10 @@ func (q *Queue) Cancel(prefix string) error {
 	if err != nil {
 		return err
 	}
-	// The database decides between this and an end that is being committed; memory follows.
-	if err := q.Store.End(seq, statusCancelled, "", ""); err != nil {
+	// The database decides between this and a start or an end that is being committed; memory follows.
+	if err := q.Store.End(seq, statusCancelled, "", "", func() { q.drop(seq) }); err != nil {
 		return err
 	}
-	q.mu.Lock()
-	if r := q.running[seq]; r != nil {
-		r.cancelled = true
-		if r.cancel != nil {
-			r.cancel()
-		}
-	} else if it := q.items[seq]; it != nil {
-		q.removeLocked(it)
-	}
-	q.mu.Unlock()
 	j, err := q.Store.JobBySeq(seq, 0)
 	if err != nil {
 		return err
@@ -293,6 +321,46 @@ func (q *Queue) Cancel(prefix string) error {
 	q.mu.Unlock()
 	q.event(slog.LevelInfo, "job cancelled", j)
 	return nil
+}
+
+// drop forgets a waiting job that has ended, or aborts the request of a running one.
+func (q *Queue) drop(seq int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if r := q.running[seq]; r != nil {
+		r.abort()
+	} else if it := q.items[seq]; it != nil {
+		q.removeLocked(it)
+	}
+}
+
+// abort drops whatever comes of the attempt; its owner holds Queue.mu.
+func (r *run) abort() {
+	r.cancelled = true
+	if r.cancel != nil {
+		r.cancel()
+	}
+}
+
+// ReleaseHolds ends all pauses that APIs asked for: what waits for one may start.
+func (q *Queue) ReleaseHolds() error {
+	_, err := q.Store.ReleaseHeld(func(seqs []int64) {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		clear(q.holds)
+		for _, seq := range seqs {
+			if it := q.items[seq]; it != nil && it.notBefore != 0 {
+				heap.Remove(&q.delayed, int(it.index))
+				it.notBefore = 0
+				heap.Push(&it.group.ready, it)
+			}
+		}
+		q.wake.Broadcast()
+	})
+	if err == nil {
+		q.Log.Info("queue released: the pauses that APIs asked for are over")
+	}
+	return err
 }
 
 // SetPaused stops or starts the taking of new jobs, restarts included.

@@ -106,10 +106,11 @@ func (r *queueRig) stop() {
 
 func (r *queueRig) submit(j *Job) *Job {
 	r.Helper()
-	if err := r.q.Submit(j); err != nil {
+	stored, err := r.q.Submit(j)
+	if err != nil {
 		r.Fatal(err)
 	}
-	return j
+	return stored[0]
 }
 
 func (r *queueRig) job(j *Job) *Job {
@@ -147,7 +148,7 @@ func TestHigherPriorityRunsFirstAndThenTheOlder(t *testing.T) {
 					batch[i] = newTestJob([]string{"github.commits", "gitlab.commits", "jira.issues"}[rand.IntN(3)])
 					batch[i].Priority = int32(rand.IntN(5) - 2)
 				}
-				if err := r.q.Submit(batch...); err != nil {
+				if _, err := r.q.Submit(batch...); err != nil {
 					t.Fatal(err)
 				}
 				want = append(want, batch...)
@@ -504,11 +505,11 @@ func TestCancelRacingWithTheEndHasOneWinner(t *testing.T) {
 		wg.Go(func() {
 			j := newTestJob([]string{"github.commits", "github.clone"}[i%2])
 			j.MaxRetries = 1
-			if err := r.q.Submit(j); err != nil {
+			if _, err := r.q.Submit(j); err != nil {
 				t.Error(err)
 				return
 			}
-			w, err := r.q.Watch(j.ID, 1<<20)
+			w, err := r.q.Watch(j.ID)
 			if err != nil {
 				t.Error(err)
 				return
@@ -541,7 +542,7 @@ func TestJobThatIsNoLongerPendingIsNotRun(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, nil)
 		j := r.submit(newTestJob("github.clone"))
 		r.reopen() // the item without its job
-		if err := r.store.End(j.Seq, statusCancelled, "", ""); err != nil {
+		if err := r.store.End(j.Seq, statusCancelled, "", "", nil); err != nil {
 			t.Fatal(err)
 		}
 		next := r.submit(newTestJob("github.commits"))
@@ -732,13 +733,13 @@ func TestFullQueueRefusesAndRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{MaxPending: 3}, nil)
 		first := r.submit(newTestJob("github.commits"))
-		if err := r.q.Submit(newTestJob("github.commits"), newTestJob("github.commits"), newTestJob("github.commits")); codeOf(err) != codeQueueFull {
+		if _, err := r.q.Submit(newTestJob("github.commits"), newTestJob("github.commits"), newTestJob("github.commits")); codeOf(err) != codeQueueFull {
 			t.Fatalf("3 more than 1 of 3: %v", err)
 		}
-		if err := r.q.Submit(newTestJob("github.commits"), newTestJob("github.commits")); err != nil {
+		if _, err := r.q.Submit(newTestJob("github.commits"), newTestJob("github.commits")); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.q.Submit(newTestJob("github.commits")); codeOf(err) != codeQueueFull {
+		if _, err := r.q.Submit(newTestJob("github.commits")); codeOf(err) != codeQueueFull {
 			t.Fatalf("the fourth: %v", err)
 		}
 		if err := r.q.Cancel(first.ID); err != nil {
@@ -762,7 +763,7 @@ func TestConcurrentSubmitsNeverPassTheLimit(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 100 {
 		wg.Go(func() {
-			if err := r.q.Submit(newTestJob("github.commits")); err != nil && codeOf(err) != codeQueueFull {
+			if _, err := r.q.Submit(newTestJob("github.commits")); err != nil && codeOf(err) != codeQueueFull {
 				t.Error(err)
 			}
 		})
@@ -820,7 +821,7 @@ func TestDrainWaitsForJobsThenAbandonsThemThenGivesUp(t *testing.T) {
 				defer cancel()
 				begin := time.Now()
 				r.q.Stop()
-				if err := r.q.Submit(newTestJob("github.commits")); codeOf(err) != codeShuttingDown {
+				if _, err := r.q.Submit(newTestJob("github.commits")); codeOf(err) != codeShuttingDown {
 					t.Errorf("submit while stopping: %v", err)
 				}
 				r.q.Drain(ctx, time.Second)
@@ -845,7 +846,7 @@ func TestWritesAfterTheCloseAreRefused(t *testing.T) {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.Submit([]*Job{newTestJob("github.commits")}); codeOf(err) != codeShuttingDown {
+			if _, err := s.Submit([]*Job{newTestJob("github.commits")}, nil); codeOf(err) != codeShuttingDown {
 				t.Fatalf("submit to a closed store: %v", err)
 			}
 			if err := s.SetConfigValue("a", "b"); codeOf(err) != codeShuttingDown {
@@ -865,7 +866,7 @@ func statuses(w *Watcher) (all []string) {
 
 func (r *queueRig) watch(j *Job) *Watcher {
 	r.Helper()
-	w, err := r.q.Watch(j.ID, 1<<20)
+	w, err := r.q.Watch(j.ID)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -896,10 +897,10 @@ func TestWatcherSeesThePresentStateEachTransitionAndTheEnd(t *testing.T) {
 		}
 		after := r.watch(j)
 		last := <-after.C
-		if _, open := <-after.C; open || last.Status != statusCompleted || last.Result != `{"n":1}` {
+		if _, open := <-after.C; open || last.Status != statusCompleted || last.ResultBytes != int64(len(`{"n":1}`)) {
 			t.Errorf("after the end: %+v", last)
 		}
-		if _, err := r.q.Watch("nosuchjob", 1); codeOf(err) != codeNotFound {
+		if _, err := r.q.Watch("nosuchjob"); codeOf(err) != codeNotFound {
 			t.Errorf("watching nothing: %v", err)
 		}
 	})
@@ -961,7 +962,7 @@ func TestStopEndsAllWatches(t *testing.T) {
 		if got := statuses(w); !slices.Equal(got, []string{"pending"}) {
 			t.Fatalf("%v", got)
 		}
-		if _, err := r.q.Watch(j.ID, 1); codeOf(err) != codeShuttingDown {
+		if _, err := r.q.Watch(j.ID); codeOf(err) != codeShuttingDown {
 			t.Fatalf("watching while stopping: %v", err)
 		}
 	})
@@ -1102,27 +1103,20 @@ func TestMutationIsNotSentBeforeItsStartIsOnDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, nil)
 		j := r.submit(newTestJob("github.clone"))
-		hold, entered := make(chan struct{}), make(chan struct{})
-		go r.store.update(func(*tx) error { close(entered); <-hold; return nil })
-		<-entered
+		release := r.holdWriter()
 		r.q.Start()
 		advance(time.Minute)
 		if len(r.attempts()) != 0 {
 			t.Fatal("the request went out before the disk knew of it")
 		}
-		close(hold)
+		release()
 		synctest.Wait()
 		r.wantStatus(j, statusCompleted, "")
 	})
 }
 
 // holdWriter lets nothing be written until the returned function is called.
-func (r *queueRig) holdWriter() (release func()) {
-	held, hold := make(chan struct{}), make(chan struct{})
-	r.store.enqueue(&write{fn: func(*tx) error { close(held); <-hold; return nil }})
-	<-held
-	return func() { close(hold) }
-}
+func (r *queueRig) holdWriter() (release func()) { return holdWriter(r.store) }
 
 func TestResultsOnTheirWayToTheDiskAreBoundedInBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -1247,7 +1241,7 @@ func TestIdempotencyKeyNamesOneJob(t *testing.T) {
 		r.q.Start()
 		synctest.Wait()
 		same := keyed(func(j *Job) { j.Payload = []byte(`{"organization":"acme","startDate":"1999-12-25"}`) }) // resolved on another day
-		if r.submit(same); !same.Existing || same.ID != first.ID {
+		if same = r.submit(same); !same.Existing || same.ID != first.ID {
 			t.Fatalf("the same job again: %+v, want the earlier job %s", same, first.ID)
 		}
 		for name, other := range map[string]*Job{
@@ -1255,7 +1249,7 @@ func TestIdempotencyKeyNamesOneJob(t *testing.T) {
 			"payload":     keyed(func(j *Job) { j.SubmittedPayload = []byte(`{"organization":"other"}`) }),
 			"environment": keyed(func(j *Job) { j.Environment = "staging" }),
 		} {
-			if err := r.q.Submit(other); codeOf(err) != codeAlreadyExists {
+			if _, err := r.q.Submit(other); codeOf(err) != codeAlreadyExists {
 				t.Errorf("another %s under the key: %v", name, err)
 			}
 		}
@@ -1275,7 +1269,7 @@ func TestRetryMakesANewJobWithoutTheKey(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, nil)
 		j := newTestJob("github.commits")
 		j.IdempotencyKey, j.SubmittedPayload, j.Priority, j.MaxRetries = "key", []byte("{}"), 7, 9
-		r.submit(j)
+		j = r.submit(j)
 		if err := r.q.Cancel(j.ID); err != nil {
 			t.Fatal(err)
 		}
@@ -1299,7 +1293,7 @@ func TestSubmitStoresAllOrNone(t *testing.T) {
 		clash := newTestJob("github.commits")
 		clash.IdempotencyKey, clash.SubmittedPayload = "key", []byte("2")
 		for range 20 { // and what is refused gives its reserved room back
-			if err := r.q.Submit(newTestJob("jira.issues"), clash, newTestJob("jira.issues")); codeOf(err) != codeAlreadyExists {
+			if _, err := r.q.Submit(newTestJob("jira.issues"), clash, newTestJob("jira.issues")); codeOf(err) != codeAlreadyExists {
 				t.Fatal(err)
 			}
 		}
@@ -1307,6 +1301,168 @@ func TestSubmitStoresAllOrNone(t *testing.T) {
 		synctest.Wait()
 		if jobs, err := r.store.Jobs(JobFilter{Limit: 100}); err != nil || len(jobs) != 1 || len(r.attempts()) != 1 {
 			t.Fatalf("%d jobs, %d attempts (%v), want only the first", len(jobs), len(r.attempts()), err)
+		}
+	})
+}
+
+// A job that is cancelled as soon as its id can be known is found by the cancellation, wherever its submit has got to.
+func TestJobIsQueuedBeforeAnyLaterWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{}, nil)
+		j := newTestJob("github.clone")
+		release := r.holdWriter()
+		go r.q.Submit(j)
+		synctest.Wait()
+		cancelled := make(chan struct{})
+		// The next write, as that of a Cancel: the writer takes both before the submitter hears of its own.
+		r.store.enqueue(&write{fn: func(t *tx) error {
+			return t.exec("UPDATE jobs SET status = 'cancelled', completed_at = updated_at WHERE command = 'github.clone'")
+		}, done: func(error) {
+			r.q.mu.Lock()
+			defer r.q.mu.Unlock()
+			if len(r.q.items) != 1 {
+				t.Errorf("%d jobs are queued when the write after the submit is done, want 1", len(r.q.items))
+			}
+			close(cancelled)
+		}})
+		release()
+		<-cancelled
+	})
+}
+
+// A start that changes no row is the start of a job that has ended: its request is not sent, or aborted.
+func TestStartOfAnEndedJobIsNotRun(t *testing.T) {
+	for _, command := range []string{"github.clone", "github.commits"} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newQueueRig(t, QueueOptions{}, func(ctx context.Context, _ *Job) (string, error) {
+				<-ctx.Done()
+				return "", ctx.Err()
+			})
+			j := r.submit(newTestJob(command))
+			if err := r.store.End(j.Seq, statusCancelled, "", "", nil); err != nil { // memory has not heard of it yet
+				t.Fatal(err)
+			}
+			r.q.Start()
+			synctest.Wait()
+			if n := len(r.attempts()); command == "github.clone" && n != 0 {
+				t.Errorf("%d attempts at a cancelled mutation", n)
+			}
+			if s := r.q.State(""); s.Running+s.Busy+s.Pending != 0 {
+				t.Errorf("%s: state %+v, want an aborted request", command, s)
+			}
+			r.wantStatus(j, statusCancelled, "")
+			if strings.Contains(r.log.String(), "job failed") {
+				t.Errorf("log: %s", r.log)
+			}
+		})
+	}
+}
+
+func TestKnownKeyIsAnsweredByAFullQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{MaxPending: 2}, nil)
+		keyed := func(key string) *Job {
+			j := newTestJob("github.commits")
+			j.IdempotencyKey = key
+			j.SubmittedPayload = j.Payload
+			return j
+		}
+		first := r.submit(keyed("a"))
+		r.submit(newTestJob("github.commits"))
+		if again := r.submit(keyed("a")); again.ID != first.ID || !again.Existing {
+			t.Errorf("%+v, want the earlier job %s", again, first.ID)
+		}
+		if _, err := r.q.Submit(keyed("a"), keyed("b")); codeOf(err) != codeQueueFull {
+			t.Errorf("a known key and a new one on a full queue: %v", err)
+		}
+		if r.q.reserved != 0 {
+			t.Errorf("%d places are still reserved", r.q.reserved)
+		}
+	})
+}
+
+func TestInterruptedEndIsLoggedOnceItIsStored(t *testing.T) {
+	r := newQueueRig(t, QueueOptions{}, nil)
+	j := r.submit(newTestJob("github.clone"))
+	started := *j
+	started.StartedAt = timeNow()
+	if err := r.store.Start(&started, nil); err != nil {
+		t.Fatal(err)
+	}
+	const refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON jobs BEGIN SELECT RAISE (ABORT, 'no'); END"
+	if err := r.store.update(func(t *tx) error { return t.exec(refuse) }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newQueue(r.opts); err == nil {
+		t.Fatal("a database that takes nothing was taken")
+	}
+	if strings.Contains(r.log.String(), "job failed") {
+		t.Errorf("an end that is not on disk was logged: %s", r.log)
+	}
+	if err := r.store.update(func(t *tx) error { return t.exec("DROP TRIGGER refuse") }); err != nil {
+		t.Fatal(err)
+	}
+	r.reopen()
+	if !strings.Contains(r.log.String(), "job failed") {
+		t.Errorf("log: %s", r.log)
+	}
+}
+
+func TestJobIsRetriedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) {
+			return "", &Error{Code: codeAPI, Message: "no", Refused: true}
+		})
+		r.q.Start()
+		first := r.submit(newTestJob("github.commits"))
+		synctest.Wait()
+		second, err := r.q.Retry(first.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.job(first).RetriedBy; got != second.ID {
+			t.Errorf("retried_by %q, want %q", got, second.ID)
+		}
+		synctest.Wait()
+		third, err := r.q.Retry(second.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if _, err := r.q.Retry(first.ID); codeOf(err) != codeFailedPrecondition || !strings.Contains(err.Error(), third.ID) {
+			t.Errorf("a second retry: %v, want the latest one named, %s", err, third.ID)
+		}
+		unretried, err := r.store.Jobs(JobFilter{Status: statusFailed, Unretried: true, Limit: 10})
+		if err != nil || len(unretried) != 1 || unretried[0].ID != third.ID {
+			t.Errorf("unretried: %v (%v)", unretried, err)
+		}
+	})
+}
+
+func TestReleasedHoldsLetWaitingJobsStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limited := true
+		r := newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) {
+			if limited {
+				limited = false
+				return "", &Error{Code: codeRateLimited, Message: "later", Hold: time.Hour, Unsent: true}
+			}
+			return "1", nil
+		})
+		r.q.Start()
+		first := r.submit(newTestJob("github.commits"))
+		synctest.Wait()
+		second := r.submit(newTestJob("github.commits"))
+		synctest.Wait()
+		r.wantStatus(second, statusPending, "")
+		if err := r.q.ReleaseHolds(); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		r.wantStatus(first, statusCompleted, "")
+		r.wantStatus(second, statusCompleted, "")
+		if s := r.q.State("production"); !s.HeldUntil.IsZero() {
+			t.Errorf("still held: %+v", s)
 		}
 	})
 }

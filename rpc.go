@@ -57,11 +57,15 @@ type rpcServer struct {
 	problems  func() []string
 	header    metadata.MD       // of every answer; this and the next are filled in by newGRPCServer
 	typed     map[string]string // commands of the typed RPCs, by full method
+	// largeResults holds a token for each large result on its way to a watcher.
+	largeResults chan struct{}
 }
 
 // newGRPCServer makes the server with health and reflection. Health is SERVING as long as anybody is answered at all.
 func newGRPCServer(s *rpcServer) *grpc.Server {
-	s.header, s.typed = metadata.Pairs(versionHeader, s.version), map[string]string{}
+	s.header = metadata.Pairs(versionHeader, s.version)
+	s.typed = map[string]string{}
+	s.largeResults = make(chan struct{}, maxLargeResults)
 	methods := pb.File_daemon_proto.Services().ByName("Daemon").Methods()
 	for i := range methods.Len() {
 		m := methods.Get(i)
@@ -218,7 +222,12 @@ func (s *rpcServer) PauseQueue(context.Context, *pb.PauseQueueRequest) (*pb.Paus
 	return &pb.PauseQueueResponse{}, s.queue.SetPaused(true)
 }
 
-func (s *rpcServer) ResumeQueue(context.Context, *pb.ResumeQueueRequest) (*pb.ResumeQueueResponse, error) {
+func (s *rpcServer) ResumeQueue(_ context.Context, in *pb.ResumeQueueRequest) (*pb.ResumeQueueResponse, error) {
+	if in.ReleaseHolds {
+		if err := s.queue.ReleaseHolds(); err != nil {
+			return nil, err
+		}
+	}
 	return &pb.ResumeQueueResponse{}, s.queue.SetPaused(false)
 }
 

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -16,7 +17,14 @@ import (
 	pb "honeydew/daemonpb"
 )
 
-const maxKeyBytes = 255 // of an idempotency key
+const (
+	maxKeyBytes      = 255       // of an idempotency key
+	smallResultBytes = 256 << 10 // of a result that every watcher gets
+	maxLargeResults  = 16        // larger ones on their way to watchers at a time
+	partBytes        = 8 << 20   // of a result that are read at once
+	// scheduleRetries is how often a schedule's job is tried again: an outage of some minutes costs no run.
+	scheduleRetries = 12
+)
 
 // jobOf checks everything about a request and makes its job; nothing is stored yet.
 func (s *rpcServer) jobOf(ctx context.Context, in *pb.SubmitJobRequest) (*Job, error) {
@@ -30,11 +38,8 @@ func (s *rpcServer) jobOf(ctx context.Context, in *pb.SubmitJobRequest) (*Job, e
 		return nil, err
 	}
 	j.Timeout = timeout
-	if in.MaxRetries != nil {
-		j.MaxRetries = *in.MaxRetries
-	}
-	if j.MaxRetries < 0 || j.MaxRetries > maxRetriesLimit {
-		return nil, errorf(codeInvalidArgument, "max_retries: %d; allowed: 0 to %d", j.MaxRetries, maxRetriesLimit)
+	if j.MaxRetries, err = retriesField(in.MaxRetries, j.MaxRetries); err != nil {
+		return nil, err
 	}
 	if in.RunAfter != "" {
 		at, err := time.Parse(time.RFC3339, in.RunAfter)
@@ -65,10 +70,11 @@ func (s *rpcServer) SubmitJob(ctx context.Context, in *pb.SubmitJobRequest) (*pb
 	if err != nil {
 		return nil, err
 	}
-	if err := s.queue.Submit(j); err != nil {
+	stored, err := s.queue.Submit(j)
+	if err != nil {
 		return nil, err
 	}
-	return &pb.SubmitJobResponse{JobId: j.ID, Existing: j.Existing}, nil
+	return &pb.SubmitJobResponse{JobId: stored[0].ID, Existing: stored[0].Existing}, nil
 }
 
 func (s *rpcServer) SubmitJobs(ctx context.Context, in *pb.SubmitJobsRequest) (*pb.SubmitJobsResponse, error) {
@@ -86,10 +92,11 @@ func (s *rpcServer) SubmitJobs(ctx context.Context, in *pb.SubmitJobsRequest) (*
 			return nil, err
 		}
 	}
-	if err := s.queue.Submit(jobs...); err != nil {
+	stored, err := s.queue.Submit(jobs...)
+	if err != nil {
 		return nil, err
 	}
-	for _, j := range jobs {
+	for _, j := range stored {
 		out.Jobs = append(out.Jobs, &pb.SubmitJobResponse{JobId: j.ID, Existing: j.Existing})
 	}
 	return out, nil
@@ -125,11 +132,12 @@ func jobStatus(j *Job, withResult bool) (*pb.JobStatus, error) {
 		Error: cutText(j.Error, 4*maxErrorTextInBytes), ErrorCode: j.ErrorCode, RetryCount: j.RetryCount, MaxRetries: j.MaxRetries,
 		CreatedAt: timeText(j.CreatedAt), UpdatedAt: timeText(j.UpdatedAt), StartedAt: timeText(j.StartedAt),
 		CompletedAt: timeText(j.CompletedAt), NextAttemptAt: timeText(j.NextAttemptAt), Environment: j.Environment, Schedule: j.Schedule,
-		ResultBytes: max(j.ResultBytes, int64(len(j.Result))),
+		ResultBytes: max(j.ResultBytes, int64(len(j.Result))), RetriedBy: j.RetriedBy,
 	}
 	err := out.Payload.UnmarshalJSON(j.Payload)
 	if withResult && out.ResultBytes > 0 {
-		if out.ResultOmitted = int64(proto.Size(out))+out.ResultBytes > maxAnswerBytes; !out.ResultOmitted {
+		tooLarge := int64(proto.Size(out))+out.ResultBytes > maxAnswerBytes
+		if out.ResultOmitted = tooLarge || j.Result == ""; !out.ResultOmitted {
 			out.Result = j.Result
 		}
 	}
@@ -137,7 +145,7 @@ func jobStatus(j *Job, withResult bool) (*pb.JobStatus, error) {
 }
 
 func (s *rpcServer) WatchJob(in *pb.WatchJobRequest, out grpc.ServerStreamingServer[pb.JobStatus]) error {
-	w, err := s.queue.Watch(in.JobId, maxAnswerBytes)
+	w, err := s.queue.Watch(in.JobId)
 	if err != nil {
 		return err
 	}
@@ -148,11 +156,14 @@ func (s *rpcServer) WatchJob(in *pb.WatchJobRequest, out grpc.ServerStreamingSer
 			if !ok {
 				return errorf(codeShuttingDown, "the daemon is stopping, or this client reads too slowly").hint("watch the job again")
 			}
-			msg, err := jobStatus(j, true)
-			if err == nil {
-				err = out.Send(msg)
+			if j.finished() {
+				return s.sendEnd(j, out)
 			}
-			if err != nil || j.finished() {
+			msg, err := jobStatus(j, false)
+			if err != nil {
+				return err
+			}
+			if err := out.Send(msg); err != nil {
 				return err
 			}
 		case <-out.Context().Done():
@@ -161,8 +172,32 @@ func (s *rpcServer) WatchJob(in *pb.WatchJobRequest, out grpc.ServerStreamingSer
 	}
 }
 
+// sendEnd sends the last message of a watch, with the result where that is small or few are on their way: a client that
+// does not read keeps it in memory.
+func (s *rpcServer) sendEnd(j *Job, out grpc.ServerStreamingServer[pb.JobStatus]) error {
+	most := int64(smallResultBytes)
+	if j.ResultBytes > most {
+		select {
+		case s.largeResults <- struct{}{}:
+			defer func() { <-s.largeResults }()
+			most = maxAnswerBytes
+		default:
+		}
+	}
+	j, err := s.store.JobBySeq(j.Seq, most)
+	if err != nil {
+		return err
+	}
+	msg, err := jobStatus(j, true)
+	if err != nil {
+		return err
+	}
+	return out.Send(msg)
+}
+
+// GetJobResult reads a result part by part: a client that does not go on reading keeps no more than one in memory.
 func (s *rpcServer) GetJobResult(in *pb.GetJobResultRequest, out grpc.ServerStreamingServer[pb.ResultChunk]) error {
-	j, err := s.store.Job(in.JobId, 1<<62)
+	j, err := s.store.Job(in.JobId, 0)
 	if err != nil {
 		return err
 	}
@@ -170,31 +205,69 @@ func (s *rpcServer) GetJobResult(in *pb.GetJobResultRequest, out grpc.ServerStre
 		return errorf(codeFailedPrecondition, "job %s is %s and has no result", j.ID, j.Status).
 			hint("wait for it with: honeydew job wait %s", j.ID)
 	}
-	for rest := j.Result; len(rest) > 0; {
-		n := min(len(rest), chunkBytes)
-		if err := out.Send(&pb.ResultChunk{Data: []byte(rest[:n])}); err != nil {
+	for from := int64(0); from < j.ResultBytes; from += partBytes {
+		part, err := s.store.ResultPart(j.Seq, from, partBytes)
+		if err != nil {
 			return err
 		}
-		rest = rest[n:]
+		for chunk := range slices.Chunk(part, chunkBytes) {
+			if err := out.Send(&pb.ResultChunk{Data: chunk}); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-func (s *rpcServer) ListJobs(_ context.Context, in *pb.ListJobsRequest) (*pb.ListJobsResponse, error) {
-	err := oneOf("status", cmp.Or(in.Status, statusPending), statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled)
-	before, bad := strconv.ParseInt(cmp.Or(in.PageToken, "0"), 36, 64) // the place of the last job of the page before
-	if bad != nil || before < 0 {
-		err = errorf(codeInvalidArgument, "page_token: %q; allowed: the next_page_token of the page before", in.PageToken)
+// filterOf checks a list's request; Limit is what the caller asked for, and MaxBytes that of a page.
+func filterOf(in *pb.ListJobsRequest, now time.Time) (f JobFilter, err error) {
+	f = JobFilter{
+		Status:    in.Status,
+		Command:   in.Command,
+		Schedule:  in.Schedule,
+		ErrorCode: in.ErrorCode,
+		Unretried: in.Unretried,
+		Limit:     cmp.Or(min(int(in.Limit), 1000), 50),
+		MaxBytes:  maxAnswerBytes,
 	}
 	if in.Limit < 0 {
-		err = errorf(codeInvalidArgument, "limit: %d; allowed: 1 to 1000", in.Limit)
+		return f, errorf(codeInvalidArgument, "limit: %d; allowed: 1 to 1000", in.Limit)
 	}
+	states := []string{statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled}
+	if err := oneOf("status", cmp.Or(in.Status, statusPending), states...); err != nil {
+		return f, err
+	}
+	if in.PageToken != "" { // the place of the last job of the page before
+		if f.Before, err = strconv.ParseInt(in.PageToken, 36, 64); err != nil || f.Before < 0 {
+			return f, errorf(codeInvalidArgument, "page_token: %q; allowed: the next_page_token of the page before", in.PageToken)
+		}
+	}
+	if in.Since != "" {
+		f.Since, err = instant(in.Since, now)
+	}
+	return f, err
+}
+
+// instant is the time that a date of any form means; a day begins at midnight in now's zone.
+func instant(text string, now time.Time) (time.Time, error) {
+	resolved, ok := resolveDate(text, now)
+	if !ok {
+		return time.Time{}, errorf(codeInvalidArgument, "since: %q is not a date; allowed: %s", cutText(text, 100), allowedDates)
+	}
+	if day, err := time.ParseInLocation(time.DateOnly, resolved, now.Location()); err == nil {
+		return day, nil
+	}
+	return time.Parse(time.RFC3339, resolved)
+}
+
+func (s *rpcServer) ListJobs(_ context.Context, in *pb.ListJobsRequest) (*pb.ListJobsResponse, error) {
+	filter, err := filterOf(in, timeNow())
 	if err != nil {
 		return nil, err
 	}
-	limit := cmp.Or(min(int(in.Limit), 1000), 50)
-	jobs, err := s.store.Jobs(JobFilter{Status: in.Status, Command: in.Command, Schedule: in.Schedule, Before: before, Limit: limit + 1,
-		MaxBytes: maxAnswerBytes})
+	limit := filter.Limit
+	filter.Limit++ // the next one tells whether there is another page
+	jobs, err := s.store.Jobs(filter)
 	if err != nil {
 		return nil, err
 	}
@@ -231,16 +304,58 @@ func (s *rpcServer) ListCommands(context.Context, *pb.ListCommandsRequest) (*pb.
 }
 
 func (s *rpcServer) ScheduleJob(ctx context.Context, in *pb.ScheduleJobRequest) (*pb.ScheduleJobResponse, error) {
-	env, err1 := s.store.Environment(in.Environment)
-	payload, err2 := payloadMap(in.Payload)
-	text, err3 := payloadJSON(payload)
-	jitter, err4 := durationField("jitter", in.Jitter, 0, 0, maxJitter)
-	if err := cmp.Or(err1, err2, err3, err4); err != nil {
+	env, err := s.store.Environment(in.Environment)
+	if err != nil {
 		return nil, err
 	}
-	sc, err := s.scheduler.Add(Schedule{Name: in.Name, CronExpr: in.CronExpr, Command: in.Command, Payload: text, Priority: in.Priority,
-		Environment: env.Name, Missed: in.Missed, Overlap: in.Overlap, Jitter: jitter})
-	return &pb.ScheduleJobResponse{ScheduleId: sc.ID, NextRunAt: timeText(sc.NextRunAt)}, err
+	payload, err := payloadMap(in.Payload)
+	if err != nil {
+		return nil, err
+	}
+	text, err := payloadJSON(payload)
+	if err != nil {
+		return nil, err
+	}
+	jitter, err := durationField("jitter", in.Jitter, 0, 0, maxJitter)
+	if err != nil {
+		return nil, err
+	}
+	timeout, err := durationField("timeout", in.Timeout, s.cfg.API.Timeout, time.Millisecond, maxTimeout)
+	if err != nil {
+		return nil, err
+	}
+	retries, err := retriesField(in.MaxRetries, max(scheduleRetries, int32(s.cfg.Queue.MaxRetries)))
+	if err != nil {
+		return nil, err
+	}
+	sc, err := s.scheduler.Add(Schedule{
+		Name:        in.Name,
+		CronExpr:    in.CronExpr,
+		Command:     in.Command,
+		Payload:     text,
+		Priority:    in.Priority,
+		Environment: env.Name,
+		Missed:      in.Missed,
+		Overlap:     in.Overlap,
+		Jitter:      jitter,
+		MaxRetries:  retries,
+		Timeout:     timeout,
+	}, in.Replace)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.ScheduleJobResponse{ScheduleId: sc.ID, NextRunAt: timeText(sc.NextRunAt)}, nil
+}
+
+// retriesField reads max_retries; what is not given is fallback.
+func retriesField(given *int32, fallback int32) (int32, error) {
+	if given == nil {
+		return fallback, nil
+	}
+	if *given < 0 || *given > maxRetriesLimit {
+		return 0, errorf(codeInvalidArgument, "max_retries: %d; allowed: 0 to %d", *given, maxRetriesLimit)
+	}
+	return *given, nil
 }
 
 func (s *rpcServer) UnscheduleJob(_ context.Context, in *pb.UnscheduleJobRequest) (*pb.UnscheduleJobResponse, error) {
@@ -264,7 +379,7 @@ func scheduleMessage(sc Schedule) (*pb.Schedule, error) {
 	out := &pb.Schedule{ScheduleId: sc.ID, Name: sc.Name, CronExpr: sc.CronExpr, Command: sc.Command, Payload: &structpb.Struct{},
 		Enabled: sc.Enabled, CreatedAt: timeText(sc.CreatedAt), LastRunAt: timeText(sc.LastRunAt), NextRunAt: timeText(sc.NextRunAt),
 		Priority: sc.Priority, Environment: sc.Environment, Missed: sc.Missed, Overlap: sc.Overlap, LastJobId: sc.LastJobID,
-		LastJobStatus: sc.LastJobStatus}
+		LastJobStatus: sc.LastJobStatus, MaxRetries: sc.MaxRetries, Timeout: sc.Timeout.String()}
 	if sc.Jitter > 0 {
 		out.Jitter = sc.Jitter.String()
 	}

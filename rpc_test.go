@@ -786,7 +786,8 @@ func TestSchedulesOverTheWire(t *testing.T) {
 	}
 	got := list.Schedules[0]
 	want := &daemonpb.Schedule{ScheduleId: out.ScheduleId, Name: in.Name, CronExpr: in.CronExpr, Command: in.Command, Payload: in.Payload, Enabled: true,
-		CreatedAt: got.CreatedAt, NextRunAt: out.NextRunAt, Priority: 4, Environment: "production", Missed: "skip", Overlap: "allow", Jitter: "10m0s"}
+		CreatedAt: got.CreatedAt, NextRunAt: out.NextRunAt, Priority: 4, Environment: "production", Missed: "skip", Overlap: "allow", Jitter: "10m0s",
+		MaxRetries: 12, Timeout: "30s"}
 	if !proto.Equal(got, want) || got.CreatedAt == "" {
 		t.Fatalf("%v, want %v", got, want)
 	}
@@ -1233,7 +1234,7 @@ func TestPagesOfBigJobsStopShortOf3MiB(t *testing.T) {
 		batch[i] = newTestJob("github.commits")
 		batch[i].Payload = []byte(`{"organization":"` + strings.Repeat("x", 40_000) + `"}`)
 	}
-	if err := r.d.store.Submit(batch); err != nil {
+	if _, err := r.d.store.Submit(batch, nil); err != nil {
 		t.Fatal(err)
 	}
 	jobs, err := r.d.store.Jobs(JobFilter{Limit: 1001, MaxBytes: maxAnswerBytes})

@@ -139,8 +139,8 @@ func (s *Scheduler) advance(sc Schedule, now time.Time, step time.Duration) (tim
 	}
 	f.Next = expr.next(now, cmp.Or(f.LastRun, sc.anchor()))
 	fired, err := s.queue.Fire(f)
-	if fired && err == nil {
-		log.Info("schedule triggered", "job_id", f.Job.ID)
+	if fired != nil && err == nil {
+		log.Info("schedule triggered", "job_id", fired.ID)
 	} else if f.Job != nil && err == nil {
 		log.Warn("schedule skipped: its previous job is unfinished")
 	}
@@ -164,6 +164,8 @@ func (s *Scheduler) job(sc Schedule, now time.Time) (*Job, error) {
 	if err := s.fill(j, payload, since); err != nil {
 		return nil, err
 	}
+	j.MaxRetries = sc.MaxRetries
+	j.Timeout = sc.Timeout
 	return j, nil
 }
 
@@ -187,19 +189,43 @@ func (p *parts) fill(j *Job, payload map[string]any, since time.Time) error {
 	return err
 }
 
-// Add checks and stores a schedule, and returns it with what was filled in.
-func (s *Scheduler) Add(sc Schedule) (Schedule, error) {
-	sc.ID, sc.Enabled, sc.CreatedAt = newID(), true, s.now()
-	sc.Missed, sc.Overlap = cmp.Or(sc.Missed, missedRunOnce), cmp.Or(sc.Overlap, overlapSkip)
-	expr, badExpr := parseCron(sc.CronExpr, time.Local, sc.CreatedAt)
-	_, badJob := s.job(sc, sc.CreatedAt)
-	if err := cmp.Or(checkName("name", sc.Name), oneOf("missed", sc.Missed, missedRunOnce, missedSkip),
-		oneOf("overlap", sc.Overlap, overlapSkip, overlapAllow), badExpr, badJob); err != nil {
+// Add checks and stores a schedule, and returns it with what was filled in. With replace it changes the one of that name,
+// if there is one.
+func (s *Scheduler) Add(sc Schedule, replace bool) (Schedule, error) {
+	sc.ID = newID()
+	sc.Enabled = true
+	sc.CreatedAt = s.now()
+	sc.Missed = cmp.Or(sc.Missed, missedRunOnce)
+	sc.Overlap = cmp.Or(sc.Overlap, overlapSkip)
+	if err := checkName("name", sc.Name); err != nil {
 		return sc, err
 	}
-	sc.NextRunAt = expr.next(sc.CreatedAt, sc.CreatedAt)
+	if err := oneOf("missed", sc.Missed, missedRunOnce, missedSkip); err != nil {
+		return sc, err
+	}
+	if err := oneOf("overlap", sc.Overlap, overlapSkip, overlapAllow); err != nil {
+		return sc, err
+	}
+	expr, err := parseCron(sc.CronExpr, time.Local, sc.CreatedAt)
+	if err != nil {
+		return sc, err
+	}
+	if _, err := s.job(sc, sc.CreatedAt); err != nil {
+		return sc, err
+	}
 	defer s.changed()
-	return sc, s.store.AddSchedule(sc)
+	sc.NextRunAt = expr.next(sc.CreatedAt, sc.CreatedAt)
+	if !replace {
+		return sc, s.store.AddSchedule(sc)
+	}
+	err = s.store.ReplaceSchedule(sc)
+	if codeOf(err) == codeNotFound {
+		return sc, s.store.AddSchedule(sc)
+	}
+	if err != nil {
+		return sc, err
+	}
+	return s.store.Schedule(sc.Name)
 }
 
 // oneOf refuses a value that is not among those allowed.
@@ -240,9 +266,13 @@ func (s *Scheduler) Trigger(ctx context.Context, name string) (jobID string, err
 	if err := cmp.Or(err1, err2); err != nil {
 		return "", err
 	}
-	if fired, err := s.queue.Fire(Firing{ScheduleID: sc.ID, Job: j}); err != nil || !fired {
-		return "", cmp.Or(err, error(noSchedule(name)))
+	fired, err := s.queue.Fire(Firing{ScheduleID: sc.ID, Job: j})
+	if err != nil {
+		return "", err
 	}
-	s.log.Info("schedule triggered", "schedule_id", sc.ID, "schedule_name", sc.Name, "job_id", j.ID)
-	return j.ID, nil
+	if fired == nil {
+		return "", noSchedule(name)
+	}
+	s.log.Info("schedule triggered", "schedule_id", sc.ID, "schedule_name", sc.Name, "job_id", fired.ID)
+	return fired.ID, nil
 }

@@ -73,11 +73,12 @@ func (r *schedulerRig) down() {
 // add schedules github.commits under a name made of expr.
 func (r *schedulerRig) add(expr string, change func(*Schedule)) Schedule {
 	r.Helper()
-	sc := Schedule{Name: "of " + expr, CronExpr: expr, Command: "github.commits", Payload: []byte(`{"organization":"acme","repository":"api"}`), Environment: "production"}
+	sc := Schedule{Name: "of " + expr, CronExpr: expr, Command: "github.commits", Payload: []byte(`{"organization":"acme","repository":"api"}`), Environment: "production",
+		MaxRetries: 12, Timeout: 30 * time.Second}
 	if change != nil {
 		change(&sc)
 	}
-	sc, err := r.s.Add(sc)
+	sc, err := r.s.Add(sc, false)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -140,7 +141,7 @@ func TestScheduleFiresOnceAtEachNominalTime(t *testing.T) {
 			t.Fatalf("%+v", got)
 		}
 		j := r.jobs(daily)[0]
-		if j.Command != "github.commits" || string(j.Payload) != `{"organization":"acme","repository":"api"}` || j.MaxRetries != 3 || j.Timeout != 30*time.Second || j.Environment != "production" {
+		if j.Command != "github.commits" || string(j.Payload) != `{"organization":"acme","repository":"api"}` || j.MaxRetries != 12 || j.Timeout != 30*time.Second || j.Environment != "production" {
 			t.Fatalf("%+v", j)
 		}
 		if n := strings.Count(r.log.String(), `"msg":"schedule triggered"`); n != 5 {
@@ -222,8 +223,8 @@ func TestFiringIsVoidOnceItsScheduleHasChanged(t *testing.T) {
 	want := func(name string, f Firing, want bool) {
 		t.Helper()
 		f.ScheduleID, f.Job = "id", newTestJob("github.commits")
-		if fired, err := s.Fire(f); err != nil || fired != want {
-			t.Errorf("%s: fired %t (%v)", name, fired, err)
+		if fired, err := s.Fire(f, nil); err != nil || (fired != nil) != want {
+			t.Errorf("%s: fired %v (%v)", name, fired, err)
 		}
 	}
 	want("another time", Firing{Expected: at.Add(time.Second), Next: at.Add(time.Hour)}, false)
@@ -553,21 +554,21 @@ func TestHostileSchedulesAreRefused(t *testing.T) {
 		} {
 			sc := good
 			change(&sc)
-			if _, err := r.s.Add(sc); codeOf(err) != codeInvalidArgument {
+			if _, err := r.s.Add(sc, false); codeOf(err) != codeInvalidArgument {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
 		for command, code := range map[string]string{"auth.login": codeUnknownCommand, "no.such": codeUnknownCommand} {
 			sc := good
 			sc.Command = command
-			if _, err := r.s.Add(sc); codeOf(err) != code {
+			if _, err := r.s.Add(sc, false); codeOf(err) != code {
 				t.Errorf("%s: %v", command, err)
 			}
 		}
-		if _, err := r.s.Add(good); err != nil {
+		if _, err := r.s.Add(good, false); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.s.Add(good); codeOf(err) != codeAlreadyExists {
+		if _, err := r.s.Add(good, false); codeOf(err) != codeAlreadyExists {
 			t.Fatalf("a taken name: %v", err)
 		}
 		if all, err := r.store.Schedules(); err != nil || len(all) != 1 {
@@ -769,6 +770,44 @@ func TestPreviewNamesTheNextTimes(t *testing.T) {
 		}
 		if _, err := new(rpcServer).PreviewSchedule(t.Context(), &daemonpb.PreviewScheduleRequest{CronExpr: "TZ="}); codeOf(err) != codeInvalidArgument {
 			t.Error(err)
+		}
+	})
+}
+
+func TestReplacedScheduleKeepsItsIDAndHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newSchedulerRig(t, nil)
+		first := r.add("CRON_TZ=UTC 30 9 * * *", nil)
+		advance(24 * time.Hour)
+		before := r.schedule(first)
+		if before.LastSuccessAt.IsZero() || before.LastJobID == "" {
+			t.Fatalf("%+v has no history", before)
+		}
+		change := first
+		change.CronExpr = "CRON_TZ=UTC 0 12 * * *"
+		change.Priority = 9
+		change.MaxRetries = 2
+		change.Timeout = time.Minute
+		if _, err := r.s.Add(change, false); codeOf(err) != codeAlreadyExists {
+			t.Errorf("adding it again: %v", err)
+		}
+		replaced, err := r.s.Add(change, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := before
+		want.CronExpr, want.Priority, want.MaxRetries, want.Timeout = change.CronExpr, 9, 2, time.Minute
+		want.NextRunAt = replaced.NextRunAt
+		if got := fmt.Sprintf("%+v", replaced); got != fmt.Sprintf("%+v", want) || timeText(replaced.NextRunAt) != "2000-01-02T12:00:00.000Z" {
+			t.Errorf("%s, want %+v", got, want)
+		}
+		advance(13 * time.Hour)
+		if jobs := r.jobs(first); len(jobs) != 2 || jobs[1].MaxRetries != 2 || jobs[1].Timeout != time.Minute {
+			t.Errorf("%+v", jobs)
+		}
+		change.Name = "new"
+		if sc, err := r.s.Add(change, true); err != nil || sc.ID == first.ID {
+			t.Errorf("replacing what is not there: %+v, %v", sc, err)
 		}
 	})
 }

@@ -10,7 +10,8 @@ CREATE TABLE jobs (
     payload           TEXT    NOT NULL DEFAULT '{}',   -- JSON, dates resolved
     priority          INTEGER NOT NULL DEFAULT 0,      -- higher first
     status            TEXT    NOT NULL DEFAULT 'pending'
-                      CHECK (status IN ('pending', 'running', 'completed', 'failed', 'cancelled')),
+                      -- An IN of more than two values would make SQLite build a b-tree for every row that is written.
+                      CHECK (status = 'pending' OR status = 'running' OR status = 'completed' OR status = 'failed' OR status = 'cancelled'),
     created_at        TEXT    NOT NULL,
     updated_at        TEXT    NOT NULL,
     started_at        TEXT,                            -- of the latest attempt
@@ -27,7 +28,8 @@ CREATE TABLE jobs (
     environment       TEXT    NOT NULL,                -- name, as when submitted
     schedule          TEXT,                            -- name of the schedule that made it
     idempotency_key   TEXT,
-    submitted_payload TEXT                             -- JSON before dates were resolved; only beside a key
+    submitted_payload TEXT,                            -- JSON before dates were resolved; only beside a key
+    retried_by        TEXT                             -- id of the job that a retry made of it
 ) STRICT;
 
 -- A submit pays for every index with a page, so only what is asked of waiting jobs is indexed from the start.
@@ -37,8 +39,7 @@ CREATE INDEX jobs_by_completion ON jobs (completed_at) WHERE completed_at IS NOT
 CREATE INDEX jobs_by_schedule ON jobs (schedule) WHERE schedule IS NOT NULL;
 CREATE INDEX jobs_open_by_schedule ON jobs (schedule) WHERE schedule IS NOT NULL AND status IN ('pending', 'running');
 CREATE UNIQUE INDEX jobs_by_idempotency_key ON jobs (idempotency_key) WHERE idempotency_key IS NOT NULL;
-CREATE INDEX jobs_by_auth_failure ON jobs (environment, completed_at)
-    WHERE error_code IN ('AUTH_REQUIRED', 'AUTH_EXPIRED', 'AUTH_INVALID', 'AUTH_NETWORK_ERROR');
+CREATE INDEX jobs_by_error ON jobs (error_code) WHERE error_code IS NOT NULL;
 
 CREATE TABLE schedules (
     id              TEXT    PRIMARY KEY,
@@ -52,6 +53,8 @@ CREATE TABLE schedules (
     missed          TEXT    NOT NULL DEFAULT 'run_once' CHECK (missed IN ('run_once', 'skip')),
     overlap         TEXT    NOT NULL DEFAULT 'skip' CHECK (overlap IN ('skip', 'allow')),
     jitter_ms       INTEGER NOT NULL DEFAULT 0,        -- a run starts up to this much later
+    max_retries     INTEGER NOT NULL,                  -- of its jobs
+    timeout_ms      INTEGER NOT NULL,                  -- of one attempt
     created_at      TEXT    NOT NULL,
     last_run_at     TEXT,                              -- nominal time of the latest firing
     next_run_at     TEXT,                              -- authoritative; NULL: paused, or it never fires again

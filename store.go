@@ -33,11 +33,12 @@ import (
 // write is one member of a batch: exactly one of the first four is set.
 type write struct {
 	insert []*Job
-	start  *Job // note its StartedAt and that an attempt is open
+	start  *Job // note its StartedAt and that an attempt is open, if the job is still pending
 	finish *Job // store the end of an attempt, if the job is still open
 	fn     func(*tx) error
-	// done is called by the writer after the commit, must not block, and gets errNotOpen when finish found the job
-	// ended already. Nil: nobody waits.
+	// done is called by the writer after the commit and before any later write, so that memory follows the disk in the
+	// same order. It must not block, and gets errNotOpen when start or finish found the job ended already. Nil: nobody
+	// waits.
 	done func(error)
 	err  error
 }
@@ -54,6 +55,9 @@ type Store struct {
 	ops    chan *write
 	closed chan struct{} // no more writes are taken
 	gone   chan struct{} // the writer has ended: what it has not answered, it never will
+
+	// rehearse makes the writer run every fn twice, the first time in vain, as a batch that failed does. For tests.
+	rehearse bool
 
 	nextSeq  int64 // this and the next three belong to the writer
 	idPrefix string
@@ -168,10 +172,15 @@ func (w *write) answer(err error) {
 	}
 }
 
-// do hands w to the writer and waits until it is on disk.
-func (s *Store) do(w *write) error {
+// do hands w to the writer and waits until it is on disk. The writer calls then, if there is one, right after the commit.
+func (s *Store) do(w *write, then func()) error {
 	ack := make(chan error, 1)
-	w.done = func(err error) { ack <- err }
+	w.done = func(err error) {
+		if err == nil && then != nil {
+			then()
+		}
+		ack <- err
+	}
 	s.enqueue(w)
 	select {
 	case err := <-ack:
@@ -186,9 +195,28 @@ func (s *Store) do(w *write) error {
 	}
 }
 
-// update runs fn inside the writer's transaction. An *Error from fn undoes what fn did and nothing else. It may run
-// more than once.
-func (s *Store) update(fn func(*tx) error) error { return s.do(&write{fn: fn}) }
+// update runs fn inside the writer's transaction. An *Error from fn undoes what fn did and nothing else. A batch that
+// fails is run again, so fn changes nothing but the database: what it finds out, it returns through updated.
+func (s *Store) update(fn func(*tx) error) error { return s.do(&write{fn: fn}, nil) }
+
+// updated is update for an fn that finds something out. The writer calls then, if it is not nil, with what the committed
+// run of fn returned, before any later write; then must not block.
+func updated[T any](s *Store, fn func(*tx) (T, error), then func(T)) (T, error) {
+	var found, none T
+	run := func(t *tx) (err error) {
+		found, err = fn(t)
+		return err
+	}
+	err := s.do(&write{fn: run}, func() {
+		if then != nil {
+			then(found)
+		}
+	})
+	if err != nil {
+		return none, err
+	}
+	return found, nil
+}
 
 const maxBatch = 512
 
@@ -294,7 +322,7 @@ func (s *Store) commit(batch []*write) (err error) {
 		case w.fn != nil:
 			w.err, err = t.isolated(w.fn)
 		case w.start != nil && !finished[w.start.Seq]:
-			_, err = s.stmts.start.exec(timeText(w.start.StartedAt), timeText(w.start.StartedAt), w.start.Seq)
+			w.err, err = t.start(w.start)
 		}
 		if err != nil {
 			return err
@@ -321,6 +349,13 @@ func (t *tx) isolated(fn func(*tx) error) (refused, err error) {
 	counts := t.counts
 	if err := t.exec("SAVEPOINT member"); err != nil {
 		return nil, err
+	}
+	if t.s.rehearse {
+		_ = fn(t) // what it returns is told by the run that counts
+		t.counts = counts
+		if err := t.exec("ROLLBACK TO member"); err != nil {
+			return nil, err
+		}
 	}
 	if err := fn(t); err != nil {
 		e, ok := errors.AsType[*Error](err)

@@ -45,12 +45,15 @@ func (s *Store) Environments() ([]Environment, error) {
 
 // updateEnvironments is update for what Environments answers.
 func (s *Store) updateEnvironments(fn func(*tx) error) error {
-	err := s.update(fn)
+	defer s.forgetEnvironments()
+	return s.update(fn)
+}
+
+func (s *Store) forgetEnvironments() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.envs = nil
 	s.envGen++
-	return err
 }
 
 // Environment returns the one named, or the active one for "".
@@ -167,15 +170,15 @@ func (s *Store) SaveTokens(r TokenRow, login bool) error {
 
 // DeleteTokens forgets an environment's login and reports whether there was one.
 func (s *Store) DeleteTokens(envID string) (had bool, err error) {
-	err = s.updateEnvironments(func(t *tx) error {
+	defer s.forgetEnvironments()
+	n, err := updated(s, func(t *tx) (int64, error) {
 		n, err := t.changed("DELETE FROM auth_tokens WHERE environment_id = ?", envID)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		had = n > 0
-		return t.exec("UPDATE api_environments SET needs_reauth = 0 WHERE id = ?", envID)
-	})
-	return had, err
+		return n, t.exec("UPDATE api_environments SET needs_reauth = 0 WHERE id = ?", envID)
+	}, nil)
+	return n > 0, err
 }
 
 // SetNeedsReauth notes that only a login helps.
@@ -212,6 +215,8 @@ type Schedule struct {
 	Enabled                     bool
 	Missed, Overlap             string
 	Jitter                      time.Duration
+	MaxRetries                  int32         // of its jobs
+	Timeout                     time.Duration // of one attempt
 	CreatedAt                   time.Time
 	LastRunAt, NextRunAt        time.Time // zero when unset
 	LastJobID, LastJobStatus    string
@@ -219,13 +224,14 @@ type Schedule struct {
 }
 
 const scheduleQuery = `SELECT s.id, s.name, s.cron_expr, s.command, s.payload, s.priority, s.environment, s.enabled, s.missed, s.overlap,
-	s.jitter_ms, s.created_at, s.last_run_at, s.next_run_at, coalesce(s.last_job_id, ''),
+	s.jitter_ms, s.max_retries, s.timeout_ms, s.created_at, s.last_run_at, s.next_run_at, coalesce(s.last_job_id, ''),
 	coalesce((SELECT status FROM jobs WHERE id = s.last_job_id), ''), s.last_success_at FROM schedules s `
 
 func scanSchedule(row scanner) (s Schedule, err error) {
 	err = row.Scan(&s.ID, &s.Name, &s.CronExpr, &s.Command, &s.Payload, &s.Priority, &s.Environment, &s.Enabled, &s.Missed, &s.Overlap,
-		&s.Jitter, stamp{&s.CreatedAt}, stamp{&s.LastRunAt}, stamp{&s.NextRunAt}, &s.LastJobID, &s.LastJobStatus, stamp{&s.LastSuccessAt})
+		&s.Jitter, &s.MaxRetries, &s.Timeout, stamp{&s.CreatedAt}, stamp{&s.LastRunAt}, stamp{&s.NextRunAt}, &s.LastJobID, &s.LastJobStatus, stamp{&s.LastSuccessAt})
 	s.Jitter *= time.Duration(time.Millisecond)
+	s.Timeout *= time.Duration(time.Millisecond)
 	return s, err
 }
 
@@ -246,11 +252,25 @@ func noSchedule(name string) *Error {
 // AddSchedule stores sc as it is.
 func (s *Store) AddSchedule(sc Schedule) error {
 	return s.update(func(t *tx) error {
-		return t.mustChange(errorf(codeAlreadyExists, "schedule %q exists already", sc.Name).hint("remove it first with: honeydew schedule remove %q", sc.Name),
-			`INSERT INTO schedules (id, name, cron_expr, command, payload, priority, environment, enabled, missed, overlap, jitter_ms,
-			created_at, next_run_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING`, sc.ID, sc.Name, sc.CronExpr,
-			sc.Command, string(sc.Payload), sc.Priority, sc.Environment, sc.Enabled, sc.Missed, sc.Overlap, sc.Jitter.Milliseconds(),
-			timeText(sc.CreatedAt), nullTime(sc.NextRunAt))
+		taken := errorf(codeAlreadyExists, "schedule %q exists already", sc.Name).
+			hint("change it with: honeydew schedule add --replace ..., or remove it with: honeydew schedule remove %q", sc.Name)
+		return t.mustChange(taken, `INSERT INTO schedules (id, name, cron_expr, command, payload, priority, environment, enabled, missed,
+			overlap, jitter_ms, max_retries, timeout_ms, created_at, next_run_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (name) DO NOTHING`, sc.ID, sc.Name, sc.CronExpr, sc.Command, string(sc.Payload), sc.Priority, sc.Environment,
+			sc.Enabled, sc.Missed, sc.Overlap, sc.Jitter.Milliseconds(), sc.MaxRetries, sc.Timeout.Milliseconds(), timeText(sc.CreatedAt),
+			nullTime(sc.NextRunAt))
+	})
+}
+
+// ReplaceSchedule changes what the schedule of sc's name does; its id, its history and whether it is paused stay.
+// codeNotFound: there is none.
+func (s *Store) ReplaceSchedule(sc Schedule) error {
+	return s.update(func(t *tx) error {
+		return t.mustChange(noSchedule(sc.Name), `UPDATE schedules SET cron_expr = ?, command = ?, payload = ?, priority = ?,
+			environment = ?, missed = ?, overlap = ?, jitter_ms = ?, max_retries = ?, timeout_ms = ?,
+			next_run_at = iif(enabled, ?, NULL) WHERE name = ?`, sc.CronExpr, sc.Command, string(sc.Payload), sc.Priority,
+			sc.Environment, sc.Missed, sc.Overlap, sc.Jitter.Milliseconds(), sc.MaxRetries, sc.Timeout.Milliseconds(),
+			nullTime(sc.NextRunAt), sc.Name)
 	})
 }
 
@@ -291,34 +311,37 @@ type Firing struct {
 	SkipIfOpen bool      // no job while one of this schedule is unfinished
 }
 
-// Fire carries a firing out and reports whether its job was made.
-func (s *Store) Fire(f Firing) (fired bool, err error) {
-	err = s.update(func(t *tx) error {
-		fired = false
-		var open bool
-		err := t.row(`SELECT EXISTS (SELECT 1 FROM jobs WHERE schedule = s.name AND status IN ('pending', 'running')) FROM schedules s
-			WHERE id = ?1 AND (?2 = '' OR (next_run_at = ?2 AND enabled = 1))`, f.ScheduleID, timeText(f.Expected)).Scan(&open)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil
-		} else if err != nil {
-			return err
+// Fire carries a firing out and returns its job as stored, nil where none was made. The writer calls then with it before
+// any later write.
+func (s *Store) Fire(f Firing, then func(*Job)) (*Job, error) {
+	return updated(s, func(t *tx) (*Job, error) { return t.fire(f) }, then)
+}
+
+func (t *tx) fire(f Firing) (fired *Job, err error) {
+	var open bool
+	err = t.row(`SELECT EXISTS (SELECT 1 FROM jobs WHERE schedule = s.name AND status IN ('pending', 'running')) FROM schedules s
+		WHERE id = ?1 AND (?2 = '' OR (next_run_at = ?2 AND enabled = 1))`, f.ScheduleID, timeText(f.Expected)).Scan(&open)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if f.Job != nil && !(open && f.SkipIfOpen) {
+		j := *f.Job
+		if err := t.insert([]*Job{&j}); err != nil {
+			return nil, err
 		}
-		if f.Job != nil && !(open && f.SkipIfOpen) {
-			if err := t.insert([]*Job{f.Job}); err != nil {
-				return err
-			}
-			fired = true
-			if err := t.exec("UPDATE schedules SET last_job_id = ? WHERE id = ?", f.Job.ID, f.ScheduleID); err != nil {
-				return err
-			}
+		if err := t.exec("UPDATE schedules SET last_job_id = ? WHERE id = ?", j.ID, f.ScheduleID); err != nil {
+			return nil, err
 		}
-		if f.Expected.IsZero() {
-			return nil
-		}
-		return t.exec("UPDATE schedules SET last_run_at = coalesce(?, last_run_at), next_run_at = ?, enabled = ? WHERE id = ?",
-			nullTime(f.LastRun), nullTime(f.Next), !f.Next.IsZero(), f.ScheduleID)
-	})
-	return fired, err
+		fired = &j
+	}
+	if f.Expected.IsZero() {
+		return fired, nil
+	}
+	return fired, t.exec("UPDATE schedules SET last_run_at = coalesce(?, last_run_at), next_run_at = ?, enabled = ? WHERE id = ?",
+		nullTime(f.LastRun), nullTime(f.Next), !f.Next.IsZero(), f.ScheduleID)
 }
 
 // Backup writes a consistent copy of the database to path, which must not exist, and returns its size.

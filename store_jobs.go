@@ -3,7 +3,6 @@ package main
 // Jobs in SQL: what a job is, the prepared statements of the hot path, every way of reading jobs back, retention.
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -47,7 +46,8 @@ type Job struct {
 	Schedule         string
 	IdempotencyKey   string
 	SubmittedPayload []byte // before dates were resolved; only beside a key
-	Existing         bool   // set by Submit: the key matched, and ID is the earlier job's
+	Existing         bool   // of what Submit returns: the key matched, and ID is the earlier job's
+	RetriedBy        string // the id of the job that a retry made of it
 }
 
 func (j *Job) finished() bool {
@@ -145,12 +145,40 @@ func (st *statements) close() {
 	}
 }
 
-// Submit stores jobs, all or none, giving each its Seq and, where empty, its ID.
-func (s *Store) Submit(jobs []*Job) error {
-	if slices.ContainsFunc(jobs, func(j *Job) bool { return j.IdempotencyKey != "" }) {
-		return s.update(func(t *tx) error { return t.insertKeyed(jobs) })
+// Submit stores jobs, all or none, and returns them with Seq and ID; one whose idempotency key is known comes back as a
+// copy with Existing set and the earlier job's id. The writer calls then with them before any later write.
+func (s *Store) Submit(jobs []*Job, then func([]*Job)) ([]*Job, error) {
+	if !slices.ContainsFunc(jobs, (*Job).keyed) {
+		return jobs, s.do(&write{insert: jobs}, func() {
+			if then != nil {
+				then(jobs)
+			}
+		})
 	}
-	return s.do(&write{insert: jobs})
+	return updated(s, func(t *tx) ([]*Job, error) { return t.insertKeyed(jobs) }, then)
+}
+
+func (j *Job) keyed() bool { return j.IdempotencyKey != "" }
+
+// CountNew tells how many of jobs Submit would store: all but those whose idempotency key is known, or comes twice.
+func (s *Store) CountNew(jobs []*Job) (n int, err error) {
+	keys := map[string]bool{}
+	for _, j := range jobs {
+		if !j.keyed() {
+			n++
+			continue
+		}
+		if keys[j.IdempotencyKey] {
+			continue
+		}
+		keys[j.IdempotencyKey] = true
+		known, err := s.count("SELECT count(*) FROM jobs WHERE idempotency_key = ?", j.IdempotencyKey)
+		if err != nil {
+			return 0, err
+		}
+		n += 1 - int(known)
+	}
+	return n, nil
 }
 
 // insert stores new jobs, many rows a statement.
@@ -177,38 +205,99 @@ func (t *tx) insert(jobs []*Job) error {
 	return nil
 }
 
-// insertKeyed inserts jobs, but answers one whose key is known with the earlier job.
-func (t *tx) insertKeyed(jobs []*Job) error {
-	for _, j := range jobs {
+// insertKeyed inserts copies of jobs, but answers one whose key is known with the earlier job.
+func (t *tx) insertKeyed(jobs []*Job) (stored []*Job, err error) {
+	for _, given := range jobs {
+		j := *given
 		var id, command, payload, environment string
 		err := t.row("SELECT id, command, submitted_payload, environment FROM jobs WHERE idempotency_key = ?", nullText(j.IdempotencyKey)).
 			Scan(&id, &command, &payload, &environment)
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
-			err = t.insert([]*Job{j})
+			err = t.insert([]*Job{&j})
 		case err == nil && (command != j.Command || payload != string(j.SubmittedPayload) || environment != j.Environment):
 			err = errorf(codeAlreadyExists, "idempotency_key %q was used for another job, %s", j.IdempotencyKey, id).hint("use a new key for a new job")
 		case err == nil:
-			j.ID, j.Existing = id, true
+			j.ID = id
+			j.Existing = true
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
+		stored = append(stored, &j)
 	}
+	return stored, nil
+}
+
+// Retry makes a new job of the one with this seq, whose retried_by names it from then on. It is no run of its schedule:
+// its dates were resolved long ago, and last-success would step over what came since. codeFailedPrecondition: the job
+// is not failed or cancelled, or was retried already. The writer calls then with the new job before any later write.
+func (s *Store) Retry(seq int64, then func(*Job)) (*Job, error) {
+	const chain = `WITH RECURSIVE later(id, n) AS (SELECT retried_by, 1 FROM jobs WHERE seq = ?
+		UNION ALL SELECT j.retried_by, n + 1 FROM jobs j JOIN later ON j.id = later.id WHERE j.retried_by IS NOT NULL)
+		SELECT id FROM later ORDER BY n DESC LIMIT 1`
+	return updated(s, func(t *tx) (*Job, error) {
+		old, err := scanJob(t.row("SELECT "+jobColumns+"'' FROM jobs WHERE seq = ?", seq))
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil, errJobGone()
+		}
+		if err != nil {
+			return nil, err
+		}
+		if old.Status != statusFailed && old.Status != statusCancelled {
+			return nil, errorf(codeFailedPrecondition, "job %s is %s; only failed and cancelled jobs can be retried", old.ID, old.Status)
+		}
+		if old.RetriedBy != "" {
+			latest, err := scanText(t.row(chain, seq))
+			if err != nil {
+				return nil, err
+			}
+			return nil, errorf(codeFailedPrecondition, "job %s was retried already; its latest retry is %s", old.ID, latest).
+				hint("look at it with: honeydew job show %s", latest)
+		}
+		now := timeNow()
+		j := &Job{
+			Command:     old.Command,
+			Payload:     old.Payload,
+			Priority:    old.Priority,
+			Status:      statusPending,
+			MaxRetries:  old.MaxRetries,
+			CreatedAt:   now,
+			UpdatedAt:   now,
+			Timeout:     old.Timeout,
+			Environment: old.Environment,
+		}
+		if err := t.insert([]*Job{j}); err != nil {
+			return nil, err
+		}
+		return j, t.exec("UPDATE jobs SET retried_by = ? WHERE seq = ?", j.ID, seq)
+	}, then)
+}
+
+// Start notes that an attempt of j began. done, if it is not nil, is called after the commit: errNotOpen says that the
+// job is not pending any more, and that the attempt must not go on. Without done, Start waits for the commit itself.
+func (s *Store) Start(j *Job, done func(error)) error {
+	if done == nil {
+		return s.do(&write{start: j}, nil)
+	}
+	s.enqueue(&write{start: j, done: done})
 	return nil
 }
 
-// Start notes that an attempt of j began: at once and on disk, or with the next commit.
-func (s *Store) Start(j *Job, onDisk bool) error {
-	if onDisk {
-		return s.do(&write{start: j})
+// start notes the start of an attempt; notOpen is errNotOpen where the job is not pending.
+func (t *tx) start(j *Job) (notOpen, err error) {
+	started := timeText(j.StartedAt)
+	n, err := t.s.stmts.start.exec(started, started, j.Seq)
+	if err == nil && n == 0 {
+		notOpen = errNotOpen
 	}
-	s.enqueue(&write{start: j})
-	return nil
+	return notOpen, err
 }
 
 // errNotOpen: the job had ended before, so that nothing was changed.
 var errNotOpen = errors.New("the job has ended already")
+
+func errJobGone() *Error { return errorf(codeNotFound, "the job is gone") }
 
 // Finish stores the end of an attempt: j's state, times, result and error. done is called after the commit.
 func (s *Store) Finish(j *Job, done func(error)) { s.enqueue(&write{finish: j, done: done}) }
@@ -234,40 +323,64 @@ func (t *tx) finish(j *Job) (notOpen, err error) {
 }
 
 // End ends an open job that no attempt ends, as failed with code and message, or as cancelled. With status pending a
-// job that was cut off waits again, keeping its count of open starts. codeFailedPrecondition: it had ended before.
-func (s *Store) End(seq int64, status, code, message string) error {
-	return s.update(func(t *tx) error {
-		query := `UPDATE jobs SET status = ?1, updated_at = ?2, completed_at = ?2, next_attempt_at = NULL, open_starts = 0,
-			error = coalesce(?3 || ': ' || ?4, error), error_code = coalesce(?3, error_code) WHERE seq = ?5 AND status IN ('pending', 'running')`
-		if status == statusPending {
-			query = "UPDATE jobs SET status = ?1, updated_at = ?2 WHERE seq = ?5 AND status IN ('pending', 'running')"
-		}
+// job that was cut off waits again, keeping its count of open starts. codeFailedPrecondition: it had ended before. The
+// writer calls then, if it is not nil, before any later write.
+func (s *Store) End(seq int64, status, code, message string, then func()) error {
+	query := `UPDATE jobs SET status = ?1, updated_at = ?2, completed_at = ?2, next_attempt_at = NULL, open_starts = 0,
+		error = coalesce(?3 || ': ' || ?4, error), error_code = coalesce(?3, error_code)
+		WHERE seq = ?5 AND status IN ('pending', 'running')`
+	if status == statusPending {
+		query = "UPDATE jobs SET status = ?1, updated_at = ?2 WHERE seq = ?5 AND status IN ('pending', 'running')"
+	}
+	end := func(t *tx) error {
 		n, err := t.changed(query, status, timeText(timeNow()), nullText(code), message, seq)
-		if err == nil && n == 0 {
+		if err != nil {
+			return err
+		}
+		if n == 0 {
 			return errorf(codeFailedPrecondition, "the job has ended already").hint("look at it with: honeydew job show ID")
 		}
 		t.counts.add(status, n)
-		return err
-	})
+		return nil
+	}
+	return s.do(&write{fn: end}, then)
 }
+
+// ReleaseHeld lets the jobs whose API asked to wait start at once, and returns their Seqs. The writer calls then with
+// them before any later write.
+func (s *Store) ReleaseHeld(then func([]int64)) ([]int64, error) {
+	return updated(s, func(t *tx) (seqs []int64, err error) {
+		const query = `UPDATE jobs SET next_attempt_at = NULL, error = NULL, error_code = NULL, updated_at = ?
+			WHERE error_code = 'RATE_LIMITED' AND status = 'pending' RETURNING seq`
+		for seq, err := range rowsOf(t.s.conn, scanSeq, query, timeText(timeNow())) {
+			if err != nil {
+				return nil, err
+			}
+			seqs = append(seqs, seq)
+		}
+		return seqs, nil
+	}, then)
+}
+
+func scanSeq(row scanner) (seq int64, err error) { return seq, row.Scan(&seq) }
 
 const jobColumns = `seq, id, command, payload, priority, status, result_bytes, coalesce(error, ''), coalesce(error_code, ''),
 	retry_count, max_retries, created_at, updated_at, started_at, completed_at, next_attempt_at, open_starts, timeout_ms, environment,
-	coalesce(schedule, ''), `
+	coalesce(schedule, ''), coalesce(retried_by, ''), `
 
-// scanJob reads jobColumns and the result, or ” in its place.
+// scanJob reads jobColumns and the result, or an empty text in its place.
 func scanJob(row scanner) (*Job, error) {
 	var j Job
 	err := row.Scan(&j.Seq, &j.ID, &j.Command, &j.Payload, &j.Priority, &j.Status, &j.ResultBytes, &j.Error, &j.ErrorCode,
 		&j.RetryCount, &j.MaxRetries, stamp{&j.CreatedAt}, stamp{&j.UpdatedAt}, stamp{&j.StartedAt}, stamp{&j.CompletedAt},
-		stamp{&j.NextAttemptAt}, &j.OpenStarts, &j.Timeout, &j.Environment, &j.Schedule, &j.Result)
+		stamp{&j.NextAttemptAt}, &j.OpenStarts, &j.Timeout, &j.Environment, &j.Schedule, &j.RetriedBy, &j.Result)
 	j.Timeout *= time.Duration(time.Millisecond)
 	return &j, err
 }
 
 // JobBySeq reads one job, with its result where that has at most maxResult bytes.
 func (s *Store) JobBySeq(seq, maxResult int64) (*Job, error) {
-	return one(s, errorf(codeNotFound, "the job is gone"), scanJob, "SELECT "+jobColumns+
+	return one(s, errJobGone(), scanJob, "SELECT "+jobColumns+
 		"CASE WHEN result_bytes <= ?2 THEN coalesce(result, '') ELSE '' END FROM jobs WHERE seq = ?1", seq, maxResult)
 }
 
@@ -298,45 +411,80 @@ func (s *Store) JobSeq(prefix string) (seq int64, err error) {
 	return found[0].Seq, nil
 }
 
-// JobFilter selects jobs for Jobs; empty fields select all.
-type JobFilter struct {
-	Status, Command, Schedule string
-	Before                    int64 // a Seq; 0: from the newest
-	Limit                     int
-	MaxBytes                  int // of payloads: stop after the job that passes it; 0: no limit
+// ResultPart reads up to n bytes of a result, from the byte at from on.
+func (s *Store) ResultPart(seq, from, n int64) ([]byte, error) {
+	// As bytes: of a text substr would count the characters before from.
+	return one(s, errJobGone(), func(row scanner) (part []byte, err error) { return part, row.Scan(&part) },
+		"SELECT coalesce(substr(CAST(result AS BLOB), ?2 + 1, ?3), x'') FROM jobs WHERE seq = ?1", seq, from, n)
 }
 
-// query returns the SQL of a filter, naming only the columns that are filtered by, so that each form finds its index.
-func (f JobFilter) query() (string, []any) {
-	where, args := "TRUE", []any{}
-	for _, c := range []struct{ condition, value string }{{"status = ?", f.Status}, {"command = ?", f.Command}, {"schedule = ?", f.Schedule}} {
-		if c.value != "" {
-			where, args = where+" AND "+c.condition, append(args, c.value)
-		}
+// JobFilter selects jobs for Jobs; empty fields select all.
+type JobFilter struct {
+	Status    string
+	Command   string
+	Schedule  string
+	ErrorCode string
+	Since     time.Time // created at or after
+	Unretried bool      // no job was made of it by a retry
+	Before    int64     // a Seq; 0: from the newest
+	Limit     int
+	MaxBytes  int // of payloads: stop after the job that passes it; 0: no limit
+}
+
+// conditions returns the filter as SQL, naming only the columns that are filtered by, so that each form finds its index.
+func (f JobFilter) conditions() (where string, args []any) {
+	where = "TRUE"
+	and := func(condition string, value any) {
+		where += " AND " + condition
+		args = append(args, value)
+	}
+	if f.Status != "" {
+		and("status = ?", f.Status)
+	}
+	if f.Command != "" {
+		and("command = ?", f.Command)
 	}
 	if f.Command != "" && (&Job{Status: f.Status}).finished() { // as jobs_by_command has it
 		where += " AND completed_at IS NOT NULL"
 	}
-	if f.Before > 0 {
-		where, args = where+" AND seq < ?", append(args, f.Before)
+	if f.Schedule != "" {
+		and("schedule = ?", f.Schedule)
 	}
-	return "SELECT " + jobColumns + "'' FROM jobs WHERE " + where + " ORDER BY seq DESC LIMIT ?", append(args, f.Limit)
+	if f.ErrorCode != "" {
+		and("error_code = ?", f.ErrorCode)
+	}
+	if !f.Since.IsZero() {
+		and("created_at >= ?", timeText(f.Since))
+	}
+	if f.Unretried {
+		where += " AND retried_by IS NULL"
+	}
+	if f.Before > 0 {
+		and("seq < ?", f.Before)
+	}
+	return where, args
+}
+
+// query returns the SQL of a filter: one statement, and with it one snapshot. A list of one command alone is put together
+// from those of each state, which have an index in the order of the list.
+func (f JobFilter) query() (string, []any) {
+	const list = "SELECT " + jobColumns + "'' FROM jobs WHERE "
+	if f.Command == "" || f.Status != "" || f.Schedule != "" || f.ErrorCode != "" {
+		where, args := f.conditions()
+		return list + where + " ORDER BY seq DESC LIMIT ?", append(args, f.Limit)
+	}
+	var lists []string
+	var args []any
+	for _, f.Status = range []string{statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled} {
+		where, values := f.conditions()
+		lists = append(lists, "SELECT * FROM (SELECT seq FROM jobs WHERE "+where+" ORDER BY seq DESC LIMIT ?)")
+		args = append(args, append(values, f.Limit)...)
+	}
+	return list + "seq IN (" + strings.Join(lists, " UNION ALL ") + ") ORDER BY seq DESC LIMIT ?", append(args, f.Limit)
 }
 
 // Jobs lists jobs, newest first, without results.
 func (s *Store) Jobs(f JobFilter) (jobs []*Job, err error) {
-	if f.Command != "" && f.Status == "" && f.Schedule == "" {
-		for _, status := range []string{statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled} {
-			f.Status = status // each has an index in the order of the list
-			some, err := s.Jobs(f)
-			if err != nil {
-				return nil, err
-			}
-			jobs = append(jobs, some...)
-		}
-		slices.SortFunc(jobs, func(a, b *Job) int { return cmp.Compare(b.Seq, a.Seq) })
-		return jobs[:min(len(jobs), f.Limit)], nil
-	}
 	query, args := f.query()
 	size := 0
 	for j, err := range rowsOf(s.read, scanJob, query, args...) {
@@ -410,16 +558,16 @@ func (s *Store) Prune(ctx context.Context, cutoff time.Time, dryRun bool) (total
 	if dryRun {
 		return s.count("SELECT count(*) FROM jobs WHERE completed_at < ?", timeText(cutoff))
 	}
+	const query = `DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE completed_at < ? ORDER BY completed_at LIMIT ?)
+		RETURNING status`
 	for more := true; more && ctx.Err() == nil; {
-		var ended []string
-		err := s.update(func(t *tx) (err error) {
-			ended, err = t.rows("DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE completed_at < ? ORDER BY completed_at LIMIT ?) RETURNING status",
-				timeText(cutoff), pruneBatch)
+		ended, err := updated(s, func(t *tx) ([]string, error) {
+			ended, err := t.rows(query, timeText(cutoff), pruneBatch)
 			for _, status := range ended {
 				t.counts.add(status, -1)
 			}
-			return err
-		})
+			return ended, err
+		}, nil)
 		if err != nil {
 			return total, err
 		}

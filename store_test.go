@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ func openTestStore(t testing.TB) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.rehearse = true // in the tests every function must bear to be run twice
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Error(err)
@@ -37,10 +39,23 @@ func newTestJob(command string) *Job {
 
 func submitTestJob(t testing.TB, s *Store, j *Job) *Job {
 	t.Helper()
-	if err := s.Submit([]*Job{j}); err != nil {
+	if _, err := s.Submit([]*Job{j}, nil); err != nil {
 		t.Fatal(err)
 	}
 	return j
+}
+
+// holdWriter lets nothing be written until the returned function is called.
+func holdWriter(s *Store) (release func()) {
+	held, hold := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	s.enqueue(&write{fn: func(*tx) error {
+		once.Do(func() { close(held) })
+		<-hold
+		return nil
+	}})
+	<-held
+	return func() { close(hold) }
 }
 
 // finishNow ends a job through the writer and waits for the commit.
@@ -60,7 +75,7 @@ func TestJobReadsBackAsItWasStored(t *testing.T) {
 			jobs[i] = newTestJob("github.commits")
 			jobs[i].Priority, jobs[i].Payload = int32(i), fmt.Appendf(nil, `{"organization":"%d-%d"}`, n, i)
 		}
-		if err := s.Submit(jobs); err != nil {
+		if _, err := s.Submit(jobs, nil); err != nil {
 			t.Fatal(err)
 		}
 		for i, want := range jobs {
@@ -96,10 +111,10 @@ func TestResultKeepsEveryByte(t *testing.T) {
 func TestFinishAfterTheEndChangesNothing(t *testing.T) {
 	s := openTestStore(t)
 	j := submitTestJob(t, s, newTestJob("github.commits"))
-	if err := s.End(j.Seq, statusCancelled, "", ""); err != nil {
+	if err := s.End(j.Seq, statusCancelled, "", "", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.End(j.Seq, statusCancelled, "", ""); codeOf(err) != codeFailedPrecondition {
+	if err := s.End(j.Seq, statusCancelled, "", "", nil); codeOf(err) != codeFailedPrecondition {
 		t.Fatalf("cancelling twice: %v", err)
 	}
 	if err := finishNow(s, j, statusCompleted, `1`); !errors.Is(err, errNotOpen) {
@@ -130,7 +145,7 @@ func TestOneRefusedMemberLeavesTheBatchAlone(t *testing.T) {
 				}
 				return
 			}
-			if err := s.Submit([]*Job{newTestJob("github.commits")}); err != nil {
+			if _, err := s.Submit([]*Job{newTestJob("github.commits")}, nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -149,16 +164,14 @@ func TestOneRefusedMemberLeavesTheBatchAlone(t *testing.T) {
 func TestOneFailingMemberDoesNotFailItsNeighbours(t *testing.T) {
 	s := openTestStore(t)
 	taken := submitTestJob(t, s, newTestJob("github.commits"))
-	hold, entered := make(chan struct{}), make(chan struct{})
-	go s.update(func(*tx) error { close(entered); <-hold; return nil })
-	<-entered // the next three wait for one batch
+	release := holdWriter(s) // the next three wait for one batch
 	double := newTestJob("github.commits")
 	double.ID = taken.ID
 	acks := make(chan error, 3)
 	for _, j := range []*Job{newTestJob("a.b"), double, newTestJob("c.d")} {
 		s.enqueue(&write{insert: []*Job{j}, done: func(err error) { acks <- err }})
 	}
-	close(hold)
+	release()
 	var failed int
 	for range 3 {
 		if err := <-acks; err != nil {
@@ -217,7 +230,7 @@ func TestBurstOfJobsSharesAPageOfTheIndex(t *testing.T) {
 	for i := range jobs {
 		jobs[i] = newTestJob("github.commits")
 	}
-	if err := s.Submit(jobs); err != nil {
+	if _, err := s.Submit(jobs, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, j := range jobs[1:] {
@@ -227,16 +240,44 @@ func TestBurstOfJobsSharesAPageOfTheIndex(t *testing.T) {
 	}
 }
 
-func TestEveryListUsesAnIndex(t *testing.T) {
+// Every combination of filters is one statement, hence one snapshot, in the order of an index: no list sorts jobs.
+func TestListsAreOneStatementInTheOrderOfAnIndex(t *testing.T) {
 	s := openTestStore(t)
-	for _, f := range []JobFilter{{}, {Before: 5}, {Status: "failed"}, {Schedule: "s"}, {Status: "failed", Command: "a.b"}, {Status: "pending", Command: "a.b"}, {Command: "a.b", Schedule: "s"}, {Schedule: "s", Before: 5}} {
-		f.Limit = 50
+	for combination := range 1 << 7 {
+		f := JobFilter{Limit: 50}
+		has := func(bit int) bool { return combination>>bit&1 == 1 }
+		if has(0) {
+			f.Status = statusFailed
+		}
+		if has(1) {
+			f.Command = "a.b"
+		}
+		if has(2) {
+			f.Schedule = "s"
+		}
+		if has(3) {
+			f.ErrorCode = codeTimeout
+		}
+		if has(4) {
+			f.Since = timeNow()
+		}
+		if has(5) {
+			f.Before = 5
+		}
+		f.Unretried = has(6)
 		query, args := f.query()
 		plan := queryPlan(t, s, query, args...)
-		if strings.Contains(plan, "TEMP B-TREE") || (f.Status+f.Command+f.Schedule != "" && !strings.Contains(plan, "USING INDEX")) {
-			t.Errorf("%+v: %s", f, plan)
+		if strings.Contains(plan, "TEMP B-TREE") {
+			t.Errorf("%+v sorts: %s", f, plan)
+		}
+		if f.Status+f.Command+f.Schedule+f.ErrorCode != "" && !strings.Contains(plan, "USING INDEX") {
+			t.Errorf("%+v reads all jobs: %s", f, plan)
 		}
 	}
+}
+
+func TestEveryOtherReadUsesAnIndex(t *testing.T) {
+	s := openTestStore(t)
 	for _, query := range []string{
 		"SELECT created_at FROM jobs WHERE status = 'pending' ORDER BY seq LIMIT 1",
 		"SELECT seq FROM jobs WHERE completed_at < 'x' ORDER BY completed_at LIMIT 5",
@@ -298,7 +339,7 @@ func TestPruneShrinksTheFile(t *testing.T) {
 	for i := range jobs {
 		jobs[i] = newTestJob("github.commits")
 	}
-	if err := s.Submit(jobs); err != nil {
+	if _, err := s.Submit(jobs, nil); err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
@@ -495,7 +536,7 @@ func TestDatabaseHeldByAnotherProcessSaysSo(t *testing.T) {
 	if _, err := other.Exec("BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Submit([]*Job{newTestJob("github.commits")}); codeOf(err) != codeStorageFailed || !strings.Contains(err.Error(), "another process") {
+	if _, err := s.Submit([]*Job{newTestJob("github.commits")}, nil); codeOf(err) != codeStorageFailed || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("submit: %v", err)
 	}
 	if _, err := other.Exec("ROLLBACK"); err != nil {
@@ -627,7 +668,7 @@ func TestFullDatabaseSaysSoAndRecovers(t *testing.T) {
 	}
 	big := newTestJob("github.commits")
 	big.Payload = []byte(`{"x":"` + strings.Repeat("x", 200_000) + `"}`)
-	if err := s.Submit([]*Job{big}); codeOf(err) != codeStorageFull || s.Problem() == "" {
+	if _, err := s.Submit([]*Job{big}, nil); codeOf(err) != codeStorageFull || s.Problem() == "" {
 		t.Fatalf("submit to a full disk: %v; problem %q", err, s.Problem())
 	}
 	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA max_page_count = 1000000"); err != nil {
@@ -689,5 +730,62 @@ func TestDatabaseOfEveryReleasedVersionIsBroughtUpToDate(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// Tests run every function twice (Store.rehearse); this one proves that they do, and that what is told is of the last run.
+func TestFunctionsOfTheWriterMayRunTwice(t *testing.T) {
+	s := openTestStore(t)
+	runs := 0
+	got, err := updated(s, func(t *tx) (int, error) {
+		runs++
+		return runs, t.exec("INSERT INTO config (key, value) VALUES ('once', 'x')")
+	}, func(n int) {
+		if n != 2 {
+			t.Errorf("told of run %d", n)
+		}
+	})
+	if err != nil || got != 2 {
+		t.Errorf("run %d (%v), want 2", got, err)
+	}
+}
+
+// A batch that fails is run again; a keyed job whose key was known the first time, and is not the second, is a new job.
+func TestKeyedJobOfABatchThatFailedIsStoredAsNew(t *testing.T) {
+	s := openTestStore(t)
+	keyed := func() *Job {
+		j := newTestJob("github.commits")
+		j.IdempotencyKey = "key"
+		j.SubmittedPayload = j.Payload
+		return j
+	}
+	release := holdWriter(s)
+	taken := newTestJob("a.b")
+	taken.ID = "taken"
+	acks := make(chan error, 2)
+	s.enqueue(&write{insert: []*Job{taken}, done: func(err error) { acks <- err }})
+	first := keyed()
+	s.enqueue(&write{fn: func(t *tx) error { // is undone with its batch, and refused when it is run alone
+		if _, err := t.insertKeyed([]*Job{first}); err != nil {
+			return err
+		}
+		return errors.New("not now")
+	}, done: func(err error) { acks <- err }})
+	stored := make(chan []*Job, 1)
+	go func() {
+		jobs, err := s.Submit([]*Job{keyed()}, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		stored <- jobs
+	}()
+	for len(s.ops) < 3 {
+		runtime.Gosched()
+	}
+	release()
+	<-acks
+	<-acks
+	if jobs := <-stored; len(jobs) != 1 || jobs[0].Existing || jobs[0].Seq == 0 {
+		t.Errorf("%+v, want a new job", jobs)
 	}
 }

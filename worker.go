@@ -42,7 +42,7 @@ func (q *Queue) worker(id int) {
 
 // attempt reads the job, notes the start, runs it and settles what came of it.
 func (q *Queue) attempt(worker int, it *item, r *run) {
-	j, mutation, err := q.begin(it)
+	j, mutation, err := q.begin(it, r)
 	if err != nil {
 		q.putBack(it, r, err)
 		return
@@ -69,9 +69,10 @@ func (q *Queue) attempt(worker int, it *item, r *run) {
 	}
 }
 
-// begin makes the running job of a waiting one and tells the store. A query goes on at once; a mutation's start must be
-// on disk before its request is sent, or a crash could send it twice.
-func (q *Queue) begin(it *item) (_ *Job, mutation bool, err error) {
+// begin makes the running job of a waiting one and tells the store. A query goes on at once, and is aborted when the store
+// finds that the job had ended; a mutation's start must be on disk before its request is sent, or a crash could send it
+// twice.
+func (q *Queue) begin(it *item, r *run) (_ *Job, mutation bool, err error) {
 	stored := it.job
 	if stored == nil {
 		if stored, err = q.Store.JobBySeq(it.seq, 0); err != nil {
@@ -81,9 +82,20 @@ func (q *Queue) begin(it *item) (_ *Job, mutation bool, err error) {
 		}
 	}
 	j := *stored
-	j.Status, j.StartedAt, j.UpdatedAt, j.NextAttemptAt = statusRunning, timeNow(), timeNow(), time.Time{}
-	mutation = q.Mutation(j.Command)
-	return &j, mutation, q.Store.Start(&j, mutation)
+	j.Status = statusRunning
+	j.StartedAt = timeNow()
+	j.UpdatedAt = j.StartedAt
+	j.NextAttemptAt = time.Time{}
+	if q.Mutation(j.Command) {
+		return &j, true, q.Store.Start(&j, nil)
+	}
+	return &j, false, q.Store.Start(&j, func(err error) {
+		if errors.Is(err, errNotOpen) {
+			q.mu.Lock()
+			r.abort()
+			q.mu.Unlock()
+		}
+	})
 }
 
 // guarded keeps a panic inside its job.
@@ -265,8 +277,8 @@ func (w *Watcher) send(j *Job) bool {
 	return false
 }
 
-// Watch follows a job from its present state on; the caller must Unwatch.
-func (q *Queue) Watch(prefix string, maxResult int64) (*Watcher, error) {
+// Watch follows a job from its present state on, without its result; the caller must Unwatch.
+func (q *Queue) Watch(prefix string) (*Watcher, error) {
 	seq, err := q.Store.JobSeq(prefix)
 	if err != nil {
 		return nil, err
@@ -285,7 +297,7 @@ func (q *Queue) Watch(prefix string, maxResult int64) (*Watcher, error) {
 		return w, nil
 	}
 	q.mu.Unlock()
-	present, err := q.Store.JobBySeq(seq, maxResult)
+	present, err := q.Store.JobBySeq(seq, 0)
 	if err != nil {
 		q.Unwatch(w)
 		return nil, err
@@ -306,8 +318,17 @@ func (q *Queue) Unwatch(w *Watcher) {
 	q.dropLocked(w.seq, func(o *Watcher) bool { return o == w })
 }
 
-// notifyLocked tells the watchers of j.
+// notifyLocked tells the watchers of j, without its result: they may be many, and slow.
 func (q *Queue) notifyLocked(j *Job) {
+	if len(q.watchers[j.Seq]) == 0 {
+		return
+	}
+	if j.Result != "" {
+		bare := *j
+		bare.ResultBytes = int64(len(j.Result))
+		bare.Result = ""
+		j = &bare
+	}
 	q.dropLocked(j.Seq, func(w *Watcher) bool { return !w.send(j) })
 }
 
