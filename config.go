@@ -34,7 +34,8 @@ const (
 
 // Config is what config.yaml says, with defaults filled in and paths absolute.
 type Config struct {
-	Home, File string // File is "" where there is none
+	Home, File string         // File is "" where there is none
+	lines      map[string]int // of the keys that File sets
 
 	Daemon struct {
 		SocketPath, PIDFile string
@@ -80,6 +81,8 @@ func (c *Config) settings(userHome string) []setting {
 				return nil // it may be left out
 			} else if s == "" || strings.ContainsRune(s, 0) {
 				return refused(quoted(s), "a path")
+			} else if strings.Contains(s, "$") {
+				return refused(quoted(s), "a path in full, or from ~: variables mean nothing here")
 			}
 			if *to = filepath.Clean(expandPath(s, userHome)); !filepath.IsAbs(*to) {
 				*to = filepath.Join(c.Home, *to)
@@ -212,10 +215,11 @@ func defaultConfig(home string) *Config {
 func loadConfig(home, path, userHome string) (*Config, error) {
 	named := path != ""
 	path = cmp.Or(path, filepath.Join(home, "config.yaml"))
-	f, err := os.Open(path)
+	f, err := openRegular(path, os.O_RDONLY) // a FIFO would be waited for
 	if errors.Is(err, fs.ErrNotExist) && !named {
 		return defaultConfig(home), nil
-	} else if err != nil {
+	}
+	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	defer f.Close()
@@ -260,16 +264,82 @@ func parseConfig(text []byte, home, userHome string) (*Config, error) {
 			return nil, err
 		}
 	}
-	taken := map[string]string{} // rotation would rename a database, and a start would remove what lies where the socket goes
-	for _, p := range [][2]string{{"daemon.socket_path", c.Daemon.SocketPath}, {"daemon.pid_file", c.Daemon.PIDFile},
-		{"storage.database_path", c.Storage.DatabasePath}, {"logging.file", c.Logging.File}, {"auth.passphrase_file", c.Auth.PassphraseFile}} {
-		key, path := p[0], p[1]
-		if other := taken[path]; other != "" {
-			return nil, faultAt(lines[key], "%s: %w", key, refused(quoted(path), "a path of its own, not that of "+other))
-		}
-		taken[path] = key
-	}
+	c.lines = lines
 	return c, nil
+}
+
+// checkPaths refuses paths of which two are one file, whatever they are called, and those that must name a regular file
+// and name something else: rotation would rename a database, and a start would remove what lies where the socket goes.
+func (c *Config) checkPaths() error {
+	type namedPath struct {
+		key, path string
+		regular   bool
+		info      fs.FileInfo // nil where there is nothing yet
+	}
+	paths := []namedPath{
+		{key: "the key", path: filepath.Join(c.Home, "key"), regular: true},
+		{key: "the lock", path: lockPath(c.Home), regular: true},
+		{key: "the configuration", path: cmp.Or(c.File, filepath.Join(c.Home, "config.yaml")), regular: true},
+		{key: "the database's lock", path: c.Storage.DatabasePath + ".lock", regular: true},
+		{key: "the database's log", path: c.Storage.DatabasePath + "-wal", regular: true},
+		{key: "the database's index", path: c.Storage.DatabasePath + "-shm", regular: true},
+		{key: "storage.database_path", path: c.Storage.DatabasePath, regular: true},
+		{key: "daemon.socket_path", path: c.Daemon.SocketPath},
+		{key: "daemon.pid_file", path: c.Daemon.PIDFile, regular: true},
+		{key: "logging.file", path: c.Logging.File, regular: true},
+		{key: "auth.passphrase_file", path: c.Auth.PassphraseFile, regular: true},
+	}
+	for i := range paths {
+		p := &paths[i]
+		if p.path == "" {
+			continue
+		}
+		if real, err := realPath(p.path); err == nil {
+			p.path = real
+		}
+		info, err := os.Stat(p.path)
+		if err == nil {
+			p.info = info
+		}
+		if p.regular && (p.info != nil && !info.Mode().IsRegular() || isDevice(p.path)) {
+			return c.fault(p.key, refused(quoted(p.path), "a regular file, or none yet"))
+		}
+		for _, other := range paths[:i] {
+			if p.path == other.path || p.info != nil && other.info != nil && os.SameFile(p.info, other.info) {
+				return c.fault(p.key, refused(quoted(p.path), "a path of its own, not that of "+other.key))
+			}
+		}
+	}
+	return nil
+}
+
+// isDevice reports whether path lies where files are none, whatever they look like.
+func isDevice(path string) bool {
+	return strings.HasPrefix(path, "/dev/") || strings.HasPrefix(path, "/proc/")
+}
+
+// fault names where the file says what is wrong, if it is the file that says it.
+func (c *Config) fault(key string, problem error) error {
+	if line := c.lines[key]; line > 0 {
+		return fmt.Errorf("%s:%d: %s: %w", c.File, line, key, problem)
+	}
+	return fmt.Errorf("%s: %w", key, problem)
+}
+
+// checkZone refuses a TZ that Go would take for UTC without a word.
+func checkZone(name string) error {
+	name = strings.TrimPrefix(name, ":")
+	if name == "" {
+		return nil
+	}
+	_, err := time.LoadLocation(name)
+	if filepath.IsAbs(name) {
+		_, err = os.Stat(name)
+	}
+	if err != nil {
+		return fmt.Errorf("TZ: %w", refused(quoted(name), "the name of a zone, such as Europe/Berlin"))
+	}
+	return nil
 }
 
 // notYAML moves the line that the YAML library names in its text to the front, 1 where it names none.

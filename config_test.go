@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -134,7 +135,9 @@ func TestConfigOfNothingIsTheDefaults(t *testing.T) {
 		"", "\n\n", "# only a comment\n", "---\n", "---\n...\n", "~\n", "null\n", "{}\n", "\ufeff", "\r\n",
 		"queue:\n", "queue: ~\n", "queue: null\n", "queue: {}\napi:\nauth:\n",
 	} {
-		if got := *parsedConfig(t, text); got != want {
+		got := *parsedConfig(t, text)
+		got.lines = nil
+		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%q gave %+v", text, got)
 		}
 	}
@@ -272,9 +275,7 @@ func TestConfigImpossibleValueIsRefused(t *testing.T) {
 		{"logging: {file: ''}", `1: logging.file: "" is not allowed; allowed: a path`},
 		{"logging: {file: \"/a\\0b\"}", `1: logging.file: "/a\x00b" is not allowed; allowed: a path`},
 		{"auth: {passphrase_file: \"/a\\0b\"}", `1: auth.passphrase_file: "/a\x00b" is not allowed; allowed: a path`},
-		{"logging: {file: ~/.honeydew/daemon.db}",
-			`1: logging.file: "/home/me/.honeydew/daemon.db" is not allowed; allowed: a path of its own, not that of storage.database_path`},
-		{"daemon:\n  socket_path: /run/./x\n  pid_file: /run/x\n", `3: daemon.pid_file: "/run/x" is not allowed; allowed: a path of its own, not that of daemon.socket_path`},
+		{"logging: {file: $HOME/log}", `1: logging.file: "$HOME/log" is not allowed; allowed: a path in full, or from ~: variables mean nothing here`},
 	})
 }
 
@@ -339,8 +340,7 @@ func TestConfigPaths(t *testing.T) {
 		"'~'":                 "/home/me",
 		"/var/~/h.log":        "/var/~/h.log",
 		"a~":                  "/home/me/.honeydew/a~",
-		"/var/./x/../h.log":   "/var/h.log",                     // rotation compares names
-		"$HOME/h.log":         "/home/me/.honeydew/$HOME/h.log", // no variables
+		"/var/./x/../h.log":   "/var/h.log", // rotation compares names
 		"'/with blank/ü.log'": "/with blank/ü.log",
 	} {
 		c := parsedConfig(t, "logging:\n  file: "+given)
@@ -397,7 +397,7 @@ func TestConfigFile(t *testing.T) {
 		if _, err := os.Stat("/dev/zero"); err != nil {
 			t.Skip("no /dev/zero")
 		}
-		if _, err := loadConfig(home, "/dev/zero", "/u"); err == nil || !strings.Contains(err.Error(), "larger than") {
+		if _, err := loadConfig(home, "/dev/zero", "/u"); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 			t.Errorf("got %v", err)
 		}
 	})

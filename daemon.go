@@ -2,7 +2,8 @@ package main
 
 // The composition root: builds everything in order, and takes it down in the opposite order.
 //
-//	start: config, home, lock, log, PID file, database (recovering what was open), socket, workers, schedules, ready
+//	start: config, home, lock, log, PID file, database and its lock (recovering what was open), socket, workers,
+//	       schedules, ready
 //	stop:  sources (schedules, refreshes), requests, running jobs, database, socket and PID file, log, lock
 //
 // What the start does leaves behind what undoes it (Daemon.later); a stop, also that of a start that failed half-way, does
@@ -21,13 +22,24 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 	"unsafe"
+
+	"google.golang.org/grpc"
+)
+
+const (
+	fileCheck     = time.Second         // between two looks at whether our files are still ours
+	retentionLook = time.Hour           // between two looks for old jobs
+	clockDoubt    = 30 * 24 * time.Hour // a clock that is so far past what the database knows is not believed at once
+	leastOpen     = 64                  // files that the process must be allowed to open
 )
 
 // Exit codes of the daemon; sysexits(3) where there is one.
 const (
+	exitAgain          = 1 // a start may go better: service managers try it
 	exitAlreadyRunning = 5
 	exitStorage        = 74 // EX_IOERR
 	exitConfig         = 78 // EX_CONFIG
@@ -56,6 +68,11 @@ type Daemon struct {
 	scheduler  *Scheduler
 	client     *Client
 	logFile    *logFile
+	lock       *lockFile // of the home
+	dbLock     *lockFile // of the database
+	server     *grpc.Server
+	sockets    sync.Mutex // guards socket
+	socket     *ourSocket
 	background sync.WaitGroup
 	failed     chan error         // by a server that ended by itself
 	undo       []func() error     // what the stop does, last first
@@ -83,8 +100,8 @@ func runDaemon(ctx context.Context, o DaemonOptions) error {
 		case <-ctx.Done():
 		case err = <-d.failed:
 		case fatal := <-d.store.Fatal():
-			err = exitError{exitStorage, storageError(fatal)}
-			d.log.Error("the database is damaged; stopping", "error", fatal.Error())
+			err = d.judge(fatal)
+			d.log.Error("the database failed; stopping", "error", err.Error())
 		}
 		d.log.Info("daemon stopping")
 		d.tellManager("STOPPING=1")
@@ -100,60 +117,167 @@ func (d *Daemon) tellManager(state string) {
 	}
 }
 
+// judge is the exit that a failure of the database leads to. Damage is believed only at a second look, by a connection of
+// its own: one read that failed may have been the disk's fault, and a service manager starts us again.
+func (d *Daemon) judge(err error) error {
+	code := primaryCode(err)
+	passing := code == sqliteCorrupt || code == sqliteNotADB || code == sqliteIOErr || code == sqliteCantOpen
+	if passing && sound(d.cfg.Storage.DatabasePath) {
+		return exitError{exitAgain, fmt.Errorf("the database could not be used, but is sound: %w", err)}
+	}
+	return exitError{exitStorage, storageError(err)}
+}
+
 // start builds and starts everything.
 func (d *Daemon) start(ctx context.Context) error {
-	if err := hardenProcess(); err != nil {
-		return fmt.Errorf("harden the process: %w", err)
+	if err := d.prepare(); err != nil {
+		return err
+	}
+	if err := d.takeHome(); err != nil {
+		return err
+	}
+	if err := d.build(); err != nil {
+		return err
+	}
+	if err := d.listen(); err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	d.run(ctx)
+	d.server = newGRPCServer(&rpcServer{parts: d.parts, scheduler: d.scheduler, version: d.Version, startedAt: timeNow(),
+		problems: d.problems, shutdown: d.shutdown})
+	d.serve(d.socket)
+	d.background.Go(func() { d.watchFiles(ctx) })
+	d.later(func() error {
+		d.queue.Stop() // and with it all watches
+		if patience := d.cfg.Daemon.ShutdownTimeout / 10; !within(patience, d.server.GracefulStop) {
+			within(patience, d.server.Stop)
+		}
+		return nil
+	})
+	return nil
+}
+
+// prepare checks what the process was given: its limits, zone, home and configuration.
+func (d *Daemon) prepare() error {
+	limit, err := openFileLimit()
+	if err != nil {
+		return fmt.Errorf("limit of open files: %w", err)
+	}
+	if limit < leastOpen {
+		return fmt.Errorf("only %d files may be open, at least %d are needed; raise the limit with: ulimit -n 1024", limit, leastOpen)
+	}
+	if err := checkZone(d.Getenv("TZ")); err != nil {
+		return exitError{exitConfig, err}
 	}
 	if err := prepareHome(d.Home); err != nil {
 		return exitError{exitConfig, fmt.Errorf("home: %w", err)}
 	}
 	cfg, err := loadConfig(d.Home, d.ConfigFile, d.UserHome)
-	if err == nil {
-		d.cfg, err = cfg, checkSocketPath(cfg.Daemon.SocketPath)
-	}
 	if err != nil {
 		return exitError{exitConfig, err}
 	}
-	lock, err := lockInstance(lockPath(d.Home))
-	if errors.Is(err, errAlreadyRunning) {
-		return exitError{exitAlreadyRunning, err}
-	} else if err != nil {
+	d.cfg = cfg
+	if err := cfg.checkPaths(); err != nil {
+		return exitError{exitConfig, err}
+	}
+	if err := checkSocketPath(cfg.Daemon.SocketPath); err != nil {
+		return exitError{exitConfig, err}
+	}
+	return nil
+}
+
+// takeHome takes the home's lock and opens what lies there: log and PID file.
+func (d *Daemon) takeHome() error {
+	var err error
+	d.lock, err = takeLock(lockPath(d.Home))
+	if errors.Is(err, errHeld) {
+		return exitError{exitAlreadyRunning, errors.New("another daemon is running for this home")}
+	}
+	if err != nil {
 		return exitError{exitStorage, fmt.Errorf("lock: %w", err)}
 	}
-	d.later(lock.release)
-	if d.log, d.logFile, err = newLogger(cfg, d.Stderr); err != nil {
+	d.later(d.lock.release)
+	if err := d.lock.note(d.ConfigFile); err != nil { // every verb reads what the daemon reads
+		return exitError{exitStorage, fmt.Errorf("lock: %w", err)}
+	}
+	if d.log, d.logFile, err = newLogger(d.cfg, d.Stderr); err != nil {
 		return fmt.Errorf("log: %w", err)
 	}
 	d.later(d.logFile.Close)
-	if err := writePID(cfg.Daemon.PIDFile); err != nil {
+	pid, err := replaceFile(d.cfg.Daemon.PIDFile, strconv.Itoa(os.Getpid())+"\n")
+	if err != nil {
 		return exitError{exitStorage, fmt.Errorf("PID file: %w", err)}
 	}
-	socket := "" // ours once it is made
 	d.later(func() error {
 		d.log.Info("daemon stopped")
-		return errors.Join(removeFile(socket), removeFile(cfg.Daemon.PIDFile))
+		return removeOurs(d.cfg.Daemon.PIDFile, pid)
 	})
-	if err := d.build(); err != nil {
+	return nil
+}
+
+// listen makes the socket, which the stop removes if it is still ours.
+func (d *Daemon) listen() error {
+	socket, err := listenSocket(d.cfg.Daemon.SocketPath)
+	if err != nil {
 		return err
 	}
-	listener, err := listenSocket(cfg.Daemon.SocketPath)
-	if err != nil {
-		return fmt.Errorf("socket: %w", err)
-	}
-	socket = cfg.Daemon.SocketPath
-	d.run(ctx)
-	server := newGRPCServer(&rpcServer{parts: d.parts, scheduler: d.scheduler, version: d.Version, startedAt: timeNow(),
-		problems: d.problems, shutdown: d.shutdown})
-	// Not one of those that the stop waits for: a connection that has not said a word keeps it for two minutes.
-	go func() { d.failed <- server.Serve(listener) }()
+	d.socket = socket
 	d.later(func() error {
-		d.queue.Stop() // and with it all watches
-		if patience := cfg.Daemon.ShutdownTimeout / 10; !within(patience, server.GracefulStop) {
-			within(patience, server.Stop)
-		}
-		return nil
+		d.sockets.Lock()
+		defer d.sockets.Unlock()
+		return removeOurs(d.socket.path, d.socket.info)
 	})
+	return nil
+}
+
+// serve answers on the socket. The stop does not wait for it: a connection that has not said a word keeps it for two
+// minutes.
+func (d *Daemon) serve(socket *ourSocket) {
+	go func() {
+		if err := d.server.Serve(socket); err != nil {
+			d.failed <- err
+		}
+	}()
+}
+
+// watchFiles ends the daemon when its home, its lock or its database is gone or another's: whoever starts next would
+// not find it. A socket that was removed is made again.
+func (d *Daemon) watchFiles(ctx context.Context) {
+	for tick := time.Tick(fileCheck); ; {
+		select {
+		case <-tick:
+		case <-ctx.Done():
+			return
+		}
+		for _, lock := range []*lockFile{d.lock, d.dbLock} {
+			if err := lock.intact(); err != nil {
+				d.failed <- exitError{exitStorage, fmt.Errorf("the lock is lost: %w", err)}
+				return
+			}
+		}
+		if d.store.Intact() != nil {
+			return // the store has told
+		}
+		if err := d.restoreSocket(); err != nil {
+			d.log.Error("the socket was removed and cannot be made again", "error", err.Error())
+		}
+	}
+}
+
+// restoreSocket makes the socket again if nothing is at its path.
+func (d *Daemon) restoreSocket() error {
+	if _, err := os.Lstat(d.socket.path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	socket, err := listenSocket(d.socket.path)
+	if err != nil {
+		return err
+	}
+	d.sockets.Lock()
+	d.socket = socket
+	d.sockets.Unlock()
+	d.serve(socket)
+	d.log.Warn("the socket was removed; it was made again", "socket", socket.path)
 	return nil
 }
 
@@ -162,10 +286,9 @@ func (d *Daemon) build() (err error) {
 	if d.commands, err = loadCommands(d.Queries); err != nil {
 		return err
 	}
-	if d.store, err = openStore(d.cfg.Storage.DatabasePath, d.cfg.Storage.Synchronous, d.cfg.API.GraphQLEndpoint); err != nil {
-		return exitError{exitStorage, err}
+	if err := d.openDatabase(); err != nil {
+		return err
 	}
-	d.later(d.store.Close)
 	keys, err := newSealer(sealerOptions{Home: d.Home, Passphrase: d.Getenv("HONEYDEW_PASSPHRASE"),
 		PassphraseFile: d.cfg.Auth.PassphraseFile, Store: d.store})
 	if err != nil {
@@ -178,9 +301,45 @@ func (d *Daemon) build() (err error) {
 		MaxPending: d.cfg.Queue.MaxPending, Run: d.runJob, Log: d.log,
 		Mutation: func(name string) bool { c, err := d.commands.Lookup(name); return err != nil || c.Mutation }})
 	if err != nil {
-		return exitError{exitStorage, err}
+		return d.judge(err)
 	}
 	d.scheduler = newScheduler(d.parts, timeNow)
+	if err := d.store.BeginEpoch(d.dbLock.note); err != nil {
+		return d.judge(err)
+	}
+	return nil
+}
+
+// openDatabase takes the database's lock and opens it. A log of another database that lies beside it is set aside before
+// SQLite can see it.
+func (d *Daemon) openDatabase() error {
+	path, err := realPath(d.cfg.Storage.DatabasePath)
+	if err != nil {
+		return exitError{exitStorage, fmt.Errorf("storage.database_path %s: %w", d.cfg.Storage.DatabasePath, err)}
+	}
+	d.dbLock, err = takeLock(path + ".lock")
+	if errors.Is(err, errHeld) {
+		return exitError{exitStorage, fmt.Errorf("the database %s is in use by the daemon of another home", path)}
+	}
+	if err != nil {
+		return exitError{exitStorage, fmt.Errorf("database lock: %w", err)}
+	}
+	d.later(d.dbLock.release)
+	noted, err := d.dbLock.noted()
+	if err != nil {
+		return exitError{exitStorage, fmt.Errorf("database lock: %w", err)}
+	}
+	moved, err := setAside(path, noted)
+	if err != nil {
+		return exitError{exitStorage, fmt.Errorf("database: %w", err)}
+	}
+	for _, name := range moved {
+		d.log.Warn("a file of another database was set aside", "file", name)
+	}
+	if d.store, err = openStore(path, d.cfg.Storage.Synchronous, d.cfg.API.GraphQLEndpoint); err != nil {
+		return d.judge(err)
+	}
+	d.later(d.store.Close)
 	return nil
 }
 
@@ -284,20 +443,62 @@ func refusedPayload(data []byte) error {
 	return &Error{Code: codeAPI, Message: message, Refused: true}
 }
 
-// retain removes old jobs, at the start and every hour.
+// retain removes old jobs, at the start and every hour, unless the clock may be wrong.
 func (d *Daemon) retain(ctx context.Context) {
-	for d.cfg.Storage.Retention > 0 && ctx.Err() == nil {
-		n, err := d.store.Prune(ctx, timeNow().Add(-d.cfg.Storage.Retention), false)
-		if err != nil && ctx.Err() == nil {
-			d.log.Error("old jobs could not be removed", "error", err.Error())
-		} else if n > 0 {
-			d.log.Info("old jobs removed", "jobs", n)
+	if d.cfg.Storage.Retention == 0 {
+		return
+	}
+	newest, err := d.store.Newest()
+	if err != nil {
+		d.log.Error("the newest job cannot be read; old jobs stay", "error", err.Error())
+		return
+	}
+	clock := clockJudge{known: newest}
+	for ctx.Err() == nil {
+		now := timeNow()
+		if clock.believes(now) {
+			d.prune(ctx, now.Add(-d.cfg.Storage.Retention))
+		} else {
+			d.log.Warn("the clock is far past the newest job; old jobs stay until it has gone on for an hour", "newest", timeText(newest))
 		}
 		select {
-		case <-time.After(time.Hour):
+		case <-time.After(retentionLook):
 		case <-ctx.Done():
 		}
 	}
+}
+
+func (d *Daemon) prune(ctx context.Context, cutoff time.Time) {
+	n, err := d.store.Prune(ctx, cutoff, false)
+	if err != nil && ctx.Err() == nil {
+		d.log.Error("old jobs could not be removed", "error", err.Error())
+	} else if n > 0 {
+		d.log.Info("old jobs removed", "jobs", n)
+	}
+}
+
+// clockJudge doubts a wall clock that has leapt far ahead, until it has gone on from there for an hour.
+type clockJudge struct {
+	known    time.Time // the latest time that is believed; zero: any is
+	doubted  time.Time // where the clock had leapt to; zero: there is no doubt
+	doubting time.Time // since when, by the steady clock
+}
+
+func (c *clockJudge) believes(now time.Time) bool {
+	if c.known.IsZero() || now.Sub(c.known) <= clockDoubt {
+		*c = clockJudge{known: now}
+		return true
+	}
+	if c.doubted.IsZero() || now.Before(c.doubted) || now.Sub(c.doubted) > clockDoubt {
+		c.doubted = now
+		c.doubting = time.Now()
+		return false
+	}
+	if time.Since(c.doubting) < retentionLook || now.Sub(c.doubted) < retentionLook {
+		return false
+	}
+	*c = clockJudge{known: now}
+	return true
 }
 
 // problems lists what is degraded at the moment.

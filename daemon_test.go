@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -60,6 +61,9 @@ func newDaemonRig(t *testing.T, config string) *daemonRig {
 		Getenv: func(name string) string { return map[string]string{"NOTIFY_SOCKET": notify}[name] }}
 	mask := syscall.Umask(0) // a daemon must not depend on its caller's
 	t.Cleanup(func() { syscall.Umask(mask) })
+	if err := hardenProcess(); err != nil {
+		t.Fatal(err)
+	}
 	return r
 }
 
@@ -431,6 +435,304 @@ func TestDaemonDoesNotStartOnADamagedDatabase(t *testing.T) {
 	r.ended = make(chan error, 1)
 	go func() { r.ended <- runDaemon(context.Background(), r.opts) }()
 	wantExit(t, r.end(5*time.Second), exitStorage, "malformed")
+}
+
+// ends runs a daemon that must end by itself, with this exit code and text.
+func (r *daemonRig) ends(code int, text string) {
+	r.Helper()
+	ended := make(chan error, 1)
+	go func() { ended <- runDaemon(r.Context(), r.opts) }()
+	select {
+	case err := <-ended:
+		wantExit(r.T, err, code, text)
+	case <-time.After(10 * time.Second):
+		r.Fatal("the daemon goes on")
+	}
+}
+
+func TestOneDaemonForADatabase(t *testing.T) {
+	first := newDaemonRig(t, "")
+	first.start()
+	second := newDaemonRig(t, "storage:\n  database_path: "+filepath.Join(first.home, "daemon.db")+"\n")
+	second.ends(exitStorage, "another home")
+	link := filepath.Join(shortDir(t), "link.db")
+	if err := os.Symlink(filepath.Join(first.home, "daemon.db"), link); err != nil {
+		t.Fatal(err)
+	}
+	third := newDaemonRig(t, "storage:\n  database_path: "+link+"\n")
+	third.ends(exitStorage, "another home")
+	first.stop()
+}
+
+// What a daemon holds open and what lies under the names must be the same, or it stops: nobody else would find it.
+func TestDaemonWhoseFilesAreGoneStops(t *testing.T) {
+	for _, name := range []string{"daemon.lock", "daemon.db", "daemon.db-wal", "daemon.db-shm", "daemon.db.lock", "."} {
+		for _, replace := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s replaced %t", name, replace), func(t *testing.T) {
+				t.Parallel()
+				r := newDaemonRig(t, "")
+				r.start()
+				path := filepath.Join(r.home, name)
+				if err := os.Rename(path, r.home+".moved"); err != nil {
+					t.Fatal(err)
+				}
+				if replace && name == "." {
+					if err := os.Mkdir(path, 0o700); err != nil {
+						t.Fatal(err)
+					}
+				} else if replace {
+					putFile(t, r.home, name, "another")
+				}
+				wantExit(t, r.end(10*time.Second), exitStorage, "")
+				if replace && name != "." {
+					if got := string(mustRead(t, path)); got != "another" {
+						t.Errorf("the other %s was changed: %q", name, got)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestRemovedDatabaseAcksNothing(t *testing.T) {
+	for _, suffix := range []string{"", "-wal"} {
+		r := newDaemonRig(t, "")
+		r.start()
+		if err := os.Remove(filepath.Join(r.home, "daemon.db"+suffix)); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := r.SubmitJob(t.Context(), commits(t)); err == nil {
+			t.Errorf("job %s was acked into nothing", out.JobId)
+		}
+		copied := filepath.Join(r.home, "copy.db")
+		if _, err := r.Backup(t.Context(), &daemonpb.BackupRequest{Path: copied}); err == nil {
+			t.Error("a backup of nothing was made")
+		}
+		wantExit(t, r.end(10*time.Second), exitStorage, "lost")
+		if _, err := os.Lstat(copied); err == nil {
+			t.Error("a backup of nothing is there")
+		}
+		if _, err := os.Lstat(filepath.Join(r.home, "daemon.db")); suffix == "" && err == nil {
+			t.Error("an empty database was made")
+		}
+	}
+}
+
+// The successor's files are not the predecessor's to remove.
+func TestFilesOfAnotherDaemonAreLeftAlone(t *testing.T) {
+	r := newDaemonRig(t, "")
+	r.start()
+	for _, name := range []string{"daemon.sock", "daemon.pid"} {
+		if err := os.Remove(filepath.Join(r.home, name)); err != nil {
+			t.Fatal(err)
+		}
+		putFile(t, r.home, name, "another's")
+	}
+	r.cancel()
+	if err := r.end(15 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"daemon.sock", "daemon.pid"} {
+		if got := string(mustRead(t, filepath.Join(r.home, name))); got != "another's" {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+func TestRemovedSocketIsMadeAgain(t *testing.T) {
+	r := newDaemonRig(t, "")
+	r.start()
+	path := filepath.Join(r.home, "daemon.sock")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		c, err := net.Dial("unix", path)
+		if err == nil {
+			c.Close()
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	r.stop()
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket is left behind: %v", err)
+	}
+}
+
+// A log of another database is never applied: not to a copy put in its place, not to a new database.
+func TestLogOfAnotherDatabaseIsNeverApplied(t *testing.T) {
+	for _, restore := range []string{"in place", "renamed", "removed", "untouched"} {
+		t.Run(restore, func(t *testing.T) {
+			r := newDaemonRig(t, "queue: {workers: 1}\napi: {graphql_endpoint: %s}\n")
+			submit := func() string {
+				out, err := r.SubmitJob(t.Context(), commits(t))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return out.JobId
+			}
+			r.start()
+			if _, err := r.PauseQueue(t.Context(), &daemonpb.PauseQueueRequest{}); err != nil {
+				t.Fatal(err)
+			}
+			old := submit()
+			copied := filepath.Join(r.home, "copy.db")
+			if _, err := r.Backup(t.Context(), &daemonpb.BackupRequest{Path: copied}); err != nil {
+				t.Fatal(err)
+			}
+			r.stop()
+			r.start()
+			lost := submit()
+			path := filepath.Join(r.home, "daemon.db")
+			var killed [3][]byte // what a kill would leave
+			for i, suffix := range sideFiles() {
+				killed[i] = mustRead(t, path+suffix)
+			}
+			r.stop()
+			for i, suffix := range sideFiles() {
+				putFile(t, r.home, "daemon.db"+suffix, string(killed[i]))
+			}
+			wantOld, wantLost := true, false
+			switch restore {
+			case "in place":
+				putFile(t, r.home, "daemon.db", string(mustRead(t, copied)))
+			case "renamed":
+				if err := os.Rename(copied, path); err != nil {
+					t.Fatal(err)
+				}
+			case "removed":
+				wantOld = false
+				if err := os.Remove(path); err != nil {
+					t.Fatal(err)
+				}
+			case "untouched":
+				wantLost = true
+			}
+			r.start()
+			for id, want := range map[string]bool{old: wantOld, lost: wantLost} {
+				if _, err := r.GetJobStatus(t.Context(), &daemonpb.GetJobStatusRequest{JobId: id}); (err == nil) != want {
+					t.Errorf("job %s: %v, want it %t", id, err, want)
+				}
+			}
+			if !sound(path) {
+				t.Error("the database is damaged")
+			}
+			r.stop()
+		})
+	}
+}
+
+// While somebody reads the database its new epoch stays in the log, and the log must not be taken for another's then.
+func TestEpochIsNotedAloneOnlyOnceItIsInTheMainFile(t *testing.T) {
+	s := openTestStore(t)
+	note := ""
+	noteIt := func(text string) error {
+		note = text
+		return nil
+	}
+	if err := s.BeginEpoch(noteIt); err != nil || strings.Contains(note, " ") {
+		t.Fatalf("%q, %v", note, err)
+	}
+	first := note
+	reader, err := s.read.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if _, err := reader.ExecContext(t.Context(), "BEGIN; SELECT * FROM config"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.BeginEpoch(noteIt); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(note, first+" ") {
+		t.Errorf("noted %q, want %q and the new one", note, first)
+	}
+	if foreign, err := foreignLog(s.path, note); err != nil || foreign {
+		t.Errorf("the own log is foreign: %t (%v)", foreign, err)
+	}
+}
+
+func TestDatabaseThatCannotBeWrittenStaysAsItIs(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("root may write what nobody may")
+	}
+	r := newDaemonRig(t, "")
+	r.start()
+	r.stop()
+	path := filepath.Join(r.home, "daemon.db")
+	if err := os.Chmod(path, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	r.ends(exitStorage, "permission denied")
+	for _, suffix := range []string{"-wal", "-shm"} {
+		if _, err := os.Lstat(path + suffix); err == nil {
+			t.Errorf("%s was left behind", suffix)
+		}
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.stop()
+}
+
+// Damage is believed at the second look: a read that failed once is no reason to give up for good.
+func TestDamageIsBelievedAtTheSecondLook(t *testing.T) {
+	r := newDaemonRig(t, "")
+	r.start()
+	db, err := sql.Open("sqlite", dsn(filepath.Join(r.home, "daemon.db")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	_, damage := db.Exec("SELECT * FROM nowhere.table_of_a_file_that_is_none")
+	d := &Daemon{parts: parts{cfg: defaultConfig(r.home)}}
+	wantExit(t, d.judge(damage), exitStorage, "")
+	garbage := putFile(t, r.home, "garbage.db", strings.Repeat("garbage ", 1000))
+	bad, err := sql.Open("sqlite", dsn(garbage))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bad.Close()
+	_, damage = bad.Exec("SELECT * FROM jobs")
+	if primaryCode(damage) != sqliteNotADB {
+		t.Fatal(damage)
+	}
+	wantExit(t, d.judge(damage), exitAgain, "is sound")
+	d.cfg.Storage.DatabasePath = garbage
+	wantExit(t, d.judge(damage), exitStorage, "damaged")
+	r.stop()
+}
+
+func TestRetentionDoesNotBelieveALeapAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		newest := time.Now()
+		c := clockJudge{known: newest}
+		if !c.believes(newest.Add(29 * 24 * time.Hour)) {
+			t.Error("a month without the daemon is not believed")
+		}
+		leap := newest.Add(90 * 24 * time.Hour)
+		if c.believes(leap) {
+			t.Error("a leap of 60 days is believed at once")
+		}
+		if c.believes(leap.Add(2 * time.Hour)) { // the wall clock alone went on
+			t.Error("a clock that runs away is believed")
+		}
+		if c.believes(leap.Add(time.Minute)) {
+			t.Error("a minute is enough")
+		}
+		time.Sleep(time.Hour)
+		if !c.believes(leap.Add(time.Hour + time.Minute)) {
+			t.Error("an hour later the clock is still not believed")
+		}
+		if empty := (&clockJudge{}); !empty.believes(newest) {
+			t.Error("there is nothing to doubt by")
+		}
+	})
 }
 
 func TestHomeIsWhereTheEnvironmentSays(t *testing.T) {

@@ -1,8 +1,8 @@
 package main
 
-// One daemon per home, and its socket. The lock on daemon.lock decides who is the daemon; the PID file is for people
-// and the socket for clients, and only the holder of the lock touches either. A stale socket is removed only under
-// the lock, and the listener never unlinks by itself: an old listener's Close would remove a new daemon's socket.
+// The daemon's socket, and who is at its other end. Only the holder of the home's lock touches the socket's file: a stale
+// one is removed under the lock, and the listener never unlinks by itself, for an old listener's Close would remove a new
+// daemon's socket.
 
 import (
 	"errors"
@@ -10,99 +10,55 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strconv"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 )
 
-// errAlreadyRunning: another daemon holds the lock.
-var errAlreadyRunning = errors.New("another daemon is running for this home")
-
-// prepareHome makes dir if need be, and makes sure that it is a directory of ours that nobody else can enter.
-func prepareHome(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	err := checkHome(dir)
-	if errors.Is(err, errOpenHome) {
-		return os.Chmod(dir, 0o700)
-	}
-	return err
-}
-
-// errOpenHome: others can enter the home.
-var errOpenHome = errors.New("is open to others")
-
-// checkHome looks at the home without changing it.
-func checkHome(dir string) error {
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if uid, ok := ownerOf(info); ok && uid != os.Getuid() {
-		return fmt.Errorf("%s belongs to uid %d, not to you (uid %d)", dir, uid, os.Getuid())
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" {
-		return fmt.Errorf("%s %w (mode %04o)", dir, errOpenHome, mode)
-	}
-	return nil
-}
-
-// instanceLock is the right to be the daemon of a home; it ends with the process at the latest. The file is never
-// removed, since two processes could then lock two files of one name.
-type instanceLock struct{ file *os.File }
-
-func lockInstance(path string) (*instanceLock, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	held, err := tryLock(f)
-	if held {
-		err = errAlreadyRunning
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return &instanceLock{f}, nil
-}
-
-func (l *instanceLock) release() error { return l.file.Close() }
-
-// lockHeld reports whether a daemon holds the lock at path.
-func lockHeld(path string) (bool, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
-	if err != nil {
-		return false, exceptAbsent(err)
-	}
-	defer f.Close()
-	return tryLock(f)
+// ourSocket is the daemon's socket and the file that it is.
+type ourSocket struct {
+	*net.UnixListener
+	path string
+	info fs.FileInfo
 }
 
 // listenSocket makes the socket at path; the caller holds the instance lock.
-func listenSocket(path string) (*net.UnixListener, error) {
+func listenSocket(path string) (*ourSocket, error) {
 	if err := checkSocketPath(path); err != nil {
 		return nil, err
 	}
-	if info, err := os.Lstat(path); err == nil {
-		if info.Mode().Type()&fs.ModeSocket == 0 && runtime.GOOS != "windows" {
-			return nil, fmt.Errorf("%s is in the way: it is not a socket", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
+	if err := removeStaleSocket(path); err != nil {
+		return nil, err
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
+	s := &ourSocket{UnixListener: l, path: path}
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return l, nil
+	if s.info, err = os.Lstat(path); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return s, nil
+}
+
+// removeStaleSocket removes what an ended daemon left at path. A socket that answers belongs to the daemon of another home.
+func removeStaleSocket(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return exceptAbsent(err)
+	}
+	if info.Mode().Type()&fs.ModeSocket == 0 && runtime.GOOS != "windows" {
+		return fmt.Errorf("%s is in the way: it is not a socket", path)
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		return errors.Join(fmt.Errorf("%s is in use by another daemon; set daemon.socket_path to another path", path), c.Close())
+	}
+	return os.Remove(path)
 }
 
 // checkSocketPath refuses what the system's socket addresses cannot hold.
@@ -116,15 +72,6 @@ func checkSocketPath(path string) error {
 			hint("set daemon.socket_path in config.yaml to a shorter path")
 	}
 	return nil
-}
-
-// writePID writes the PID file, for people; daemon.lock is what counts.
-func writePID(path string) error {
-	temp := path + ".tmp"
-	if err := os.WriteFile(temp, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temp, path)
 }
 
 // peerCredentials is no encryption, which a Unix socket does not need, but knowledge of who is calling. The rest of the
@@ -171,5 +118,3 @@ func notifySystemd(socket, state string) error {
 	_, err = c.Write([]byte(state))
 	return err
 }
-
-func lockPath(home string) string { return filepath.Join(home, "daemon.lock") }

@@ -316,14 +316,3 @@ func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
 }
-
-// removeFile removes path; that it is gone already is no error.
-func removeFile(path string) error { return exceptAbsent(os.Remove(path)) }
-
-// exceptAbsent drops the error of a file that is not there.
-func exceptAbsent(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}

@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"embed"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,10 @@ var queries embed.FS
 var version = "dev"
 
 func main() {
+	if err := hardenProcess(); err != nil {
+		fmt.Fprintln(os.Stderr, "honeydew: the process cannot be kept from core dumps:", err)
+		os.Exit(exitFailed)
+	}
 	name := strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")
 	executable, _ := os.Executable() // "" where the system does not tell
 	userHome, _ := os.UserHomeDir()

@@ -202,8 +202,9 @@ func (q *Queue) Submit(jobs ...*Job) ([]*Job, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer q.unreserve(reserved)
-	stored, err := q.Store.Submit(jobs, q.push)
+	queued := 0
+	stored, err := q.Store.Submit(jobs, func(stored []*Job) { queued = q.push(stored, true) })
+	q.unreserve(reserved - queued)
 	if err != nil {
 		return nil, err
 	}
@@ -245,23 +246,22 @@ func (q *Queue) unreserve(n int) {
 	q.reserved -= n
 }
 
-// push queues jobs that have just been stored; the store's writer calls it.
-func (q *Queue) push(jobs []*Job) {
+// push queues jobs that have just been stored, and returns how many; the store's writer calls it. Where room was reserved
+// for them, they take it: at no moment do they count twice.
+func (q *Queue) push(jobs []*Job, reserved bool) (queued int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, j := range jobs {
 		if !j.Existing {
 			q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
 			q.wake.Signal()
+			queued++
 		}
 	}
-}
-
-// pushOne queues a job that has just been stored, if there is one.
-func (q *Queue) pushOne(j *Job) {
-	if j != nil {
-		q.push([]*Job{j})
+	if reserved {
+		q.reserved -= queued
 	}
+	return queued
 }
 
 func (q *Queue) logSubmitted(jobs ...*Job) {
@@ -274,7 +274,11 @@ func (q *Queue) logSubmitted(jobs ...*Job) {
 
 // Fire stores a schedule's run, queues its job and returns it, nil when there was none to make.
 func (q *Queue) Fire(f Firing) (*Job, error) {
-	fired, err := q.Store.Fire(f, q.pushOne)
+	fired, err := q.Store.Fire(f, func(j *Job) {
+		if j != nil {
+			q.push([]*Job{j}, false)
+		}
+	})
 	if fired != nil && err == nil {
 		q.logSubmitted(fired)
 	}
@@ -293,8 +297,9 @@ func (q *Queue) Retry(prefix string) (*Job, error) {
 	if err := q.reserveRoom(1); err != nil {
 		return nil, err
 	}
-	defer q.unreserve(1)
-	j, err := q.Store.Retry(old.Seq, q.pushOne)
+	queued := 0
+	j, err := q.Store.Retry(old.Seq, func(j *Job) { queued = q.push([]*Job{j}, true) })
+	q.unreserve(1 - queued)
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -72,7 +73,7 @@ func newGRPCServer(s *rpcServer) *grpc.Server {
 		s.typed["/"+pb.Daemon_ServiceDesc.ServiceName+"/"+string(m.Name())] = proto.GetExtension(m.Options(), pb.E_Command).(string)
 	}
 	server := grpc.NewServer(grpc.Creds(peerCredentials{}), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
-		grpc.MaxRecvMsgSize(maxMessageBytes), grpc.WaitForHandlers(true))
+		grpc.InTapHandle(s.admit), grpc.MaxRecvMsgSize(maxMessageBytes), grpc.WaitForHandlers(true))
 	pb.RegisterDaemonServer(server, s)
 	checker := health.NewServer()
 	checker.SetServingStatus(pb.Daemon_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
@@ -82,8 +83,8 @@ func newGRPCServer(s *rpcServer) *grpc.Server {
 }
 
 func (s *rpcServer) unary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (out any, err error) {
-	defer func() { err = s.outcome(info.FullMethod, recover(), err) }()
-	if err := s.admit(ctx); err != nil {
+	defer func() { err = s.outcome(ctx, info.FullMethod, recover(), err) }()
+	if err := grpc.SetHeader(ctx, s.header); err != nil {
 		return nil, err
 	}
 	if command := s.typed[info.FullMethod]; command != "" {
@@ -93,22 +94,26 @@ func (s *rpcServer) unary(ctx context.Context, in any, info *grpc.UnaryServerInf
 }
 
 func (s *rpcServer) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
-	defer func() { err = s.outcome(info.FullMethod, recover(), err) }()
-	if err := s.admit(ss.Context()); err != nil {
+	defer func() { err = s.outcome(ss.Context(), info.FullMethod, recover(), err) }()
+	if err := ss.SetHeader(s.header); err != nil {
 		return err
 	}
 	return handler(srv, ss)
 }
 
-// admit refuses other users, and puts the version into the header.
-func (s *rpcServer) admit(ctx context.Context) error {
-	if p, ok := peer.FromContext(ctx); ok {
-		if info, ok := p.AuthInfo.(peerInfo); ok && info.known && info.uid != os.Getuid() {
-			return errorf(codePermissionDenied, "this daemon belongs to uid %d, and you are uid %d", os.Getuid(), info.uid).
-				hint("start a daemon of your own with: honeydew start")
-		}
+// admit refuses other users, before anything of a request is read.
+func (s *rpcServer) admit(ctx context.Context, _ *tap.Info) (context.Context, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return ctx, nil
 	}
-	return grpc.SetHeader(ctx, s.header)
+	info, ok := p.AuthInfo.(peerInfo)
+	if ok && info.known && info.uid != os.Getuid() {
+		refusal := errorf(codePermissionDenied, "this daemon belongs to uid %d, and you are uid %d", os.Getuid(), info.uid).
+			hint("start a daemon of your own with: honeydew start")
+		return ctx, toStatus(refusal).Err()
+	}
+	return ctx, nil
 }
 
 // submitTyped submits command with the request's fields as its payload; fields at their zero value are not given. On
@@ -130,14 +135,17 @@ func (s *rpcServer) submitTyped(ctx context.Context, command string, in protoref
 	return s.SubmitJob(ctx, submit)
 }
 
-// outcome turns a panic or an error into a status.
-func (s *rpcServer) outcome(method string, panicked any, err error) error {
+// outcome turns a panic or an error into a status. A caller that is gone has no use for one, and its going is no fault.
+func (s *rpcServer) outcome(ctx context.Context, method string, panicked any, err error) error {
 	if panicked != nil {
 		s.log.Error("panic in a request", "method", method, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
 		return toStatus(errorf(codeInternal, "a bug in honeydew; the log has the details")).Err()
 	}
 	if err == nil {
 		return nil
+	}
+	if ctx.Err() != nil {
+		return status.FromContextError(ctx.Err()).Err()
 	}
 	st := toStatus(err)
 	if st.Code() == codes.Internal || codeOf(err) == codeStorageFailed {

@@ -367,12 +367,42 @@ func (s *rpcServer) UnscheduleJob(_ context.Context, in *pb.UnscheduleJobRequest
 
 func (s *rpcServer) ListSchedules(ctx context.Context, _ *pb.ListSchedulesRequest) (*pb.ListSchedulesResponse, error) {
 	all, err := s.store.Schedules()
+	if err != nil {
+		return nil, err
+	}
 	out := &pb.ListSchedulesResponse{}
 	for _, sc := range all {
-		msg, bad := scheduleMessage(sc)
-		out.Schedules, err = append(out.Schedules, msg), cmp.Or(err, bad)
+		msg, err := scheduleMessage(sc)
+		if err != nil {
+			return nil, err
+		}
+		out.Schedules = append(out.Schedules, msg)
 	}
-	return out, err
+	if proto.Size(out) > maxAnswerBytes {
+		for _, msg := range out.Schedules {
+			shorten(&structpb.Value{Kind: &structpb.Value_StructValue{StructValue: msg.Payload}})
+		}
+	}
+	return out, nil
+}
+
+// shorten cuts what is long in v: clients refuse large messages.
+func shorten(v *structpb.Value) {
+	const longestText, longestList = 100, 10
+	switch kind := v.Kind.(type) {
+	case *structpb.Value_StringValue:
+		kind.StringValue = cutText(kind.StringValue, longestText)
+	case *structpb.Value_ListValue:
+		values := kind.ListValue.Values
+		kind.ListValue.Values = values[:min(len(values), longestList)]
+		for _, value := range kind.ListValue.Values {
+			shorten(value)
+		}
+	case *structpb.Value_StructValue:
+		for _, value := range kind.StructValue.Fields {
+			shorten(value)
+		}
+	}
 }
 
 func scheduleMessage(sc Schedule) (*pb.Schedule, error) {

@@ -29,6 +29,7 @@ import (
 	"google.golang.org/grpc/peer"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -1043,28 +1044,47 @@ func TestOtherUsersAreRefused(t *testing.T) {
 		{"a platform that does not tell", peerInfo{}, true},
 	} {
 		ctx := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: c.info})
-		called := 0
-		_, unaryErr := s.unary(grpc.NewContextWithServerTransportStream(ctx, fakeTransport{}), nil, &grpc.UnaryServerInfo{}, func(context.Context, any) (any, error) { called++; return nil, nil })
-		streamErr := s.stream(nil, fakeStream{ctx: ctx}, &grpc.StreamServerInfo{}, func(any, grpc.ServerStream) error { called++; return nil })
-		for kind, err := range map[string]error{"unary": unaryErr, "stream": streamErr} {
-			if c.want && err != nil {
-				t.Errorf("%s, %s: %v", c.name, kind, err)
-			} else if !c.want {
-				wantError(t, c.name+", "+kind, err, codes.PermissionDenied, codePermissionDenied, "belongs to uid")
-			}
-		}
-		if (called == 2) != c.want {
-			t.Errorf("%s: %d handlers were called", c.name, called)
+		_, err := s.admit(ctx, &tap.Info{})
+		if c.want && err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		} else if !c.want {
+			wantError(t, c.name, err, codes.PermissionDenied, codePermissionDenied, "belongs to uid")
 		}
 	}
 }
 
-type fakeTransport struct{}
+func TestCallersThatAreGoneAreNoFaults(t *testing.T) {
+	log := &syncBuffer{}
+	s := &rpcServer{parts: parts{log: slog.New(slog.NewJSONHandler(log, nil))}}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.outcome(ctx, "/x", nil, errors.New("transport: the stream is done")); status.Code(err) != codes.Canceled {
+		t.Errorf("%v", err)
+	}
+	if log.String() != "" {
+		t.Errorf("logged: %s", log)
+	}
+}
 
-func (fakeTransport) Method() string               { return "" }
-func (fakeTransport) SetHeader(metadata.MD) error  { return nil }
-func (fakeTransport) SendHeader(metadata.MD) error { return nil }
-func (fakeTransport) SetTrailer(metadata.MD) error { return nil }
+// A list of schedules is answered whatever their arguments weigh.
+func TestLongArgumentsOfSchedulesAreShortened(t *testing.T) {
+	r := newRPCRig(t, nil)
+	in := &daemonpb.ScheduleJobRequest{CronExpr: "@yearly", Command: "github.commits", Payload: commits(t).Payload}
+	in.Payload.Fields["author"] = structpb.NewStringValue(strings.Repeat("x", 1<<20-200))
+	for i := range 5 {
+		in.Name = fmt.Sprintf("s%d", i)
+		if _, err := r.ScheduleJob(t.Context(), in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := r.ListSchedules(t.Context(), &daemonpb.ListSchedulesRequest{})
+	if err != nil || len(list.Schedules) != 5 || proto.Size(list) > maxAnswerBytes {
+		t.Fatalf("%d schedules, %d bytes (%v)", len(list.GetSchedules()), proto.Size(list), err)
+	}
+	if got := list.Schedules[4].Payload.Fields["organization"].GetStringValue(); got != "acme" {
+		t.Errorf("organization %q", got)
+	}
+}
 
 // The kernel's word on who is calling, over a real socket.
 func TestPeerOfARealSocketIsOurselves(t *testing.T) {

@@ -3,6 +3,7 @@ package main
 import (
 	"go/ast"
 	"go/parser"
+	source "go/scanner"
 	"go/token"
 	"os"
 	"path/filepath"
@@ -10,12 +11,12 @@ import (
 	"testing"
 )
 
-// What an auditor has to read stays small. The total is a ratchet: lower it with the code, and never raise it without a
-// reason that is worth an auditor's time.
+// What an auditor has to read stays small, counted in tokens, so that packing lines wins nothing. The total is a ratchet:
+// lower it with the code, and never raise it without a reason that is worth an auditor's time.
 const (
 	mostFunctionLines = 60
-	mostFileLines     = 500
-	mostLines         = 6840
+	mostFileLines     = 600
+	mostTokens        = 66000
 )
 
 func TestCodeStaysSmallEnoughToAudit(t *testing.T) {
@@ -39,18 +40,19 @@ func TestCodeStaysSmallEnoughToAudit(t *testing.T) {
 		}
 		for _, d := range file.Decls {
 			if f, ok := d.(*ast.FuncDecl); ok {
-				if n := codeLines(lines[set.Position(f.Pos()).Line-1 : set.Position(f.End()).Line]); n > mostFunctionLines {
+				body := lines[set.Position(f.Pos()).Line-1 : set.Position(f.End()).Line]
+				if n := codeLines(body); n > mostFunctionLines {
 					t.Errorf("%s: %s has %d lines; at most %d", name, f.Name.Name, n, mostFunctionLines)
 				}
 			}
 		}
-		n := codeLines(lines)
-		if total += n; n > mostFileLines {
+		if n := codeLines(lines); n > mostFileLines {
 			t.Errorf("%s has %d lines of code; at most %d", name, n, mostFileLines)
 		}
+		total += tokens(text)
 	}
-	if total > mostLines {
-		t.Errorf("%d lines of code; at most %d", total, mostLines)
+	if total > mostTokens {
+		t.Errorf("%d tokens; at most %d", total, mostTokens)
 	}
 }
 
@@ -62,4 +64,19 @@ func codeLines(lines []string) (n int) {
 		}
 	}
 	return n
+}
+
+// tokens counts those of Go source, but for comments and line ends.
+func tokens(text []byte) (n int) {
+	var s source.Scanner
+	s.Init(token.NewFileSet().AddFile("", -1, len(text)), text, nil, 0)
+	for {
+		_, t, literal := s.Scan()
+		if t == token.EOF {
+			return n
+		}
+		if t != token.SEMICOLON || literal == ";" {
+			n++
+		}
+	}
 }

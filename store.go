@@ -65,7 +65,9 @@ type Store struct {
 	idTime   time.Time
 
 	problem atomic.Pointer[string]
-	fatal   chan error // the database is damaged: the daemon must stop
+	fatal   chan error    // the database is damaged or lost: the daemon must stop
+	files   []fs.FileInfo // what the connections have open: the database and its side files
+	lost    atomic.Bool   // they are under their names no more
 
 	counted   chan struct{}  // closed when the next two are there
 	before    FinishedCounts // finished jobs at the start
@@ -77,20 +79,30 @@ type Store struct {
 	envGen int            // raised by every change to them
 }
 
-// openStore opens the database at path, creating or upgrading it. sync is full or normal.
+// openStore opens the database at path, which has no links in it, creating or upgrading it. sync is full or normal.
 func openStore(path, sync, productionURL string) (*Store, error) {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		if err := createDatabase(path, productionURL); err != nil {
 			return nil, fmt.Errorf("create database %s: %w", path, err)
 		}
-	} else if err = errors.Join(err, inspectDatabase(path)); err != nil {
+	} else if err == nil {
+		err = inspectDatabase(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("database %s: %w", path, err)
 	}
 	// A second belt against losing SQLite's locks (cznic/sqlite#255); where it is not supported, nothing here opens
 	// the file behind SQLite's back.
 	_, _ = sqlite.OFDLocking(true) // its error only says that this system has none
-	s := &Store{path: path, ops: make(chan *write, 1024), closed: make(chan struct{}), gone: make(chan struct{}),
-		counted: make(chan struct{}), fatal: make(chan error, 1)}
+	s := &Store{
+		path:    path,
+		ops:     make(chan *write, 1024),
+		closed:  make(chan struct{}),
+		gone:    make(chan struct{}),
+		counted: make(chan struct{}),
+		fatal:   make(chan error, 1),
+	}
 	if err := s.open(sync); err != nil {
 		return nil, errors.Join(fmt.Errorf("database %s: %w", path, err), s.closeConnections())
 	}
@@ -124,7 +136,35 @@ func (s *Store) open(sync string) (err error) {
 	}
 	s.read.SetMaxOpenConns(4)
 	s.read.SetMaxIdleConns(4)
-	return s.countFinished()
+	if err := s.countFinished(); err != nil {
+		return err
+	}
+	for _, suffix := range sideFiles() {
+		info, err := os.Lstat(s.path + suffix)
+		if err != nil {
+			return err
+		}
+		s.files = append(s.files, info)
+	}
+	return nil
+}
+
+// sideFiles are the endings of what makes up an open database.
+func sideFiles() []string { return []string{"", "-wal", "-shm"} }
+
+// Intact says what is wrong where the files that are open are not those under their names any more. What is written to them
+// then is lost, so nothing is acked and the daemon must stop.
+func (s *Store) Intact() error {
+	for i, suffix := range sideFiles() {
+		if err := unmoved(s.path+suffix, s.files[i]); err != nil {
+			err = errorf(codeStorageFailed, "the database is lost: %w", err).hint("put it back, or restore a backup; then: honeydew start")
+			if !s.lost.Swap(true) {
+				s.fatal <- err
+			}
+			return err
+		}
+	}
+	return nil
 }
 
 // Close stops the writer after what is queued, checkpoints and closes.
@@ -132,6 +172,9 @@ func (s *Store) Close() error {
 	close(s.closed)
 	<-s.gone
 	<-s.counted
+	if s.lost.Load() { // closing would remove side files of these names, which may be another daemon's by now
+		return nil
+	}
 	return s.closeConnections()
 }
 
@@ -264,6 +307,9 @@ func (s *Store) run(batch []*write) {
 			s.run(batch[i : i+1])
 		}
 		return
+	}
+	if err == nil {
+		err = s.Intact()
 	}
 	if err != nil {
 		text := s.failure(err).Error()

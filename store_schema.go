@@ -15,6 +15,9 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"time"
 
 	"modernc.org/sqlite"
 )
@@ -26,11 +29,15 @@ const (
 	applicationID = 0x686e6477 // "hndw" in the header: this file is ours
 	schemaVersion = 1          // in PRAGMA user_version
 
-	sqliteFull    = 13
-	sqliteIOErr   = 10
-	sqliteCorrupt = 11
-	sqliteNotADB  = 26
-	sqliteBusy    = 5
+	sqliteBusy     = 5
+	sqliteIOErr    = 10
+	sqliteCorrupt  = 11
+	sqliteFull     = 13
+	sqliteCantOpen = 14
+	sqliteNotADB   = 26
+
+	epochKey = "epoch" // the row of the config table that says which life of the database this is
+	noEpoch  = "none"
 )
 
 // upgrades[n] brings a database from version n+1 to n+2. To change the format: append here, raise schemaVersion, and
@@ -41,6 +48,7 @@ func upgrades() []string { return []string{} }
 // pooled connection have them.
 func dsn(path string, settings ...string) string {
 	query := url.Values{
+		"mode":          {"rw"}, // never create what somebody has removed
 		"_busy_timeout": {"5000"}, "_foreign_keys": {"1"}, "_dqs": {"0"}, "_error_rc": {"1"},
 	}
 	for i := 0; i+1 < len(settings); i += 2 {
@@ -54,9 +62,10 @@ func dsn(path string, settings ...string) string {
 }
 
 // inspectDatabase reads the header of an existing file, before SQLite gets to see it: opening a foreign file in WAL
-// mode would already change it.
+// mode would already change it. It opens the file for writing, for SQLite would open one that can only be read, and leave
+// files beside it that nobody can use.
 func inspectDatabase(path string) error {
-	f, err := os.Open(path)
+	f, err := openRegular(path, os.O_RDWR)
 	if err != nil {
 		return err
 	}
@@ -64,8 +73,6 @@ func inspectDatabase(path string) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
-	} else if !info.Mode().IsRegular() {
-		return errors.New("not a regular file")
 	}
 	header := make([]byte, 100)
 	if n, _ := f.ReadAt(header, 0); n < len(header) {
@@ -125,17 +132,101 @@ func createDatabase(path, productionURL string) (err error) {
 	return syncDir(filepath.Dir(path))
 }
 
-// syncDir makes a rename or a new name in dir durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// A write-ahead log names no database, and SQLite applies one to whatever lies beside it. So each start gives the database
+// an epoch, a random name in its config table, and notes it in the lock beside it. A log that lies beside a file of another
+// epoch is that of another database: one restored from a copy, say, or a new one.
+//
+//	start    the lock notes "OLD NEW"; NEW is written, and moved into the main file; the lock notes "NEW"
+//	crash    main file: NEW, log: what came since. Next start: NEW is noted, so the log is applied
+//	restore  main file: some other epoch, or none (a backup has none). Next start: the log is set aside
+
+// setAside renames side files at path that belong to another database than the file there, and returns their new names.
+// noted is what the lock says, "" if it says nothing.
+func setAside(path, noted string) (moved []string, err error) {
+	foreign, err := foreignLog(path, noted)
 	if err != nil {
+		return nil, err
+	}
+	suffixes := []string{"-journal"} // in WAL mode there is none
+	if foreign {
+		suffixes = append(suffixes, "-wal", "-shm")
+	}
+	for _, suffix := range suffixes {
+		to := path + suffix + ".foreign-" + time.Now().UTC().Format(backupStamp)
+		switch err := os.Rename(path+suffix, to); {
+		case err == nil:
+			moved = append(moved, to)
+		case !errors.Is(err, fs.ErrNotExist):
+			return moved, err
+		}
+	}
+	if len(moved) == 0 {
+		return nil, nil
+	}
+	return moved, syncDir(filepath.Dir(path))
+}
+
+// foreignLog reports whether the log beside path is that of another database.
+func foreignLog(path, noted string) (bool, error) {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if wal, err := os.Stat(path + "-wal"); err != nil || wal.Size() == 0 {
+		return false, exceptAbsent(err)
+	}
+	epoch, err := mainEpoch(path)
+	if err != nil { // SQLite will say what is wrong, and change nothing
+		return false, nil
+	}
+	if noted == "" {
+		return epoch == noEpoch, nil
+	}
+	return !slices.Contains(strings.Fields(noted), epoch), nil
+}
+
+// mainEpoch reads the epoch in the main file, whatever the log says.
+func mainEpoch(path string) (string, error) {
+	db, err := sql.Open("sqlite", dsn(path, "mode", "ro", "immutable", "1")) // immutable: the log is not looked at
+	if err != nil {
+		return "", err
+	}
+	defer db.Close()
+	return scanText(db.QueryRow("SELECT coalesce(max(value), ?) FROM config WHERE key = ?", noEpoch, epochKey))
+}
+
+// BeginEpoch gives the database a new epoch; note puts a text into the lock beside it. It comes last in a start, so that a
+// database that is refused stays as it was, and before anything is acked.
+func (s *Store) BeginEpoch(note func(string) error) error {
+	before, err := mainEpoch(s.path)
+	if err != nil {
+		return s.failure(err)
+	}
+	next := newID()
+	if err := note(before + " " + next); err != nil {
 		return err
 	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrInvalid) {
+	if err := s.SetConfigValue(epochKey, next); err != nil {
 		return err
 	}
-	return nil
+	if _, err := s.read.Exec("PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+		return s.failure(err)
+	}
+	// Somebody who reads the database keeps the epoch in the log; then both remain noted.
+	if now, err := mainEpoch(s.path); err != nil || now != next {
+		return s.failure(err)
+	}
+	return note(next)
+}
+
+// sound reports whether the database at path can be read and is whole, after a failure that may have been the disk's.
+func sound(path string) bool {
+	db, err := sql.Open("sqlite", dsn(path, "mode", "ro"))
+	if err != nil {
+		return false
+	}
+	defer db.Close()
+	verdict, err := scanText(db.QueryRow("PRAGMA quick_check(1)"))
+	return err == nil && verdict == "ok"
 }
 
 // upgrade brings an older database to this program's version, each step in one transaction with its version number.
@@ -181,7 +272,11 @@ func storageError(err error) error {
 	case sqliteFull:
 		return errorf(codeStorageFull, "the disk is full: %w", err).hint("free some space; the daemon goes on by itself")
 	case sqliteCorrupt, sqliteNotADB:
-		return errorf(codeStorageFailed, "the database is damaged: %w", err).hint("stop the daemon and restore a backup")
+		return errorf(codeStorageFailed, "the database is damaged: %w", err).
+			hint("restore a backup: honeydew stop, copy it over daemon.db, honeydew start")
+	case sqliteCantOpen:
+		return errorf(codeStorageFailed, "the database's files cannot be opened: %w", err).
+			hint("look at the folder's permissions, at the limit of open files (ulimit -n), and at the free inodes (df -i)")
 	case sqliteBusy:
 		return errorf(codeStorageFailed, "another process holds the database: %w", err).hint("close the program that writes to daemon.db")
 	}

@@ -11,20 +11,40 @@ import (
 	"syscall"
 )
 
-// tryLock takes the exclusive lock on f for as long as f stays open, or reports that somebody else holds it.
-func tryLock(f *os.File) (held bool, err error) {
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+// nonBlock and noFollow are flags of open(2): do not wait for the other end of a FIFO, follow no link.
+const (
+	nonBlock = syscall.O_NONBLOCK
+	noFollow = syscall.O_NOFOLLOW
+)
+
+// tryLock takes the lock on f, exclusive or shared, for as long as f stays open, or reports that somebody else holds it.
+func tryLock(f *os.File, exclusive bool) (held bool, err error) {
+	how := syscall.LOCK_SH
+	if exclusive {
+		how = syscall.LOCK_EX
+	}
+	err = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return true, nil
 	}
 	return false, err
 }
 
-// hardenProcess makes new files the owner's alone and keeps tokens out of core dumps. It must run before any other
-// goroutine: the mask is the process's.
+// hardenProcess makes new files the owner's alone, and keeps tokens and passwords out of core dumps and from debuggers.
+// It must run before any other goroutine: the mask is the process's.
 func hardenProcess() error {
 	syscall.Umask(0o077)
-	return syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+		return err
+	}
+	return denyDumps()
+}
+
+// openFileLimit is how many files the process may have open.
+func openFileLimit() (uint64, error) {
+	var limit syscall.Rlimit
+	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
+	return uint64(limit.Cur), err
 }
 
 func ownerOf(info fs.FileInfo) (uid int, ok bool) {

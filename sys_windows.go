@@ -11,10 +11,16 @@ import (
 
 var lockFileEx = syscall.NewLazyDLL("kernel32.dll").NewProc("LockFileEx")
 
-func tryLock(f *os.File) (held bool, err error) {
-	const exclusive, failImmediately, errorLockViolation = 2, 1, syscall.Errno(33)
-	var overlapped syscall.Overlapped
-	ok, _, errno := lockFileEx.Call(f.Fd(), exclusive|failImmediately, 0, 1, 0, uintptr(unsafe.Pointer(&overlapped)))
+const nonBlock, noFollow = 0, 0
+
+func tryLock(f *os.File, exclusive bool) (held bool, err error) {
+	const exclusiveLock, failImmediately, errorLockViolation = 2, 1, syscall.Errno(33)
+	flags := uintptr(failImmediately)
+	if exclusive {
+		flags |= exclusiveLock
+	}
+	overlapped := syscall.Overlapped{OffsetHigh: 1 << 30} // far behind the note, which others may read
+	ok, _, errno := lockFileEx.Call(f.Fd(), flags, 0, 1, 0, uintptr(unsafe.Pointer(&overlapped)))
 	if ok != 0 {
 		return false, nil
 	}
@@ -25,6 +31,8 @@ func tryLock(f *os.File) (held bool, err error) {
 }
 
 func hardenProcess() error { return nil }
+
+func openFileLimit() (uint64, error) { return 1 << 20, nil }
 
 func ownerOf(fs.FileInfo) (uid int, ok bool) { return 0, false }
 
