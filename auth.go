@@ -24,6 +24,8 @@ const (
 	refreshMargin   = 5 * time.Minute  // before expiry
 	refreshInterval = 10 * time.Second // at least, between refreshes that no 401 asked for
 	refreshCheck    = time.Minute
+
+	maxCredentialBytes = 16 << 10 // of a username or password: each is sought in what the API says
 )
 
 type tokenSourceOptions struct {
@@ -201,6 +203,9 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 	if username == "" || password == "" {
 		return AuthState{}, errorf(codeInvalidArgument, "username and password: both are needed")
 	}
+	if len(username) > maxCredentialBytes || len(password) > maxCredentialBytes {
+		return AuthState{}, errorf(codeInvalidArgument, "username and password: at most %d bytes each", maxCredentialBytes)
+	}
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
 	pair, e := t.ask(ctx, env, t.LoginQuery, "login", map[string]string{"username": username, "password": password}, password)
@@ -243,6 +248,10 @@ func (t *TokenSource) ask(ctx context.Context, env Environment, query, field str
 	var got struct{ AccessToken, RefreshToken string }
 	if err := json.Unmarshal(answer.Data, &got); err != nil || got.AccessToken == "" {
 		return nil, &Error{Code: codeBadResponse, Message: "the API's answer to " + field + " holds no access token"}
+	}
+	if !usableToken(got.AccessToken) || !usableToken(got.RefreshToken) {
+		return nil, errorf(codeBadResponse, "the API's answer to %s holds a token that cannot be used: allowed are %d bytes of visible ASCII",
+			field, maxTokenBytes)
 	}
 	return &tokenPair{access: got.AccessToken, refresh: got.RefreshToken, accessExpires: tokenExpiry(got.AccessToken),
 		refreshExpires: tokenExpiry(got.RefreshToken)}, nil

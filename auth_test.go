@@ -395,6 +395,11 @@ func TestLoginSaysWhyItFailed(t *testing.T) {
 		{"no token", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":{"accessToken":"","refreshToken":"x"}}}`), codeAPIUnreachable},
 		{"null", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":null}}`), codeAPIUnreachable},
 		{"a token of another type", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":{"accessToken":7}}}`), codeAPIUnreachable},
+		{"a long token", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":{"accessToken":"`+strings.Repeat("t", maxTokenBytes+1)+`"}}}`), codeAPIUnreachable},
+		{"a token with a blank", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":{"accessToken":"a b"}}}`), codeAPIUnreachable},
+		{"a token of other letters", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":{"accessToken":"é"}}}`), codeAPIUnreachable},
+		{"a refresh token with a line end", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":{"accessToken":"a","refreshToken":"b\n"}}}`), codeAPIUnreachable},
+		{"a huge password", "ada", strings.Repeat("canary", 10<<10), nil, codeInvalidArgument},
 		{"a cut connection", "ada", testPassword, func(string, http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }, codeAPIUnreachable},
 	}
 	a := newAuthTest(t)
@@ -666,6 +671,7 @@ func TestTroubleWhileRefreshingKeepsTheTokens(t *testing.T) {
 		"a proxy's 407":        page(407, "Content-Type", mediaHTML, "<h1>"),
 		"a wrong path":         page(404, "Content-Type", mediaHTML, "<h1>"),
 		"null":                 page(200, "Content-Type", mediaJSON, `{"data":{"refreshToken":null}}`),
+		"an unusable token":    page(200, "Content-Type", mediaJSON, `{"data":{"refreshToken":{"accessToken":"a b"}}}`),
 		"a cut connection":     func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -12,7 +12,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -250,13 +249,17 @@ func (d *Daemon) runJob(ctx context.Context, j *Job) (result, partial string, er
 	var answer Answer
 	if err == nil {
 		err = d.auth.Do(ctx, env, func(token string, secrets []string) (err error) {
-			answer, err = d.client.Do(ctx, Request{URL: env.BaseURL, Token: token, Secrets: secrets, Query: c.Query, Variables: j.Payload,
-				Field: c.Field})
+			answer, err = d.client.Do(ctx, Request{
+				URL:       env.BaseURL,
+				Token:     token,
+				Secrets:   secrets,
+				Query:     c.Query,
+				Variables: j.Payload,
+				Field:     c.Field,
+				Mutation:  c.Mutation,
+			})
 			return err
 		})
-	}
-	if err == nil && c.Mutation {
-		err = refusedPayload(answer.Data)
 	}
 	// The body is never written again, and may be large.
 	return unsafe.String(unsafe.SliceData(answer.Data), len(answer.Data)), answer.Partial, attemptError(err)
@@ -269,19 +272,6 @@ func attemptError(err error) error {
 		return &Error{Code: codeInternal, Message: err.Error(), Retry: true, Unsent: true, Cause: err}
 	}
 	return err
-}
-
-// refusedPayload finds the API's own no inside a mutation's payload.
-func refusedPayload(data []byte) error {
-	var payload struct {
-		Success *bool
-		Error   string
-	}
-	if json.Unmarshal(data, &payload) != nil || payload.Success == nil || *payload.Success {
-		return nil
-	}
-	message := cutText(cmp.Or(payload.Error, "the API reports no success, and no reason"), maxErrorTextInBytes)
-	return &Error{Code: codeAPI, Message: message, Refused: true}
 }
 
 // retain removes old jobs, at the start and every hour.

@@ -6,11 +6,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"iter"
 	"mime"
@@ -35,6 +37,8 @@ const (
 	maxHeaderBytes  = 64 << 10
 	maxSnippetBytes = 16 << 10 // looked at of what the API says of a failure
 	maxAPITextBytes = 512      // kept of it
+	maxMediaBytes   = 100      // kept of a media type or an error's code
+	minSecretBytes  = 8        // of a secret that is sought inside words as well
 	defaultHold     = time.Minute
 	maxHold         = time.Hour
 )
@@ -47,6 +51,7 @@ type Request struct {
 	URL, Token, Query, Field string
 	Variables                []byte   // JSON
 	Secrets                  []string // beside Token, never to appear in an error
+	Mutation                 bool     // its payload may hold the API's own no
 }
 
 // Answer is a usable root field: Data is its JSON, byte for byte as it came; Partial is the API's complaint beside it.
@@ -88,50 +93,94 @@ func newClient(version string, maxBytes int64, onProxy func(proxy string)) *Clie
 
 // Do sends r once. Its error is an *Error: AUTH_INVALID means that the API refused the token.
 func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
-	answer, e := c.do(ctx, r)
+	answer, e := c.do(ctx, &r)
+	if e == nil && r.Mutation {
+		e = r.refusedPayload(answer.Data)
+	}
 	if e != nil {
-		e.Message = r.redact(e.Message)
 		return Answer{}, e
 	}
-	answer.Partial = r.redact(answer.Partial)
 	return answer, nil
 }
 
-// redact makes a text of the API fit to be shown: without the secrets that it may have echoed, then as one printable
-// line, then cut to size. In another order a secret could slip through in part.
-func (r *Request) redact(text string) string {
-	if text == "" { // as after most requests: all those spellings cost more than a request
+// outside is a text that came from the API or a proxy. It may echo a secret, and may hold what a terminal obeys, so
+// Request.shown is the one way from it to a text of ours; fmt does not print it.
+type outside string
+
+func (outside) String() string { return "[a text from outside]" }
+
+// shown makes a text from outside fit for an error: without the request's secrets, as one printable line of at most
+// maxAPITextBytes.
+func (r *Request) shown(text outside) string {
+	if text == "" { // the usual case: there is nothing to look for
 		return ""
 	}
-	var forms, pairs []string
+	forms := r.secretForms()
+	plain := html.UnescapeString(redact(string(text), forms))
+	line := printable(strings.ToValidUTF8(plain, "?"))
+	// Once more: a page has ways of its own to write a secret, and what printable takes away may have stood inside one.
+	return cutText(redact(line, forms), maxAPITextBytes)
+}
+
+// redact replaces every form that begins within the first maxSnippetBytes of text, and drops the rest of text. A form
+// that reaches beyond is still found whole.
+func redact(text string, forms []string) string {
+	var shown strings.Builder
+	for i := 0; i < min(len(text), maxSnippetBytes); {
+		n := formAt(text, i, forms)
+		if n == 0 {
+			shown.WriteByte(text[i])
+			i++
+			continue
+		}
+		shown.WriteString("[redacted]")
+		i += n
+	}
+	return shown.String()
+}
+
+// formAt is the length of the longest form that stands at text[i:], 0 for none. A short form counts only as a whole
+// word: nobody learns from "[redacted]eady" that the password is an r.
+func formAt(text string, i int, forms []string) int {
+	for _, form := range forms {
+		if !strings.HasPrefix(text[i:], form) {
+			continue
+		}
+		if len(form) >= minSecretBytes || (!endsInWord(text[:i]) && !beginsWithWord(text[i+len(form):])) {
+			return len(form)
+		}
+	}
+	return 0
+}
+
+func endsInWord(s string) bool {
+	last, _ := utf8.DecodeLastRuneInString(s)
+	return unicode.IsLetter(last) || unicode.IsDigit(last)
+}
+
+func beginsWithWord(s string) bool {
+	first, _ := utf8.DecodeRuneInString(s)
+	return unicode.IsLetter(first) || unicode.IsDigit(first)
+}
+
+// secretForms are the forms in which the request's secrets may be repeated, the longest first.
+func (r *Request) secretForms() (forms []string) {
 	for _, secret := range append([]string{r.Token}, r.Secrets...) {
 		if secret != "" {
 			forms = append(forms, spellings(secret)...)
 		}
 	}
 	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
-	for _, form := range forms {
-		pairs = append(pairs, form, "[redacted]")
-	}
-	shown := strings.NewReplacer(pairs...).Replace(clip(text))
-	if len(text) >= maxSnippetBytes && len(forms) > 0 { // its end may be the beginning of a secret
-		shown = shown[:max(0, len(shown)-len(forms[0]))]
-	}
-	return cutText(printable(strings.ToValidUTF8(shown, "?")), maxAPITextBytes)
+	return slices.Compact(forms)
 }
 
-// clip bounds what redact has to look through.
-func clip(s string) string { return s[:min(len(s), maxSnippetBytes)] }
-
-// spellings are the forms in which an API may repeat a secret: as it is or in JSON, of several tempers, and each of
-// those in a URL or in HTML.
-func spellings(secret string) (all []string) {
-	var plain strings.Builder
-	encoder := json.NewEncoder(&plain)
+// spellings are a secret as it is, in JSON, in JSON as our own requests hold it, in JSON of ASCII alone, and in a URL.
+func spellings(secret string) []string {
+	var text strings.Builder
+	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	_ = encoder.Encode(secret) // no string fails to encode
-	quoted := strings.TrimSuffix(plain.String()[1:], "\"\n")
-	marshalled, _ := json.Marshal(secret)
+	quoted := strings.TrimSuffix(text.String()[1:], "\"\n")
 	var ascii []byte
 	for _, unit := range utf16.Encode([]rune(quoted)) {
 		if unit < utf8.RuneSelf {
@@ -140,16 +189,11 @@ func spellings(secret string) (all []string) {
 			ascii = fmt.Appendf(ascii, `\u%04x`, unit)
 		}
 	}
-	for _, s := range []string{secret, quoted, string(marshalled[1 : len(marshalled)-1]), string(ascii), strings.ReplaceAll(string(ascii), "/", `\/`)} {
-		all = append(all, s, url.QueryEscape(s), url.PathEscape(s))
-		for _, quotes := range [][2]string{{"&#34;", "&#39;"}, {"&quot;", "&#39;"}, {"&quot;", "&#039;"}, {"&quot;", "&#x27;"}, {"&quot;", "&apos;"}} {
-			all = append(all, strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, quotes[0], "'", quotes[1]).Replace(s))
-		}
-	}
-	return all
+	sent, _ := json.Marshal(secret)
+	return []string{secret, quoted, string(sent[1 : len(sent)-1]), string(ascii), url.QueryEscape(secret)}
 }
 
-func (c *Client) do(ctx context.Context, r Request) (Answer, *Error) {
+func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 	connected := false
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }})
 	query, _ := json.Marshal(r.Query) // no string fails to encode
@@ -164,7 +208,7 @@ func (c *Client) do(ctx context.Context, r Request) (Answer, *Error) {
 	}
 	resp, err := c.transport.RoundTrip(req)
 	if err != nil {
-		return Answer{}, transportError(ctx, err, !connected)
+		return Answer{}, r.transportError(ctx, err, !connected)
 	}
 	defer resp.Body.Close()
 	limit, success := int64(maxRefusalBytes), resp.StatusCode < 300
@@ -173,12 +217,12 @@ func (c *Client) do(ctx context.Context, r Request) (Answer, *Error) {
 	}
 	text, err := readBody(resp, limit)
 	if err != nil {
-		return Answer{}, transportError(ctx, err, false)
+		return Answer{}, r.transportError(ctx, err, false)
 	}
 	if success && int64(len(text)) > limit {
 		return Answer{}, &Error{Code: codeResultTooLarge, Message: fmt.Sprintf("the answer is larger than api.max_response_mb (%d)", limit>>20)}
 	}
-	return interpret(resp.StatusCode, resp.Header, text, r.Field)
+	return r.interpret(resp.StatusCode, resp.Header, text)
 }
 
 // readBody reads at most limit+1 bytes. An answer of unknown length is gathered in pieces of at most 1 MiB; io.ReadAll's grow
@@ -207,8 +251,8 @@ func readBody(resp *http.Response, limit int64) ([]byte, error) {
 }
 
 // transportError is the failure of a request that got no whole answer.
-func transportError(ctx context.Context, err error, unsent bool) *Error {
-	e := &Error{Code: codeNetwork, Message: err.Error(), Retry: true, Unsent: unsent, Cause: err}
+func (r *Request) transportError(ctx context.Context, err error, unsent bool) *Error {
+	e := &Error{Code: codeNetwork, Retry: true, Unsent: unsent, Cause: err}
 	timeout, _ := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -217,44 +261,61 @@ func transportError(ctx context.Context, err error, unsent bool) *Error {
 		e.Code, e.Message, e.Cause = codeTimeout, "no whole answer in time", context.DeadlineExceeded
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		e.Message = "the connection was cut off"
+	case fromThisSystem(err):
+		e.Message = err.Error()
+	default: // a status line, a certificate's names
+		e.Message = r.shown(outside(err.Error()))
+		e.Cause = nil
 	}
 	return e
 }
 
+// fromThisSystem reports whether err's words are those of this computer's network, and of nothing that it received.
+func fromThisSystem(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	if !ok {
+		return false
+	}
+	if op.Op == "proxyconnect" {
+		return fromThisSystem(op.Err)
+	}
+	return op.Op == "dial" || op.Op == "read" || op.Op == "write"
+}
+
 // interpret is the matrix of media type, status and error code.
-func interpret(status int, header http.Header, text []byte, field string) (Answer, *Error) {
+func (r *Request) interpret(status int, header http.Header, text []byte) (Answer, *Error) {
 	line := fmt.Sprintf("HTTP %d %s", status, http.StatusText(status))
 	hold, asked := retryAfter(header.Get("Retry-After"), time.Now())
 	switch {
 	case status >= 300 && status < 400:
 		message := line + ": redirects are not followed"
 		if u, err := url.Parse(header.Get("Location")); err == nil && u.Host != "" {
-			message += " (to " + u.Host + ")"
+			message += " (to " + r.shown(outside(u.Host)) + ")"
 		}
 		return Answer{}, &Error{Code: codeBadResponse, Message: message, Refused: true}
 	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable && asked:
 		return Answer{}, &Error{Code: codeRateLimited, Message: fmt.Sprintf("%s; the API asks to wait %s", line, hold), Hold: hold, Unsent: true}
 	}
 	media, _, _ := mime.ParseMediaType(header.Get("Content-Type"))
-	env, err := envelope{}, fmt.Errorf("its media type is %q", media)
+	env, err := envelope{}, fmt.Errorf("its media type is %q", cutText(r.shown(outside(media)), maxMediaBytes))
 	if media == "application/json" || strings.HasSuffix(media, "+json") {
-		env, err = parseEnvelope(text, field)
+		env, err = parseEnvelope(text, r.Field)
 	}
 	graphQL := err == nil && (status < 300 || media == mediaGraphQL)
 	code := env.verdict(status, graphQL)
 	if code == "" {
-		return Answer{Data: env.root, Partial: env.complaint}, nil
+		return Answer{Data: env.root, Partial: env.complaint(r)}, nil
 	}
-	said := env.complaint
+	said := env.complaint(r)
 	if env.errors == 0 {
-		said = string(text[:min(len(text), maxSnippetBytes)])
+		said = r.shown(outside(text[:min(len(text), maxRefusalBytes)]))
 	}
 	switch {
 	case code == codeBadResponse && graphQL:
-		said = "the answer has no data." + field
+		said = "the answer has no data." + r.Field
 	case code == codeBadResponse:
 		said = fmt.Sprintf("%s, but no GraphQL answer: %s: %s", line, err, said)
-	case strings.TrimSpace(said) == "":
+	case said == "":
 		said = line
 	case status >= 300 || env.errors == 0:
 		said = line + ": " + said
@@ -268,6 +329,19 @@ func interpret(status int, header http.Header, text []byte, field string) (Answe
 		e.Cause = errForeign
 	}
 	return Answer{}, e
+}
+
+// refusedPayload finds the API's own no inside a mutation's payload.
+func (r *Request) refusedPayload(data []byte) *Error {
+	var payload struct {
+		Success *bool
+		Error   outside
+	}
+	if json.Unmarshal(data, &payload) != nil || payload.Success == nil || *payload.Success {
+		return nil
+	}
+	message := cmp.Or(r.shown(payload.Error), "the API reports no success, and no reason")
+	return &Error{Code: codeAPI, Message: message, Refused: true}
 }
 
 // retryAfter reads the header of that name: seconds or a date (RFC 9110, section 10.2.3); without a usable one, the
@@ -285,11 +359,24 @@ func retryAfter(value string, now time.Time) (time.Duration, bool) {
 	return min(max(wait, time.Second), maxHold), true
 }
 
-// envelope is a GraphQL answer. root is nil where data has no such field; code is the first error's.
+// envelope is a GraphQL answer. root is nil where data has no such field; code and message are the first error's.
 type envelope struct {
-	root            []byte
-	errors          int
-	code, complaint string
+	root    []byte
+	errors  int
+	code    outside
+	message outside
+}
+
+// complaint is what the errors say.
+func (e *envelope) complaint(r *Request) string {
+	said := r.shown(e.message)
+	if e.code != "" {
+		said += " (" + cutText(r.shown(e.code), maxMediaBytes) + ")"
+	}
+	if e.errors > 1 {
+		said += fmt.Sprintf(", and %d more errors", e.errors-1)
+	}
+	return said
 }
 
 // verdict is the code of what failed, "" for an answer that can be used. graphQL says that what came is the service's own
@@ -305,7 +392,7 @@ func (e *envelope) verdict(status int, graphQL bool) string {
 		return ""
 	case status >= 500:
 		return codeServer
-	case graphQL && slices.Contains([]string{"INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE", "BAD_GATEWAY", "GATEWAY_TIMEOUT", "TIMEOUT"}, e.code):
+	case graphQL && slices.Contains([]string{"INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE", "BAD_GATEWAY", "GATEWAY_TIMEOUT", "TIMEOUT"}, string(e.code)):
 		return codeServer
 	case status >= 400, graphQL && e.errors > 0:
 		return codeAPI
@@ -336,8 +423,8 @@ func parseEnvelope(text []byte, field string) (e envelope, err error) {
 		}
 	}
 	var list []struct {
-		Message    string
-		Extensions struct{ Code string }
+		Message    outside
+		Extensions struct{ Code outside }
 	}
 	// Whatever does not fit stays empty: an error without a message is one all the same.
 	_ = json.Unmarshal(complaints, &list)
@@ -347,13 +434,7 @@ func parseEnvelope(text []byte, field string) (e envelope, err error) {
 	case e.errors == 0 && !bytes.HasPrefix(data, []byte("{")):
 		return envelope{}, errors.New("it has neither data nor errors")
 	case e.errors > 0:
-		e.code, e.complaint = list[0].Extensions.Code, clip(list[0].Message)
-		if e.code != "" {
-			e.complaint += " (" + clip(e.code) + ")"
-		}
-		if e.errors > 1 {
-			e.complaint += fmt.Sprintf(", and %d more errors", e.errors-1)
-		}
+		e.code, e.message = list[0].Extensions.Code, list[0].Message
 	}
 	return e, nil
 }

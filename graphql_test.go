@@ -296,7 +296,7 @@ func TestOnlyTheServiceItselfRefuses(t *testing.T) {
 		{407, "", ``, true},
 	}
 	for _, test := range tests {
-		_, e := interpret(test.status, http.Header{"Content-Type": {test.media}}, []byte(test.body), "me")
+		_, e := (&Request{Field: "me"}).interpret(test.status, http.Header{"Content-Type": {test.media}}, []byte(test.body))
 		if errors.Is(e, errForeign) != test.foreign || refusedByAPI(e) == test.foreign {
 			t.Errorf("%d %s: foreign %v, refused by the API %v", test.status, test.media, errors.Is(e, errForeign), refusedByAPI(e))
 		}
@@ -314,7 +314,7 @@ func TestDataComesThroughByteForByte(t *testing.T) {
 			`{"data":{"me":0},"data":{"me":1,"me":` + value + `}}`, // of a repeated key the last counts, as in encoding/json
 			`{"d\u0061ta":{"m\u0065":` + value + `},"Data":{"me":0}}`,
 		} {
-			answer, e := interpret(200, http.Header{"Content-Type": {mediaJSON}}, []byte(body), "me")
+			answer, e := (&Request{Field: "me"}).interpret(200, http.Header{"Content-Type": {mediaJSON}}, []byte(body))
 			if e != nil || string(answer.Data) != value {
 				t.Errorf("from %.200q: %.100q (%v), want %.100q", body, answer.Data, e, value)
 			}
@@ -426,7 +426,7 @@ func TestRetryAfter(t *testing.T) {
 		{503, http.Header{"Retry-After": {"soon"}}, Error{Code: codeServer, Retry: true}},
 		{500, http.Header{"Retry-After": {"7"}}, Error{Code: codeServer, Retry: true}},
 	} {
-		_, e := interpret(test.status, test.header, nil, "me")
+		_, e := (&Request{Field: "me"}).interpret(test.status, test.header, nil)
 		if got := (Error{Code: e.Code, Hold: e.Hold, Unsent: e.Unsent, Retry: e.Retry}); got != test.want {
 			t.Errorf("%d %v: %+v, want %+v", test.status, test.header, got, test.want)
 		}
@@ -617,62 +617,153 @@ func leaked(text, secret string) string {
 
 func TestSecretsAreRedactedHoweverTheyAreSpelled(t *testing.T) {
 	const token, password, refresh = "eyJTOKENx.QUJDREVG.c2lnbg_-", "Zq\"<W7&v'K/é😀 +%R3\\y", "RFRSHtokenRFRSH"
-	goJSON, _ := json.Marshal(password)
-	plainJSON := `Zq\"<W7&v'K/é😀 +%R3\\y`
 	spelled := map[string]string{
-		"raw":              password,
-		"JSON by Go":       string(goJSON),
-		"JSON by others":   plainJSON,
-		"JSON in ASCII":    `Zq\"<W7&v'K/\u00e9\ud83d\ude00 +%R3\\y`,
-		"JSON by PHP":      `Zq\"<W7&v'K\/\u00e9\ud83d\ude00 +%R3\\y`,
-		"URL, form":        url.QueryEscape(password),
-		"URL, path":        url.PathEscape(password),
-		"HTML by Go":       `Zq&#34;&lt;W7&amp;v&#39;K/é😀 +%R3\y`,
-		"HTML by name":     `Zq&quot;&lt;W7&amp;v&#039;K/é😀 +%R3\y`,
-		"HTML by Python":   `Zq&quot;&lt;W7&amp;v&#x27;K/é😀 +%R3\y`,
-		"HTML by old ways": `Zq&quot;&lt;W7&amp;v&#39;K/é😀 +%R3\y`,
-		"HTML of XML":      `Zq&quot;&lt;W7&amp;v&apos;K/é😀 +%R3\y`,
-		"HTML of the JSON": `Zq\&quot;&lt;W7&amp;v&#x27;K/é😀 +%R3\\y`,
-		"token":            token,
-		"refresh token":    "a" + refresh + refresh + "b",
+		"raw":                    password,
+		"JSON":                   `Zq\"<W7&v'K/é😀 +%R3\\y`,
+		"JSON as it was sent":    `Zq\"\u003cW7\u0026v'K/é😀 +%R3\\y`,
+		"JSON in ASCII":          `Zq\"<W7&v'K/\u00e9\ud83d\ude00 +%R3\\y`,
+		"URL":                    url.QueryEscape(password),
+		"HTML":                   `Zq&quot;&lt;W7&amp;v&#x27;K/é😀 +%R3\y`,
+		"HTML of the JSON":       `Zq\&#34;&lt;W7&amp;v&apos;K/é😀 +%R3\\y`,
+		"token":                  token,
+		"refresh token":          "a" + refresh + refresh + "b",
+		"with an invisible join": token[:9] + "\u200b" + token[9:],
 	}
-	r := Request{Token: token, Secrets: []string{password, "", refresh}}
+	r := Request{Token: token, Secrets: []string{password, "", refresh}, Field: "me"}
 	fragments := []string{"Zq", "W7", "K/", "R3", "TOKEN", "QUJD", "RFRSH", "c2ln"}
 	for name, form := range spelled {
-		for _, status := range []int{200, 400, 401, 500} {
-			for _, media := range []string{mediaHTML, mediaJSON} {
-				_, e := interpret(status, http.Header{"Content-Type": {media}}, []byte("you sent: "+form+"!"), "me")
-				text := r.redact(e.Message)
-				for _, f := range fragments {
-					if strings.Contains(text, f) {
-						t.Errorf("%s, %d %s: %q shows %q", name, status, media, text, f)
+		said := "you sent: " + form + "!"
+		quoted, _ := json.Marshal(said)
+		bodies := map[string]string{
+			"a page":    `{"errors":` + said,
+			"a message": `{"errors":[{"message":` + string(quoted) + `}]}`,
+			"a code":    `{"errors":[{"message":"","extensions":{"code":` + string(quoted) + `}}]}`,
+		}
+		for place, body := range bodies {
+			for _, status := range []int{200, 400, 401, 500} {
+				for _, media := range []string{mediaHTML, mediaJSON} {
+					if media == mediaHTML && place != "a page" {
+						continue // it would be JSON inside JSON
 					}
-				}
-				if !strings.Contains(text, "[redacted]") || !strings.Contains(text, "you sent: ") {
-					t.Errorf("%s: %q", name, text)
+					_, e := r.interpret(status, http.Header{"Content-Type": {media}}, []byte(body))
+					for _, f := range fragments {
+						if strings.Contains(e.Message, f) {
+							t.Errorf("%s in %s, %d %s: %q shows %q", name, place, status, media, e.Message, f)
+						}
+					}
 				}
 			}
 		}
-		body, _ := json.Marshal(map[string]any{"errors": []any{map[string]any{"message": "you sent: " + form}}})
-		_, e := interpret(200, http.Header{"Content-Type": {mediaJSON}}, body, "me")
-		if text := r.redact(e.Message); !strings.Contains(text, "you sent: ") || strings.Contains(text, "W7") || strings.Contains(text, "TOKEN") {
-			t.Errorf("%s in an error's message: %q", name, text)
+		partial := `{"data":{"me":1},"errors":[{"message":` + string(quoted) + `}]}`
+		answer, e := r.interpret(200, http.Header{"Content-Type": {mediaJSON}}, []byte(partial))
+		if e != nil || !strings.Contains(answer.Partial, "you sent: ") || !strings.Contains(answer.Partial, "[redacted]") {
+			t.Errorf("%s beside data: %q (%v)", name, answer.Partial, e)
 		}
 	}
-	if got := r.redact(url.QueryEscape("nothing secret")); got != "nothing+secret" {
-		t.Errorf("without a secret: %q", got)
+}
+
+func TestEveryPlaceOfAnAnswerIsRedacted(t *testing.T) {
+	const token = "t0ken-canary-1"
+	quoted := `"you sent ` + token + `"`
+	answers := map[string]func(w http.ResponseWriter){
+		"a page": func(w http.ResponseWriter) {
+			w.WriteHeader(500)
+			fmt.Fprint(w, quoted)
+		},
+		"a message": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", mediaJSON)
+			fmt.Fprintf(w, `{"errors":[{"message":%s}]}`, quoted)
+		},
+		"a code": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", mediaJSON)
+			fmt.Fprintf(w, `{"errors":[{"message":"x","extensions":{"code":%s}}]}`, quoted)
+		},
+		"a media type": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", "text/"+token)
+			fmt.Fprint(w, "x")
+		},
+		"a redirect's host": func(w http.ResponseWriter) {
+			w.Header().Set("Location", "https://"+token+".example.test/")
+			w.WriteHeader(302)
+		},
+		"a payload that says no": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", mediaJSON)
+			fmt.Fprintf(w, `{"data":{"me":{"success":false,"error":%s}}}`, quoted)
+		},
 	}
-	short := Request{Secrets: []string{"e", "d"}} // its replacement must not be replaced again
-	if got := short.redact("ready"); got != "r[redacted]a[redacted]y" {
-		t.Errorf("short secrets: %q", got)
+	c := newTestClient(t, 1<<20)
+	for name, answer := range answers {
+		address := serve(t, func(w http.ResponseWriter, _ *http.Request) { answer(w) })
+		_, e := askMe(t, c, Request{URL: address, Token: token, Mutation: true})
+		if e == nil || strings.Contains(e.Error(), "canary") || !strings.Contains(e.Message, "[redacted]") {
+			t.Errorf("%s: %v", name, e)
+		}
 	}
-	within := Request{Token: "abcdef", Secrets: []string{"abc"}} // of two that begin alike the longer goes
-	if got := within.redact("abcdef abc"); got != "[redacted] [redacted]" {
-		t.Errorf("a secret that begins another: %q", got)
+	raw := serveRaw(t, func(c net.Conn) { fmt.Fprint(c, "no HTTP: "+token+"\r\n\r\n") })
+	_, e := askMe(t, c, Request{URL: raw, Token: token})
+	if e == nil || strings.Contains(fmt.Sprint(e.Error(), e.Cause), "canary") {
+		t.Errorf("no HTTP at all: %v (%v)", e, e.Cause)
 	}
-	within = Request{Token: "abc", Secrets: []string{"abcdef"}}
-	if got := within.redact("abcdef abc"); got != "[redacted] [redacted]" {
-		t.Errorf("a secret that begins another: %q", got)
+}
+
+func TestOurOwnWordsAreNotRedacted(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	c := newTestClient(t, 1<<20)
+	for _, secret := range []string{"refused", "connection", "p", "connection refused", "dial"} {
+		_, e := askMe(t, c, Request{URL: "http://" + closed.Addr().String(), Secrets: []string{secret}})
+		if e == nil || !strings.Contains(e.Message, "connection refused") {
+			t.Errorf("%q is the password: %v", secret, e)
+		}
+	}
+	r := Request{Secrets: []string{"Internal", "HTTP", "media type"}}
+	_, e := r.interpret(500, http.Header{"Content-Type": {mediaHTML}}, []byte("HTTP, you say"))
+	if want := "HTTP 500 Internal Server Error: [redacted], you say"; e.Message != want {
+		t.Errorf("said %q, want %q", e.Message, want)
+	}
+}
+
+func TestShortSecretsAreSoughtAsWordsAlone(t *testing.T) {
+	tests := []struct {
+		secrets     []string
+		said, shown string
+	}{
+		{[]string{"e", "d"}, "ready e d.", "ready [redacted] [redacted]."},
+		{[]string{"pw12345"}, "xpw12345 pw123456 (pw12345)", "xpw12345 pw123456 ([redacted])"},
+		{[]string{"pw123456"}, "xpw1234567", "x[redacted]7"},
+		{[]string{"é"}, "éa é", "éa [redacted]"},
+		{[]string{"longer secret", "longer"}, "longer secret longer", "[redacted] [redacted]"},
+		{[]string{"longer", "longer secret"}, "longer secret longer", "[redacted] [redacted]"},
+		{[]string{"redacted"}, "redacted", "[[redacted]]"},
+	}
+	for _, test := range tests {
+		r := Request{Secrets: test.secrets}
+		if got := r.shown(outside(test.said)); got != test.shown {
+			t.Errorf("%q of %q: %q, want %q", test.secrets, test.said, got, test.shown)
+		}
+	}
+}
+
+func TestRedactionOfHugeSecretsIsCheap(t *testing.T) {
+	token := strings.Repeat("a", maxTokenBytes-1) + "b"
+	said := outside(strings.Repeat("a", maxRefusalBytes))
+	r := Request{Token: token, Secrets: []string{token + "c"}}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	begin := time.Now()
+	r.shown(said)
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 8<<20 || time.Since(begin) > 5*time.Second {
+		t.Errorf("it took %d KiB and %s", used>>10, time.Since(begin))
+	}
+}
+
+func TestTextFromOutsideIsNotPrintedByFmt(t *testing.T) {
+	if got := fmt.Sprintf("%s %v", outside("t0ken"), outside("t0ken")); strings.Contains(got, "t0ken") {
+		t.Errorf("printed %q", got)
 	}
 }
 
@@ -680,10 +771,9 @@ func TestSecretsDoNotShowInPartAcrossACut(t *testing.T) {
 	const secret = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ<é>0123456789"
 	r := Request{Token: secret}
 	shown := func(body, media string, at int) {
-		_, e := interpret(500, http.Header{"Content-Type": {media}}, []byte(body), "me")
-		text := r.redact(e.Message)
-		if l := leaked(strings.ReplaceAll(text, "HTTP 500 Internal Server Error", ""), secret); l != "" {
-			t.Fatalf("at %d of %s: %q shows %q", at, media, text, l)
+		_, e := r.interpret(500, http.Header{"Content-Type": {media}}, []byte(body))
+		if l := leaked(strings.ReplaceAll(e.Message, "HTTP 500 Internal Server Error", ""), secret); l != "" {
+			t.Fatalf("at %d of %s: %q shows %q", at, media, e.Message, l)
 		}
 	}
 	for i := range len(secret) + 30 {
@@ -705,9 +795,9 @@ func TestErrorTextIsOnePrintableShortLine(t *testing.T) {
 		for _, media := range []string{mediaHTML, mediaJSON, "x/" + strings.Repeat("y", 2000)} {
 			encoded, _ := json.Marshal(nasty)
 			for _, body := range []string{nasty, `{"errors":[{"message":` + string(encoded) + `,"extensions":{"code":` + string(encoded) + `}}]}`} {
-				_, e := interpret(status, http.Header{"Content-Type": {media}, "Location": {"http://h" + strings.Repeat("x", 5000) + "/"}}, []byte(body), "me")
-				text := (&Request{}).redact(e.Message)
-				if len(text) > 512 || !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+				_, e := (&Request{Field: "me"}).interpret(status, http.Header{"Content-Type": {media}, "Location": {"http://h" + strings.Repeat("x", 5000) + "/"}}, []byte(body))
+				text := e.Message
+				if len(text) > maxErrorTextInBytes || !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 					t.Errorf("%d %.20s: %d bytes: %q", status, media, len(text), text)
 				}
 			}
@@ -768,10 +858,7 @@ func FuzzEnvelope(f *testing.F) {
 		if !bytes.Equal(got.root, data["me"]) || (got.root == nil) != (data["me"] == nil) || got.errors != len(complaints) {
 			t.Fatalf("%q: root %q, %d errors; encoding/json: %q, %d", text, got.root, got.errors, data["me"], len(complaints))
 		}
-		_, e := interpret(200, http.Header{"Content-Type": {mediaJSON}}, text, "me")
-		if e != nil {
-			e.Message = (&Request{Token: "me"}).redact(e.Message)
-		}
+		_, _ = (&Request{Field: "me", Token: "me"}).interpret(200, http.Header{"Content-Type": {mediaJSON}}, text)
 	})
 }
 

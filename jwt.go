@@ -13,6 +13,16 @@ import (
 
 const maxTokenBytes = 16 << 10
 
+// usableToken reports whether a token fits a header, and the search for it in what the API says.
+func usableToken(token string) bool {
+	for i := range len(token) {
+		if token[i] <= ' ' || token[i] > '~' {
+			return false
+		}
+	}
+	return len(token) <= maxTokenBytes
+}
+
 // tokenExpiry reads the claim exp of a JWT (RFC 7519, section 4.1.4). The zero time means that the token does not say:
 // it is no JWT, or exp is absent, no number, or not between the years 2000 and 2100.
 func tokenExpiry(token string) time.Time {
