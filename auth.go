@@ -14,6 +14,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,7 @@ const (
 	refreshMargin   = 5 * time.Minute  // before expiry
 	refreshInterval = 10 * time.Second // at least, between refreshes that no 401 asked for
 	refreshCheck    = time.Minute
+	refreshPatience = 10 * time.Minute // with refreshes that fail, before a person is told what to do
 
 	maxCredentialBytes = 16 << 10 // of a username or password: each is sought in what the API says
 )
@@ -46,10 +48,11 @@ type TokenSource struct {
 	sessions sync.Map // *session by environment id
 }
 
-// session is one environment's login in memory. Only a change under way writes pair and unsaved.
+// session is one environment's login in memory. Only a change under way writes pair, unsaved and failing.
 type session struct {
 	pair    atomic.Pointer[tokenPair] // as it is on disk; nil: to be read
 	unsaved *tokenPair                // refreshed, but not on disk: the disk refused it
+	failing time.Time                 // since when refreshing fails; zero: it does not
 	mu      sync.Mutex
 	change  *change // under way
 }
@@ -122,6 +125,7 @@ func (t *TokenSource) replace(env Environment, pair *tokenPair, store func() err
 		err := store()
 		if err == nil {
 			s.unsaved = nil
+			s.failing = time.Time{}
 			s.pair.Store(pair)
 		}
 		return pair, err
@@ -321,17 +325,39 @@ func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, re
 		return nil, t.expire(ctx, env, s, "the refresh token has expired")
 	}
 	fresh, e := t.ask(ctx, env, t.RefreshQuery, "refreshToken", map[string]string{"refreshToken": pair.refresh}, pair.refresh)
-	if e != nil && refusedByAPI(e) {
+	if e != nil && errors.Is(e, errEndsLogin) {
 		return nil, t.expire(ctx, env, s, "the API refused the refresh token: "+e.Message)
-	} else if e != nil {
-		// Without a cause: its end is its own, not that of whoever waits.
-		return nil, &Error{Code: codeAuthNetwork, Message: "refreshing the login: " + e.Message, Hold: e.Hold, Retry: true, Unsent: true}
 	}
+	if e != nil {
+		return nil, s.refreshFailed(e)
+	}
+	s.failing = time.Time{}
 	if fresh.refresh == "" { // an API that does not rotate
 		fresh.refresh, fresh.refreshExpires = pair.refresh, pair.refreshExpires
 	}
 	fresh.username, fresh.renewed = pair.username, time.Now()
 	return fresh, t.keep(env, s, fresh)
+}
+
+// refreshFailed is the error of a refresh that the GraphQL service did not answer. The tokens are kept, and it is tried
+// again; a person is told what to do only once that has not helped for a while.
+func (s *session) refreshFailed(e *Error) *Error {
+	if s.failing.IsZero() {
+		s.failing = time.Now()
+	}
+	message := "refreshing the login: " + e.Message
+	if since := time.Since(s.failing); since > refreshPatience {
+		message += fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, or log in again with `honeydew login`",
+			since.Round(time.Minute))
+	}
+	// Without a cause: its end is its own, not that of whoever waits.
+	return &Error{
+		Code:    codeAuthNetwork,
+		Message: message,
+		Hold:    e.Hold,
+		Retry:   true,
+		Unsent:  true,
+	}
 }
 
 // load reads the environment's tokens: AUTH_REQUIRED without a login, AUTH_EXPIRED where only a new one helps.

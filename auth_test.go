@@ -81,7 +81,7 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.valid, a.refresh = map[string]bool{}, ""
 		fallthrough
 	case op == "refresh" && token != a.refresh:
-		fmt.Fprintf(w, `{"errors":[{"message":"refresh token %s is not valid"}]}`, token)
+		fmt.Fprintf(w, `{"errors":[{"message":"refresh token %s is not valid","extensions":{"code":"BAD_USER_INPUT"}}]}`, token)
 	case op == "refresh":
 		if !a.noRotation {
 			a.spent[token] = true
@@ -587,8 +587,8 @@ func TestExpiredLoginStaysExpiredUntilTheNext(t *testing.T) {
 	}{
 		"an unknown refresh token": {func(a *authTest) { a.api.revokeAccess(); a.api.set(func() { a.api.refresh = "" }) }, 1},
 		"UNAUTHENTICATED":          {answer(200, `{"errors":[{"message":"no","extensions":{"code":"UNAUTHENTICATED"}}]}`), 1},
-		"401":                      {answer(401, ``), 1},
-		"400":                      {answer(400, `{"errors":[{"message":"no"}]}`), 1},
+		"401":                      {answer(401, `{"errors":[{"message":"no"}]}`), 1},
+		"400":                      {answer(400, `{"errors":[{"message":"no","extensions":{"code":"EXPIRED_TOKEN"}}]}`), 1},
 		"a refresh token out of time": {func(a *authTest) {
 			a.api.set(func() { a.api.lifetime, a.api.refreshLifetime = -time.Minute, -time.Minute })
 			a.login()
@@ -669,6 +669,12 @@ func TestTroubleWhileRefreshingKeepsTheTokens(t *testing.T) {
 		"a firewall's page":    page(403, "Content-Type", mediaHTML, "<h1>"),
 		"a proxy's 401":        page(401, "Content-Type", mediaHTML, "<h1>"),
 		"a proxy's 407":        page(407, "Content-Type", mediaHTML, "<h1>"),
+		"a gateway's 400":      page(400, "Content-Type", mediaJSON, `{"message":"no"}`),
+		"a gateway's 401":      page(401, "Content-Type", mediaJSON, `{"message":"no"}`),
+		"a gateway's bare 401": page(401, "Content-Type", "text/plain", ""),
+		"a gateway's 403":      page(403, "Content-Type", "text/plain", "Forbidden"),
+		"an unknown code":      page(200, "Content-Type", mediaJSON, `{"errors":[{"message":"no","extensions":{"code":"WHATEVER"}}]}`),
+		"no code":              page(200, "Content-Type", mediaJSON, `{"errors":[{"message":"no"}]}`),
 		"a wrong path":         page(404, "Content-Type", mediaHTML, "<h1>"),
 		"null":                 page(200, "Content-Type", mediaJSON, `{"data":{"refreshToken":null}}`),
 		"an unusable token":    page(200, "Content-Type", mediaJSON, `{"data":{"refreshToken":{"accessToken":"a b"}}}`),
@@ -698,6 +704,36 @@ func TestTroubleWhileRefreshingKeepsTheTokens(t *testing.T) {
 			a.wantCall("")
 		})
 	}
+}
+
+func TestRefreshThatFailsForLongSaysWhatToDo(t *testing.T) {
+	a := newAuthTest(t)
+	a.login()
+	a.api.revokeAccess()
+	a.api.set(func() {
+		a.api.before = func(op string, w http.ResponseWriter, _ *http.Request) bool {
+			if op == "refresh" {
+				w.WriteHeader(http.StatusForbidden)
+			}
+			return op == "refresh"
+		}
+	})
+	wantAdvice := func(want bool) {
+		t.Helper()
+		err := a.call(t.Context())
+		if codeOf(err) != codeAuthNetwork || strings.Contains(err.Error(), "honeydew env list") != want {
+			t.Errorf("advice wanted: %v; %v", want, err)
+		}
+	}
+	wantAdvice(false)
+	s := a.tokens.session(a.env().ID)
+	s.failing = s.failing.Add(-9 * time.Minute)
+	wantAdvice(false)
+	s.failing = s.failing.Add(-2 * time.Minute)
+	wantAdvice(true)
+	a.login()
+	a.api.revokeAccess()
+	wantAdvice(false)
 }
 
 func TestRefreshThatTakesTooLongIsTrouble(t *testing.T) {

@@ -43,8 +43,14 @@ const (
 	maxHold         = time.Hour
 )
 
-// errForeign marks a refusal that did not come from the GraphQL service itself: a proxy, a wrong path.
-var errForeign = errors.New("not an answer of the GraphQL service")
+// A refusal has at most one of these as its cause.
+var (
+	// errForeign: it did not come from the GraphQL service itself, but from a proxy or a wrong path.
+	errForeign = errors.New("not an answer of the GraphQL service")
+
+	// errEndsLogin: the GraphQL service itself said, in GraphQL, that what it was sent to log in with does not count.
+	errEndsLogin = errors.New("the GraphQL service refused the login")
+)
 
 // Request is one operation; Field is its one root field.
 type Request struct {
@@ -324,6 +330,9 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 	if e.Retry = !e.Unsent && !e.Refused; e.Unsent {
 		e.Message = "refused by the API: " + said
 	}
+	if (e.Unsent || e.Refused) && (media == mediaGraphQL || media == "application/json") && env.endsLogin(status) {
+		e.Cause = errEndsLogin
+	}
 	// What the service itself refuses it words as GraphQL, or at least without a page and with a status that says who asks.
 	if err != nil && (media == "text/html" || !slices.Contains([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}, status)) {
 		e.Cause = errForeign
@@ -400,6 +409,21 @@ func (e *envelope) verdict(status int, graphQL bool) string {
 		return ""
 	}
 	return codeBadResponse
+}
+
+// endsLogin reports whether the first error, in answer to a refresh, says that the refresh token does not count. Nothing
+// less does: a gateway has a 401 or 403 of its own, and a login that is given up needs a person.
+func (e *envelope) endsLogin(status int) bool {
+	if e.errors == 0 {
+		return false
+	}
+	switch e.code {
+	case "UNAUTHENTICATED", "FORBIDDEN", "BAD_USER_INPUT":
+		return true
+	}
+	words := strings.Split(string(e.code), "_") // EXPIRED_TOKEN, INVALID_REFRESH_TOKEN, TOKEN_EXPIRED
+	bad := slices.Contains(words, "INVALID") || slices.Contains(words, "EXPIRED")
+	return status == http.StatusUnauthorized || (bad && slices.Contains(words, "TOKEN"))
 }
 
 // parseEnvelope takes an answer apart without copying data, which may be 100 MB. It must be UTF-8, since SQL and gRPC

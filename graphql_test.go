@@ -303,6 +303,60 @@ func TestOnlyTheServiceItselfRefuses(t *testing.T) {
 	}
 }
 
+func TestOnlyTheServicesOwnWordsEndALogin(t *testing.T) {
+	const mine = "application/problem+json"
+	says := func(code string) string {
+		return `{"errors":[{"message":"x","extensions":{"code":"` + code + `"}},{"extensions":{"code":"UNAUTHENTICATED"}}]}`
+	}
+	tests := []struct {
+		status      int
+		media, body string
+		ends        bool
+	}{
+		{200, mediaJSON, says("UNAUTHENTICATED"), true},
+		{200, mediaGraphQL, says("FORBIDDEN"), true},
+		{200, mediaJSON + "; charset=utf-8", says("BAD_USER_INPUT"), true},
+		{200, mediaJSON, says("INVALID_TOKEN"), true},
+		{200, mediaJSON, says("EXPIRED_TOKEN"), true},
+		{200, mediaJSON, says("INVALID_REFRESH_TOKEN"), true},
+		{200, mediaJSON, says("EXPIRED_REFRESH_TOKEN"), true},
+		{200, mediaJSON, says("TOKEN_INVALID"), true},
+		{200, mediaJSON, says("TOKEN_EXPIRED"), true},
+		{400, mediaJSON, says("BAD_USER_INPUT"), true},
+		{403, mediaGraphQL, says("FORBIDDEN"), true},
+		{401, mediaJSON, says("WHATEVER"), true},
+		{401, mediaGraphQL, `{"errors":[{"message":"x"}]}`, true},
+
+		{200, mediaJSON, says(""), false},
+		{200, mediaJSON, says("NOT_FOUND"), false},
+		{200, mediaJSON, says("TOKEN_BUCKET_EMPTY"), false},
+		{200, mediaJSON, says("INVALID_QUERY"), false},
+		{200, mediaJSON, says("unauthenticated"), false},
+		{200, mediaJSON, `{"errors":[{"message":"invalid token"}]}`, false},
+		{200, mediaHTML, says("UNAUTHENTICATED"), false},
+		{200, mine, says("UNAUTHENTICATED"), false},
+		{400, mediaJSON, `{"error":"invalid_token"}`, false},
+		{400, mediaJSON, `{"errors":[]}`, false},
+		{401, mediaJSON, `{"message":"Unauthorized"}`, false},
+		{401, mediaJSON, ``, false},
+		{401, mediaHTML, `<h1>`, false},
+		{401, "text/plain", `no`, false},
+		{403, mediaJSON, `{"message":"Forbidden"}`, false},
+		{403, "text/plain", `no`, false},
+		{407, mediaJSON, says(""), false},
+		{408, mediaJSON, says("UNAUTHENTICATED"), true},
+		{429, mediaJSON, says("UNAUTHENTICATED"), false},
+		{500, mediaGraphQL, says("UNAUTHENTICATED"), false},
+		{503, mediaGraphQL, says("FORBIDDEN"), false},
+	}
+	for _, test := range tests {
+		_, e := (&Request{Field: "me"}).interpret(test.status, http.Header{"Content-Type": {test.media}}, []byte(test.body))
+		if errors.Is(e, errEndsLogin) != test.ends {
+			t.Errorf("%d %s %s: ends the login: %v (%v)", test.status, test.media, test.body, !test.ends, e)
+		}
+	}
+}
+
 func TestDataComesThroughByteForByte(t *testing.T) {
 	for _, value := range []string{
 		`9007199254740993`, `-0.10E+07`, `1e400`, `"\u00e9\ud83d\ude00é \/"`, `{ "a" : [ 1 ,	2 ] ,` + "\r\n" + `"a":{}}`, `[]`, `{}`, `true`, `""`,
