@@ -48,11 +48,12 @@ type TokenSource struct {
 	sessions sync.Map // *session by environment id
 }
 
-// session is one environment's login in memory. Only a change under way writes pair, unsaved and failing.
+// session is one environment's login in memory. Only a change under way writes the first four.
 type session struct {
 	pair    atomic.Pointer[tokenPair] // as it is on disk; nil: to be read
 	unsaved *tokenPair                // refreshed, but not on disk: the disk refused it
 	failing time.Time                 // since when refreshing fails; zero: it does not
+	asked   time.Time                 // when the API was last asked in spite of what the clock says
 	mu      sync.Mutex
 	change  *change // under way
 }
@@ -61,6 +62,8 @@ type tokenPair struct {
 	username, access, refresh     string
 	accessExpires, refreshExpires time.Time // zero: the token does not say
 	renewed                       time.Time // by a refresh of ours
+
+	skew time.Duration // our clock is ahead of the API's by this; 0 also where nobody knows
 }
 
 // change is one change of a session under way. All but cancel may be read once done is closed.
@@ -156,21 +159,23 @@ func (t *TokenSource) Status(ctx context.Context, env Environment) (AuthState, e
 	} else if err != nil {
 		return AuthState{}, err
 	}
-	pair, err := t.open(env, row)
-	expired := err != nil || env.NeedsReauth || (past(pair.refreshExpires) && (pair.accessExpires.IsZero() || past(pair.accessExpires)))
+	_, err = t.open(env, row)
+	expired := err != nil || env.NeedsReauth
 	return AuthState{!expired, expired, row.Username, row.AccessExpires, row.RefreshExpires}, nil
 }
 
-func past(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
-
-// renewable reports whether there is something to refresh with.
-func (p *tokenPair) renewable() bool { return p.refresh != "" && !past(p.refreshExpires) }
-
-// due reports whether the pair is to be refreshed before it is used. Without a refresh token it is used as long as it
-// lasts. Tokens that live for less than the margin, or a wrong clock, must not make every request refresh.
+// due reports whether the pair is to be refreshed before it is used. Without a refresh token it is used until the API
+// refuses it. Tokens that live for less than the margin, or a wrong clock, must not make every request refresh.
 func (p *tokenPair) due() bool {
-	return !p.accessExpires.IsZero() && time.Until(p.accessExpires) < refreshMargin && time.Since(p.renewed) > refreshInterval &&
-		(p.renewable() || past(p.accessExpires))
+	if p.refresh == "" || p.accessExpires.IsZero() {
+		return false
+	}
+	return time.Until(p.accessExpires.Add(p.skew)) < refreshMargin && time.Since(p.renewed) > refreshInterval
+}
+
+// refreshOver reports whether the refresh token has expired, if our clock is right.
+func (p *tokenPair) refreshOver() bool {
+	return !p.refreshExpires.IsZero() && time.Until(p.refreshExpires.Add(p.skew)) <= 0
 }
 
 // open decrypts what save stored.
@@ -257,8 +262,13 @@ func (t *TokenSource) ask(ctx context.Context, env Environment, query, field str
 		return nil, errorf(codeBadResponse, "the API's answer to %s holds a token that cannot be used: allowed are %d bytes of visible ASCII",
 			field, maxTokenBytes)
 	}
-	return &tokenPair{access: got.AccessToken, refresh: got.RefreshToken, accessExpires: tokenExpiry(got.AccessToken),
-		refreshExpires: tokenExpiry(got.RefreshToken)}, nil
+	return &tokenPair{
+		access:         got.AccessToken,
+		refresh:        got.RefreshToken,
+		accessExpires:  tokenExpiry(got.AccessToken),
+		refreshExpires: tokenExpiry(got.RefreshToken),
+		skew:           tokenSkew(got.AccessToken, time.Now()),
+	}, nil
 }
 
 // Do calls send with env's token, refreshed before if it is about to expire; if the API refuses it, once more with
@@ -321,8 +331,15 @@ func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, re
 	if pair.access != refused && !pair.due() { // somebody else was quicker
 		return pair, nil
 	}
-	if !pair.renewable() {
-		return nil, t.expire(ctx, env, s, "the refresh token has expired")
+	if pair.refresh == "" {
+		return nil, t.expire(ctx, env, s, "the API refused the access token, and gave no refresh token")
+	}
+	if pair.refreshOver() {
+		// The clock may be wrong, and ends no login: the API is asked, but not by every job.
+		if wait := time.Until(s.asked.Add(refreshCheck)); wait > 0 {
+			return pair.untilAsked(refused, wait)
+		}
+		s.asked = time.Now()
 	}
 	fresh, e := t.ask(ctx, env, t.RefreshQuery, "refreshToken", map[string]string{"refreshToken": pair.refresh}, pair.refresh)
 	if e != nil && errors.Is(e, errEndsLogin) {
@@ -337,6 +354,19 @@ func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, re
 	}
 	fresh.username, fresh.renewed = pair.username, time.Now()
 	return fresh, t.keep(env, s, fresh)
+}
+
+// untilAsked is what there is until the API may be asked again about a refresh token that is over by our clock.
+func (p *tokenPair) untilAsked(refused string, wait time.Duration) (*tokenPair, error) {
+	if p.access != refused {
+		return p, nil // the API decides
+	}
+	return nil, &Error{
+		Code:    codeAuthNetwork,
+		Message: fmt.Sprintf("by this computer's clock the refresh token has expired; the API is asked again in %s", wait.Round(time.Second)),
+		Retry:   true,
+		Unsent:  true,
+	}
 }
 
 // refreshFailed is the error of a refresh that the GraphQL service did not answer. The tokens are kept, and it is tried

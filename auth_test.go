@@ -40,6 +40,7 @@ type fakeAPI struct {
 	reused                    int
 	noRotation, refuseAll     bool
 	unauthenticatedAs200      bool
+	behind                    time.Duration // of its clock; then its tokens say when they were issued
 	before                    func(op string, w http.ResponseWriter, r *http.Request) (answered bool)
 }
 
@@ -102,7 +103,12 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (a *fakeAPI) issue(w http.ResponseWriter, field string) {
 	make := func(kind string, life time.Duration) string {
 		a.serial++
-		token := tokenOf(fmt.Sprintf(`{"kind":%q,"n":%d,"exp":%d}`, kind, a.serial, time.Now().Add(life).Unix()))
+		now := time.Now().Add(-a.behind)
+		issued := ""
+		if a.behind != 0 {
+			issued = fmt.Sprintf(`"iat":%d,`, now.Unix())
+		}
+		token := tokenOf(fmt.Sprintf(`{"kind":%q,"n":%d,%s"exp":%d}`, kind, a.serial, issued, now.Add(life).Unix()))
 		a.issued = append(a.issued, token)
 		return token
 	}
@@ -589,10 +595,11 @@ func TestExpiredLoginStaysExpiredUntilTheNext(t *testing.T) {
 		"UNAUTHENTICATED":          {answer(200, `{"errors":[{"message":"no","extensions":{"code":"UNAUTHENTICATED"}}]}`), 1},
 		"401":                      {answer(401, `{"errors":[{"message":"no"}]}`), 1},
 		"400":                      {answer(400, `{"errors":[{"message":"no","extensions":{"code":"EXPIRED_TOKEN"}}]}`), 1},
-		"a refresh token out of time": {func(a *authTest) {
+		"a refresh token out of time, and the API agrees": {func(a *authTest) {
 			a.api.set(func() { a.api.lifetime, a.api.refreshLifetime = -time.Minute, -time.Minute })
 			a.login()
-		}, 0},
+			a.api.set(func() { a.api.refresh = "" })
+		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAuthTest(t)
@@ -636,17 +643,105 @@ func TestExpiredLoginStaysExpiredUntilTheNext(t *testing.T) {
 	}
 }
 
-func TestAccessTokenIsUsedAsLongAsItLastsWithoutARefreshToken(t *testing.T) {
+func TestAccessTokenIsUsedUntilRefusedWithoutARefreshToken(t *testing.T) {
+	for _, life := range []time.Duration{4 * time.Minute, -time.Minute} {
+		a := newAuthTest(t)
+		a.api.lifetime = life
+		a.api.before = func(op string, w http.ResponseWriter, _ *http.Request) bool {
+			if op != "login" {
+				return false
+			}
+			token := tokenOf(fmt.Sprintf(`{"exp":%d}`, time.Now().Add(life).Unix()))
+			a.api.set(func() { a.api.valid[token] = true })
+			w.Header().Set("Content-Type", mediaJSON)
+			fmt.Fprintf(w, `{"data":{"login":{"accessToken":%q}}}`, token)
+			return true
+		}
+		a.login()
+		a.wantCall("")
+		if state := a.status(); !state.Authenticated || state.NeedsReauth {
+			t.Errorf("%+v", state)
+		}
+		a.api.revokeAccess()
+		a.wantCall(codeAuthExpired)
+		a.wantAsked("refresh", 0)
+	}
+}
+
+// A clock that is wrong by years makes every token look expired.
+func TestClockAloneEndsNoLogin(t *testing.T) {
 	a := newAuthTest(t)
-	a.api.lifetime, a.api.refreshLifetime = 4*time.Minute, -time.Minute
+	a.api.lifetime, a.api.refreshLifetime = -20_000*time.Hour, -20_000*time.Hour
 	a.login()
-	a.wantCall("")
+	for range 3 {
+		a.wantCall("")
+	}
+	a.wantAsked("refresh", 1)
 	if state := a.status(); !state.Authenticated || state.NeedsReauth {
 		t.Errorf("%+v", state)
 	}
+	a.restart()
+	a.wantCall("")
+	a.wantAsked("refresh", 2)
+
+	// Between two looks the API's refusal of the access token is trouble, not the end.
 	a.api.revokeAccess()
-	a.wantCall(codeAuthExpired)
-	a.wantAsked("refresh", 0)
+	a.wantCall(codeAuthNetwork)
+	a.wantAsked("refresh", 2)
+	if state := a.status(); !state.Authenticated || state.NeedsReauth {
+		t.Errorf("%+v", state)
+	}
+	s := a.tokens.session(a.env().ID)
+	s.asked = s.asked.Add(-refreshCheck)
+	a.wantCall("")
+	a.wantAsked("refresh", 3)
+}
+
+// newFakeClockTokens is a TokenSource without a network, for a test in which the clock is a fake.
+func newFakeClockTokens(t *testing.T, api *fakeAPI) (*TokenSource, Environment) {
+	t.Helper()
+	store := openTestStore(t)
+	env, err := store.Environment("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := newTokenSource(tokenSourceOptions{
+		Store:        store,
+		Client:       &Client{transport: handlerTransport{api}, agent: "honeydew/1", maxBytes: 1 << 20},
+		Sealer:       openTestSealer(t, sealerOptions{Home: t.TempDir(), Store: store}),
+		Log:          slog.New(slog.DiscardHandler),
+		Timeout:      time.Minute,
+		LoginQuery:   testLoginGQL,
+		RefreshQuery: testRenewGQL,
+	})
+	t.Cleanup(tokens.Close)
+	return tokens, env
+}
+
+func TestClockOfTheAPIMayBeWrong(t *testing.T) {
+	for _, behind := range []time.Duration{10 * time.Minute, -10 * time.Minute, time.Hour} {
+		t.Run(behind.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				advance(24 * time.Hour) // the fake clock begins in 2000, and tokens of 1999 say nothing
+				api := newFakeAPI()
+				api.lifetime, api.behind = 15*time.Minute, behind
+				tokens, env := newFakeClockTokens(t, api)
+				if _, err := tokens.Login(t.Context(), env, "ada", testPassword); err != nil {
+					t.Fatal(err)
+				}
+				send := func(string, []string) error { return nil }
+				for range 360 {
+					if err := tokens.Do(t.Context(), env, send); err != nil {
+						t.Fatal(err)
+					}
+					advance(10 * time.Second)
+				}
+				if n := api.count("refresh"); n < 5 || n > 6 {
+					t.Errorf("%d refreshes in an hour of tokens that last 15 minutes, want 5 or 6", n)
+				}
+			})
+		})
+	}
 }
 
 func TestTroubleWhileRefreshingKeepsTheTokens(t *testing.T) {
@@ -1028,9 +1123,9 @@ func TestStatusAsksNobody(t *testing.T) {
 		want              bool
 	}{
 		{time.Hour, 24 * time.Hour, true},
-		{-time.Minute, time.Hour, true}, // a refresh will do
-		{time.Hour, -time.Minute, true}, // for an hour still
-		{-time.Minute, -time.Minute, false},
+		{-time.Minute, time.Hour, true},    // a refresh will do
+		{time.Hour, -time.Minute, true},    // for an hour still
+		{-time.Minute, -time.Minute, true}, // if our clock is right, which the API knows
 	} {
 		a.api.set(func() { a.api.lifetime, a.api.refreshLifetime = test.life, test.refreshLife })
 		a.login()
@@ -1074,15 +1169,7 @@ func (h handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestRunRefreshesBeforeExpiryAndOnlyThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newFakeAPI()
-		store := openTestStore(t)
-		env, err := store.Environment("")
-		if err != nil {
-			t.Fatal(err)
-		}
-		client := &Client{transport: handlerTransport{api}, agent: "honeydew/1", maxBytes: 1 << 20}
-		tokens := newTokenSource(tokenSourceOptions{Store: store, Client: client, Sealer: openTestSealer(t, sealerOptions{Home: t.TempDir(), Store: store}),
-			Log: slog.New(slog.DiscardHandler), Timeout: time.Minute, LoginQuery: testLoginGQL, RefreshQuery: testRenewGQL})
-		defer tokens.Close()
+		tokens, env := newFakeClockTokens(t, api)
 		if _, err := tokens.Login(t.Context(), env, "ada", testPassword); err != nil {
 			t.Fatal(err)
 		}
@@ -1116,7 +1203,7 @@ func TestRunRefreshesBeforeExpiryAndOnlyThen(t *testing.T) {
 		api.set(func() { api.before, api.refresh = nil, "" })
 		advance(10 * time.Minute)
 		want(5)
-		if env, err = store.Environment(""); err != nil || !env.NeedsReauth {
+		if env, err := tokens.Store.Environment(""); err != nil || !env.NeedsReauth {
 			t.Errorf("%+v, %v", env, err)
 		}
 		cancel()
