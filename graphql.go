@@ -15,7 +15,6 @@ import (
 	"html"
 	"io"
 	"iter"
-	"mime"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -302,8 +301,12 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable && asked:
 		return Answer{}, &Error{Code: codeRateLimited, Message: fmt.Sprintf("%s; the API asks to wait %s", line, hold), Hold: hold, Unsent: true}
 	}
-	media, _, _ := mime.ParseMediaType(header.Get("Content-Type"))
-	env, err := envelope{}, fmt.Errorf("its media type is %q", cutText(r.shown(outside(media)), maxMediaBytes))
+	came := header.Get("Content-Type")
+	media := mediaType(came)
+	env, err := envelope{}, errors.New("it has no media type")
+	if came != "" {
+		err = fmt.Errorf("its media type is %q", cutText(r.shown(outside(came)), maxMediaBytes))
+	}
 	if media == "application/json" || strings.HasSuffix(media, "+json") {
 		env, err = parseEnvelope(text, r.Field)
 	}
@@ -353,6 +356,14 @@ func (r *Request) refusedPayload(data []byte) *Error {
 	return &Error{Code: codeAPI, Message: message, Refused: true}
 }
 
+// mediaType is the first media type in a Content-Type. Gateways repeat it, or its charset, and some write parameters that
+// nobody can read; what the answer is does not depend on those.
+func mediaType(contentType string) string {
+	first, _, _ := strings.Cut(contentType, ",")
+	first, _, _ = strings.Cut(first, ";")
+	return strings.ToLower(strings.TrimSpace(first))
+}
+
 // retryAfter reads the header of that name: seconds or a date (RFC 9110, section 10.2.3); without a usable one, the
 // default and false. A hold is at least a second, so that an API that says 0 is not asked in a loop.
 func retryAfter(value string, now time.Time) (time.Duration, bool) {
@@ -380,7 +391,7 @@ type envelope struct {
 func (e *envelope) complaint(r *Request) string {
 	said := r.shown(e.message)
 	if e.code != "" {
-		said += " (" + cutText(r.shown(e.code), maxMediaBytes) + ")"
+		said = strings.TrimSpace(said + " (" + cutText(r.shown(e.code), maxMediaBytes) + ")")
 	}
 	if e.errors > 1 {
 		said += fmt.Sprintf(", and %d more errors", e.errors-1)
@@ -429,6 +440,7 @@ func (e *envelope) endsLogin(status int) bool {
 // parseEnvelope takes an answer apart without copying data, which may be 100 MB. It must be UTF-8, since SQL and gRPC
 // texts are.
 func parseEnvelope(text []byte, field string) (e envelope, err error) {
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
 	if !utf8.Valid(text) || !json.Valid(text) {
 		return e, errors.New("it is not JSON in UTF-8")
 	}
@@ -446,32 +458,55 @@ func parseEnvelope(text []byte, field string) (e envelope, err error) {
 			e.root = value
 		}
 	}
-	var list []struct {
-		Message    outside
-		Extensions struct{ Code outside }
-	}
-	// Whatever does not fit stays empty: an error without a message is one all the same.
-	_ = json.Unmarshal(complaints, &list)
-	switch e.errors = len(list); {
-	case list == nil && complaints != nil && string(complaints) != "null":
+	if complaints != nil && complaints[0] != '[' && string(complaints) != "null" {
 		return envelope{}, errors.New("its errors are no list")
-	case e.errors == 0 && !bytes.HasPrefix(data, []byte("{")):
+	}
+	for _, complaint := range members(complaints) {
+		if e.errors == 0 {
+			e.code, e.message = readError(complaint)
+		}
+		e.errors++
+	}
+	if e.errors == 0 && !bytes.HasPrefix(data, []byte("{")) {
 		return envelope{}, errors.New("it has neither data nor errors")
-	case e.errors > 0:
-		e.code, e.message = list[0].Extensions.Code, list[0].Message
 	}
 	return e, nil
 }
 
-// members are the names and values in an object of valid JSON text, in their order: of a repeated name the last counts,
-// as in encoding/json. Other values have none.
+// readError reads one of an answer's errors. One that is no object, or has neither message nor code, speaks for itself.
+func readError(text []byte) (code, message outside) {
+	if len(text) > maxRefusalBytes {
+		return "", outside(fmt.Sprintf("an error of %d bytes", len(text)))
+	}
+	if err := json.Unmarshal(text, &message); err == nil && message != "" {
+		return "", message
+	}
+	var e struct {
+		Message    outside
+		Extensions struct{ Code outside }
+	}
+	_ = json.Unmarshal(text, &e) // whatever does not fit stays empty
+	if e.Message == "" && e.Extensions.Code == "" {
+		return "", outside(text)
+	}
+	return e.Extensions.Code, e.Message
+}
+
+// members are the names and values in an object of valid JSON text, in their order, or the values in a list, without
+// names. Of a repeated name the last counts, as in encoding/json. Other values have none. It allocates no more than a
+// name, since an answer may hold tens of millions of members.
 func members(text []byte) iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
-		if text = bytes.TrimSpace(text); !bytes.HasPrefix(text, []byte("{")) {
+		text = bytes.TrimSpace(text)
+		if len(text) == 0 || (text[0] != '{' && text[0] != '[') {
 			return
 		}
+		list := text[0] == '['
 		var name string
 		var depth, quote, value int // where the latest string, and the latest member's value, begin
+		if list {
+			value = 1
+		}
 		for i := 0; i < len(text); i++ {
 			switch text[i] {
 			case '"':
@@ -482,15 +517,21 @@ func members(text []byte) iter.Seq2[string, []byte] {
 					}
 				}
 			case ':':
-				if depth == 1 {
+				if depth == 1 && !list {
 					value = i + 1
 					_ = json.Unmarshal(text[quote:i], &name) // valid: the whole text is
 				}
 			case '{', '[':
 				depth++
 			case ',', '}', ']':
-				if depth == 1 && value > 0 && !yield(name, bytes.TrimSpace(text[value:i])) {
-					return
+				if depth == 1 && value > 0 {
+					member := bytes.TrimSpace(text[value:i])
+					if len(member) > 0 && !yield(name, member) { // an empty list has none
+						return
+					}
+					if list {
+						value = i + 1
+					}
 				}
 				if text[i] != ',' {
 					depth--

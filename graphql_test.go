@@ -140,6 +140,23 @@ func TestAnswersAreJudgedByMediaTypeStatusAndErrorCode(t *testing.T) {
 		{200, mediaJSON, `{"data":{"me":0},"errors":[]}`, fine},
 		{200, mediaJSON, `{"data":{"me":1},"errors":null}`, fine},
 
+		{200, mediaJSON + ", " + mediaJSON, data, fine},
+		{200, mediaJSON + "," + mediaJSON + "; charset=utf-8", data, fine},
+		{200, mediaJSON + "; charset=utf-8; charset=utf-8", data, fine},
+		{200, mediaJSON + "; charset=utf-8; charset=latin1", data, fine},
+		{200, mediaJSON + ";;", data, fine},
+		{200, mediaJSON + "; charset", data, fine},
+		{200, mediaJSON + `; charset="utf-8`, data, fine},
+		{200, "Application/JSON ;charset=utf-8", data, fine},
+		{400, mediaGraphQL + ", " + mediaGraphQL, internal, server},
+		{200, mediaHTML + ", " + mediaJSON, data, bad},
+		{200, "application json", data, bad},
+		{200, ";", data, bad},
+		{200, mediaJSON, "\ufeff" + data, fine},
+		{200, mediaJSON, "\ufeff " + plainErr, api},
+		{200, mediaJSON, "\ufeff\ufeff" + data, bad},
+		{200, mediaJSON, "\ufeff", bad},
+
 		{200, mediaHTML, html, bad},
 		{200, mediaHTML, data, bad},
 		{200, "", data, bad},
@@ -260,17 +277,27 @@ func TestRefusalsSayWhatTheAPISaid(t *testing.T) {
 	}{
 		{200, mediaJSON, `{"errors":[{"message":"no such user","extensions":{"code":"NOT_FOUND"}}]}`, "API_ERROR: no such user (NOT_FOUND)"},
 		{200, mediaJSON, `{"errors":[{"message":"a"},{"message":"b"},{}]}`, "API_ERROR: a, and 2 more errors"},
+		{200, mediaJSON, `{"errors":["the text"," and"]}`, "API_ERROR: the text, and 1 more errors"},
+		{200, mediaJSON, `{"errors":[7]}`, "API_ERROR: 7"},
+		{200, mediaJSON, `{"errors":[{"reason":"r"}]}`, `API_ERROR: {"reason":"r"}`},
+		{200, mediaJSON, `{"errors":[{"extensions":{"code":"NOT_FOUND"}}]}`, "API_ERROR: (NOT_FOUND)"},
+		{200, mediaJSON + "; charset=utf-8; charset=utf-8", `{}`, "BAD_RESPONSE: HTTP 200 OK, but no GraphQL answer: it has neither data nor errors: {}"},
+		{200, "application json", "hi", `BAD_RESPONSE: HTTP 200 OK, but no GraphQL answer: its media type is "application json": hi`},
+		{200, "", "hi", "BAD_RESPONSE: HTTP 200 OK, but no GraphQL answer: it has no media type: hi"},
 		{404, mediaHTML, "<h1>\n  not\there\x1b[31m</h1>", "API_ERROR: HTTP 404 Not Found: <h1> not here[31m</h1>"},
 		{500, mediaJSON, `{"errors":[{"message":"boom"}]}`, "SERVER_ERROR: HTTP 500 Internal Server Error: boom"},
 		{500, mediaJSON, " \n ", "SERVER_ERROR: HTTP 500 Internal Server Error"},
-		{200, mediaHTML, "hi", `BAD_RESPONSE: HTTP 200 OK, but no GraphQL answer: its media type is "text/html": hi`},
+		{200, mediaHTML, "hi", `BAD_RESPONSE: HTTP 200 OK, but no GraphQL answer: its media type is "text/html; charset=utf-8": hi`},
 		{400, mediaGraphQL, `{"data":null}`, "API_ERROR: HTTP 400 Bad Request"},
 		{429, mediaHTML, "slow", "RATE_LIMITED: HTTP 429 Too Many Requests; the API asks to wait 1m0s"},
 	}
 	c := newTestClient(t, 1<<20)
 	for _, test := range tests {
 		address := serve(t, func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Type", test.media)
+			w.Header()["Content-Type"] = nil // no guess by net/http
+			if test.media != "" {
+				w.Header().Set("Content-Type", test.media)
+			}
 			w.WriteHeader(test.status)
 			_, _ = io.WriteString(w, test.body)
 		})
@@ -890,7 +917,7 @@ func TestProxyOfTheEnvironmentIsUsed(t *testing.T) {
 func FuzzEnvelope(f *testing.F) {
 	for _, seed := range []string{`{"data":{"me":1}}`, ` { "data" : { "me" : [1, 2] , "x":{} } , "errors" : [ {"message":"m"} ] } `, `{"data":null,"errors":[]}`,
 		`{"data":{"me":0,"me":1},"data":{}}`, `{"d\u0061ta":{"\u006de":"\\\""}}`, `[]`, `7`, `""`, `{"data":{"me":"` + "\xff" + `"}}`, `{"errors":{}}`,
-		`{"data":{"me":1},"errors":null}`, `{"data":"{\"me\":1}"}`, `{"\ud800":1,"data":{"me":-0.0e+5}}`} {
+		`{"data":{"me":1},"errors":null}`, `{"errors":[ ]}`, `{"errors":[[],{},"]",-1 , null]}`, "\ufeff" + `{"data":{}}`, `{"data":"{\"me\":1}"}`, `{"\ud800":1,"data":{"me":-0.0e+5}}`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -898,6 +925,7 @@ func FuzzEnvelope(f *testing.F) {
 		var top, data map[string]json.RawMessage
 		var complaints []json.RawMessage
 		// An object or null: everything else is an error below as well.
+		text = bytes.TrimPrefix(text, []byte("\ufeff"))
 		valid := utf8.Valid(text) && json.Valid(text) && json.Unmarshal(text, &top) == nil
 		if valid && top["errors"] != nil {
 			valid = json.Unmarshal(top["errors"], &complaints) == nil
