@@ -27,6 +27,7 @@ const (
 	refreshCheck    = time.Minute
 	refreshPatience = 10 * time.Minute // with refreshes that fail, before a person is told what to do
 
+	maxLoginAnswer     = 1 << 20
 	maxCredentialBytes = 16 << 10 // of a username or password: each is sought in what the API says
 )
 
@@ -253,6 +254,9 @@ func (t *TokenSource) ask(ctx context.Context, env Environment, query, field str
 	answer, err := t.Client.Do(ctx, Request{URL: env.BaseURL, Query: query, Field: field, Variables: text, Secrets: []string{secret}})
 	if e, ok := errors.AsType[*Error](err); ok {
 		return nil, e
+	}
+	if len(answer.Data) > maxLoginAnswer {
+		return nil, errorf(codeBadResponse, "the API's answer to %s has %d bytes; allowed are %d", field, len(answer.Data), maxLoginAnswer)
 	}
 	var got struct{ AccessToken, RefreshToken string }
 	if err := json.Unmarshal(answer.Data, &got); err != nil || got.AccessToken == "" {

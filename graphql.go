@@ -344,16 +344,37 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 }
 
 // refusedPayload finds the API's own no inside a mutation's payload.
-func (r *Request) refusedPayload(data []byte) *Error {
-	var payload struct {
-		Success *bool
-		Error   outside
+func (r *Request) refusedPayload(payload []byte) *Error {
+	refused := false
+	message := ""
+	for name, value := range members(payload) {
+		switch name {
+		case "success":
+			refused = string(value) == "false"
+		case "error":
+			message = r.shown(textOf(value))
+		}
 	}
-	if json.Unmarshal(data, &payload) != nil || payload.Success == nil || *payload.Success {
+	if !refused {
 		return nil
 	}
-	message := cmp.Or(r.shown(payload.Error), "the API reports no success, and no reason")
-	return &Error{Code: codeAPI, Message: message, Refused: true}
+	return &Error{
+		Code:    codeAPI,
+		Message: cmp.Or(message, "the API reports no success, and no reason"),
+		Refused: true,
+	}
+}
+
+// textOf is a JSON string's text, "" for null, and any other value as it is.
+func textOf(value []byte) outside {
+	if len(value) > maxRefusalBytes {
+		return outside(fmt.Sprintf("a text of %d bytes", len(value)))
+	}
+	var text outside
+	if err := json.Unmarshal(value, &text); err != nil {
+		return outside(value)
+	}
+	return text
 }
 
 // mediaType is the first media type in a Content-Type. Gateways repeat it, or its charset, and some write parameters that
@@ -475,19 +496,15 @@ func parseEnvelope(text []byte, field string) (e envelope, err error) {
 
 // readError reads one of an answer's errors. One that is no object, or has neither message nor code, speaks for itself.
 func readError(text []byte) (code, message outside) {
-	if len(text) > maxRefusalBytes {
-		return "", outside(fmt.Sprintf("an error of %d bytes", len(text)))
-	}
-	if err := json.Unmarshal(text, &message); err == nil && message != "" {
-		return "", message
-	}
 	var e struct {
 		Message    outside
 		Extensions struct{ Code outside }
 	}
-	_ = json.Unmarshal(text, &e) // whatever does not fit stays empty
+	if text[0] == '{' && len(text) <= maxRefusalBytes {
+		_ = json.Unmarshal(text, &e) // whatever does not fit stays empty
+	}
 	if e.Message == "" && e.Extensions.Code == "" {
-		return "", outside(text)
+		return "", textOf(text)
 	}
 	return e.Extensions.Code, e.Message
 }

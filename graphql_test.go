@@ -384,6 +384,38 @@ func TestOnlyTheServicesOwnWordsEndALogin(t *testing.T) {
 	}
 }
 
+func TestOnlyDataMayBeLargeInMemory(t *testing.T) {
+	const size = 20 << 20
+	long := `"` + strings.Repeat("x", size) + `"`
+	for name, body := range map[string]string{
+		"numbers":           `{"errors":[` + strings.Repeat("0,", size/2) + `0]}`,
+		"objects":           `{"errors":[` + strings.Repeat("{},", size/3) + `{}]}`,
+		"errors":            `{"errors":[` + strings.Repeat(`{"message":"x"},`, size/16) + `{}]}`,
+		"a long text":       `{"errors":[` + long + `]}`,
+		"a long message":    `{"errors":[{"message":` + long + `}]}`,
+		"a long code":       `{"errors":[{"message":"x","extensions":{"code":` + long + `}}]}`,
+		"a long reason":     `{"data":{"me":{"success":false,"error":` + long + `}}}`,
+		"a list of reasons": `{"data":{"me":{"success":false,"error":[` + strings.Repeat("0,", size/2) + `0]}}}`,
+		"no GraphQL":        `[` + strings.Repeat("0,", size/2) + `0]`,
+	} {
+		r := Request{Field: "me", Token: "t0ken-canary"}
+		text := []byte(body)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		answer, e := r.interpret(200, http.Header{"Content-Type": {mediaJSON}}, text)
+		if e == nil {
+			e = r.refusedPayload(answer.Data)
+		}
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; used > 4<<20 {
+			t.Errorf("%s: %d MiB were allocated beside the answer's %d", name, used>>20, len(text)>>20)
+		}
+		if e == nil || len(e.Message) > maxErrorTextInBytes {
+			t.Errorf("%s: %v", name, e)
+		}
+	}
+}
+
 func TestDataComesThroughByteForByte(t *testing.T) {
 	for _, value := range []string{
 		`9007199254740993`, `-0.10E+07`, `1e400`, `"\u00e9\ud83d\ude00é \/"`, `{ "a" : [ 1 ,	2 ] ,` + "\r\n" + `"a":{}}`, `[]`, `{}`, `true`, `""`,
