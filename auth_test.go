@@ -467,7 +467,7 @@ func TestManyRefusedAtOnceRefreshOnce(t *testing.T) {
 						return false
 					}
 				})
-				a.client.transport.(*http.Transport).CloseIdleConnections()
+				transportOf(a.client).CloseIdleConnections()
 				var wg sync.WaitGroup
 				for range n {
 					wg.Go(func() {
@@ -697,6 +697,13 @@ func TestClockAloneEndsNoLogin(t *testing.T) {
 	a.wantAsked("refresh", 3)
 }
 
+func newHandlerClient(api http.Handler) *Client {
+	return &Client{
+		clientOptions: clientOptions{Version: "1", MaxBytes: 1 << 20},
+		connections:   newConnections(func() http.RoundTripper { return handlerTransport{api} }),
+	}
+}
+
 // newFakeClockTokens is a TokenSource without a network, for a test in which the clock is a fake.
 func newFakeClockTokens(t *testing.T, api *fakeAPI) (*TokenSource, Environment) {
 	t.Helper()
@@ -707,7 +714,7 @@ func newFakeClockTokens(t *testing.T, api *fakeAPI) (*TokenSource, Environment) 
 	}
 	tokens := newTokenSource(tokenSourceOptions{
 		Store:        store,
-		Client:       &Client{transport: handlerTransport{api}, agent: "honeydew/1", maxBytes: 1 << 20},
+		Client:       newHandlerClient(api),
 		Sealer:       openTestSealer(t, sealerOptions{Home: t.TempDir(), Store: store}),
 		Log:          slog.New(slog.DiscardHandler),
 		Timeout:      time.Minute,

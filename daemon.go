@@ -170,7 +170,11 @@ func (d *Daemon) build() (err error) {
 	if err != nil {
 		return exitError{exitConfig, err}
 	}
-	d.client = newClient(d.Version, int64(d.cfg.API.MaxResponseMB)<<20, func(proxy string) { d.log.Info("using a proxy", "proxy", proxy) })
+	d.client = newClient(clientOptions{
+		Version:  d.Version,
+		MaxBytes: int64(d.cfg.API.MaxResponseMB) << 20,
+		OnProxy:  func(address string) { d.log.Info("using a proxy", "proxy", address) },
+	})
 	d.auth = newTokenSource(tokenSourceOptions{Store: d.store, Client: d.client, Sealer: keys, Log: d.log, Timeout: d.cfg.API.Timeout,
 		LoginQuery: d.commands.internal("auth.login").Query, RefreshQuery: d.commands.internal("auth.refresh").Query})
 	d.queue, err = newQueue(QueueOptions{Store: d.store, Workers: d.cfg.Queue.Workers, ProviderLimit: d.cfg.Queue.ProviderLimit,

@@ -67,33 +67,84 @@ type Answer struct {
 
 // Client speaks to the API.
 type Client struct {
-	transport http.RoundTripper
-	agent     string
-	maxBytes  int64
+	clientOptions
+	connections *connections
 }
 
-// newClient makes a client that reads at most maxBytes of an answer. onProxy hears once which proxy is used.
-func newClient(version string, maxBytes int64, onProxy func(proxy string)) *Client {
+type clientOptions struct {
+	Version  string
+	MaxBytes int64                // read of an answer
+	OnProxy  func(address string) // hears once which proxy is used
+}
+
+func newClient(o clientOptions) *Client {
 	var once sync.Once
-	transport := &http.Transport{
-		Proxy: func(r *http.Request) (*url.URL, error) {
-			u, err := http.ProxyFromEnvironment(r)
-			if u != nil {
-				once.Do(func() { onProxy(u.Scheme + "://" + u.Host) })
-			}
-			return u, err
-		},
-		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+	proxy := func(r *http.Request) (*url.URL, error) {
+		u, err := http.ProxyFromEnvironment(r)
+		if u != nil {
+			once.Do(func() { o.OnProxy(u.Scheme + "://" + u.Host) })
+		}
+		return u, err
+	}
+	return &Client{
+		clientOptions: o,
+		connections:   newConnections(func() http.RoundTripper { return newTransport(proxy) }),
+	}
+}
+
+// newTransport makes connections of its own. No http.Client goes around it: that would follow redirects, which would
+// carry the token, or a password, to whatever host they name.
+func newTransport(proxy func(*http.Request) (*url.URL, error)) *http.Transport {
+	dialer := net.Dialer{
+		Timeout:   10 * time.Second,
+		KeepAlive: 30 * time.Second,
+	}
+	return &http.Transport{
+		Proxy:                  proxy,
+		DialContext:            dialer.DialContext,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: maxHeaderBytes,
 		ForceAttemptHTTP2:      true,
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: 15 * time.Second,
+			PingTimeout:     10 * time.Second,
+		},
 	}
-	// No http.Client around it: that would follow redirects, which would carry the token, or a password, to whatever
-	// host they name.
-	return &Client{transport: transport, agent: "honeydew/" + version, maxBytes: maxBytes}
+}
+
+// connections are those of one transport, until a request times out. A connection may die without a word, when the
+// computer slept or its network changed; HTTP/2 would then send every request over it until its pings notice, and longer
+// than a job's timeout. So what comes after a timeout gets a new transport.
+type connections struct {
+	mu   sync.Mutex
+	now  http.RoundTripper
+	make func() http.RoundTripper
+}
+
+func newConnections(make func() http.RoundTripper) *connections {
+	return &connections{now: make(), make: make}
+}
+
+func (c *connections) current() http.RoundTripper {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+// renew replaces old, unless somebody else did. What is under way over old goes on.
+func (c *connections) renew(old http.RoundTripper) {
+	c.mu.Lock()
+	replaced := c.now == old
+	if replaced {
+		c.now = c.make()
+	}
+	c.mu.Unlock()
+	if transport, ok := old.(*http.Transport); ok && replaced {
+		transport.CloseIdleConnections()
+	}
 }
 
 // Do sends r once. Its error is an *Error: AUTH_INVALID means that the API refused the token.
@@ -200,34 +251,59 @@ func spellings(secret string) []string {
 
 func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 	connected := false
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }})
-	query, _ := json.Marshal(r.Query) // no string fails to encode
-	body := slices.Concat([]byte(`{"query":`), query, []byte(`,"variables":`), r.Variables, []byte(`}`))
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.URL, bytes.NewReader(body))
+	trace := httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { connected = true },
+	}
+	req, err := c.request(httptrace.WithClientTrace(ctx, &trace), r)
 	if err != nil {
 		return Answer{}, &Error{Code: codeInternal, Message: err.Error(), Unsent: true}
 	}
-	req.Header = http.Header{"Content-Type": {"application/json"}, "Accept": {mediaGraphQL + ", application/json;q=0.9"}, "User-Agent": {c.agent}}
-	if r.Token != "" {
-		req.Header.Set("Authorization", "Bearer "+r.Token)
-	}
-	resp, err := c.transport.RoundTrip(req)
+	transport := c.connections.current()
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return Answer{}, r.transportError(ctx, err, !connected)
+		return Answer{}, c.noAnswer(ctx, r, transport, err, !connected)
 	}
 	defer resp.Body.Close()
 	limit, success := int64(maxRefusalBytes), resp.StatusCode < 300
 	if success {
-		limit = c.maxBytes
+		limit = c.MaxBytes
 	}
 	text, err := readBody(resp, limit)
 	if err != nil {
-		return Answer{}, r.transportError(ctx, err, false)
+		return Answer{}, c.noAnswer(ctx, r, transport, err, false)
 	}
 	if success && int64(len(text)) > limit {
 		return Answer{}, &Error{Code: codeResultTooLarge, Message: fmt.Sprintf("the answer is larger than api.max_response_mb (%d)", limit>>20)}
 	}
 	return r.interpret(resp.StatusCode, resp.Header, text)
+}
+
+// request is r as HTTP.
+func (c *Client) request(ctx context.Context, r *Request) (*http.Request, error) {
+	query, _ := json.Marshal(r.Query) // no string fails to encode
+	body := slices.Concat([]byte(`{"query":`), query, []byte(`,"variables":`), r.Variables, []byte(`}`))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.URL, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header = http.Header{
+		"Content-Type": {"application/json"},
+		"Accept":       {mediaGraphQL + ", application/json;q=0.9"},
+		"User-Agent":   {"honeydew/" + c.Version},
+	}
+	if r.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+r.Token)
+	}
+	return req, nil
+}
+
+// noAnswer is the failure of a request over transport that got no whole answer.
+func (c *Client) noAnswer(ctx context.Context, r *Request, transport http.RoundTripper, err error, unsent bool) *Error {
+	e := r.transportError(ctx, err, unsent)
+	if e.Code == codeTimeout {
+		c.connections.renew(transport)
+	}
+	return e
 }
 
 // readBody reads at most limit+1 bytes. An answer of unknown length is gathered in pieces of at most 1 MiB; io.ReadAll's grow

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -33,10 +35,12 @@ const (
 
 func newTestClient(t testing.TB, maxBytes int64) *Client {
 	t.Helper()
-	c := newClient("1.2.3", maxBytes, func(string) {})
-	t.Cleanup(c.transport.(*http.Transport).CloseIdleConnections)
+	c := newClient(clientOptions{Version: "1.2.3", MaxBytes: maxBytes, OnProxy: func(string) {}})
+	t.Cleanup(func() { transportOf(c).CloseIdleConnections() })
 	return c
 }
+
+func transportOf(c *Client) *http.Transport { return c.connections.current().(*http.Transport) }
 
 func serve(t testing.TB, handler http.HandlerFunc) string {
 	t.Helper()
@@ -595,6 +599,135 @@ func TestUnsentOnlyWhenNoConnectionWasMade(t *testing.T) {
 	}
 }
 
+// forwarder stands between a client and a server. What is swallowed is every byte of the connections that there are.
+type forwarder struct {
+	net.Listener
+	target   string
+	mu       sync.Mutex
+	swallow  []*atomic.Bool
+	accepted int
+}
+
+func newForwarder(t testing.TB, target string) *forwarder {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &forwarder{Listener: listener, target: target}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		f.serve(t)
+	}()
+	t.Cleanup(func() {
+		listener.Close()
+		<-ended
+	})
+	return f
+}
+
+func (f *forwarder) serve(t testing.TB) {
+	for {
+		client, err := f.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", f.target)
+		if err != nil {
+			t.Error(err)
+			client.Close()
+			continue
+		}
+		swallowed := &atomic.Bool{}
+		f.mu.Lock()
+		f.accepted++
+		f.swallow = append(f.swallow, swallowed)
+		f.mu.Unlock()
+		pipe := func(to, from net.Conn) {
+			defer to.Close()
+			buffer := make([]byte, 64<<10)
+			for {
+				n, err := from.Read(buffer)
+				if err != nil {
+					return
+				}
+				if swallowed.Load() {
+					continue
+				}
+				if _, err := to.Write(buffer[:n]); err != nil {
+					return
+				}
+			}
+		}
+		go pipe(server, client)
+		go pipe(client, server)
+	}
+}
+
+func (f *forwarder) swallowAll() (accepted int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, swallowed := range f.swallow {
+		swallowed.Store(true)
+	}
+	return f.accepted
+}
+
+func TestConnectionThatDiedIsNotUsedAgain(t *testing.T) {
+	for _, version := range []int{1, 2} {
+		t.Run(fmt.Sprint("HTTP/", version), func(t *testing.T) {
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.ProtoMajor != version {
+					t.Errorf("HTTP/%d", r.ProtoMajor)
+				}
+				w.Header().Set("Content-Type", mediaJSON)
+				_, _ = io.WriteString(w, `{"data":{"me":1}}`)
+			}))
+			server.EnableHTTP2 = version == 2
+			server.StartTLS()
+			t.Cleanup(server.Close)
+			f := newForwarder(t, server.Listener.Addr().String())
+			c := newTestClient(t, 1<<20)
+			plain := c.connections.make
+			c.connections = newConnections(func() http.RoundTripper {
+				transport := plain().(*http.Transport)
+				transport.TLSClientConfig.RootCAs = x509.NewCertPool()
+				transport.TLSClientConfig.RootCAs.AddCert(server.Certificate())
+				return transport
+			})
+			ask := func(limit time.Duration) error {
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				defer cancel()
+				_, err := c.Do(ctx, Request{URL: "https://" + f.Addr().String(), Query: "{me}", Field: "me", Variables: []byte("{}")})
+				return err
+			}
+			for range 2 {
+				if err := ask(30 * time.Second); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if accepted := f.swallowAll(); accepted != 1 {
+				t.Fatalf("%d connections for two requests", accepted)
+			}
+			if err := ask(200 * time.Millisecond); codeOf(err) != codeTimeout {
+				t.Fatalf("over a dead connection: %v", err)
+			}
+			// At once: long before a ping could tell.
+			if err := ask(10 * time.Second); err != nil {
+				t.Fatalf("after it: %v", err)
+			}
+		})
+	}
+}
+
+func TestDeadConnectionsAreFoundByPings(t *testing.T) {
+	h := transportOf(newTestClient(t, 1)).HTTP2
+	if h == nil || h.SendPingTimeout != 15*time.Second || h.PingTimeout != 10*time.Second {
+		t.Errorf("%+v", h)
+	}
+}
+
 func TestAnswersOfUnknownLengthArriveWhole(t *testing.T) {
 	c := newTestClient(t, 1<<24)
 	for _, size := range []int{0, 1, 4<<10 - 30, 4 << 10, 12 << 10, 1<<20 - 1, 3<<20 + 5} {
@@ -924,8 +1057,8 @@ func TestProxyProcess(t *testing.T) {
 		t.Skip("run by TestProxyOfTheEnvironmentIsUsed")
 	}
 	var heard []string
-	c := newClient("1", 1, func(proxy string) { heard = append(heard, proxy) })
-	transport := c.transport.(*http.Transport)
+	c := newClient(clientOptions{Version: "1", MaxBytes: 1, OnProxy: func(proxy string) { heard = append(heard, proxy) }})
+	transport := transportOf(c)
 	for address, want := range map[string]bool{"https://api.example.test/graphql": true, "https://other.example.test": true,
 		"http://127.0.0.1:80/": false, "https://localhost/": false, "https://[::1]/": false} {
 		r, _ := http.NewRequest("POST", address, nil)
