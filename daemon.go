@@ -170,10 +170,15 @@ func (d *Daemon) build() (err error) {
 	if err != nil {
 		return exitError{exitConfig, err}
 	}
+	hidden, err := proxySecrets(d.Getenv)
+	if err != nil {
+		return exitError{exitConfig, err}
+	}
 	d.client = newClient(clientOptions{
-		Version:  d.Version,
-		MaxBytes: int64(d.cfg.API.MaxResponseMB) << 20,
-		OnProxy:  func(address string) { d.log.Info("using a proxy", "proxy", address) },
+		Version:      d.Version,
+		MaxBytes:     int64(d.cfg.API.MaxResponseMB) << 20,
+		OnProxy:      func(address string) { d.log.Info("using a proxy", "proxy", address) },
+		ProxySecrets: hidden,
 	})
 	d.auth = newTokenSource(tokenSourceOptions{Store: d.store, Client: d.client, Sealer: keys, Log: d.log, Timeout: d.cfg.API.Timeout,
 		LoginQuery: d.commands.internal("auth.login").Query, RefreshQuery: d.commands.internal("auth.refresh").Query})

@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -72,9 +73,50 @@ type Client struct {
 }
 
 type clientOptions struct {
-	Version  string
-	MaxBytes int64                // read of an answer
-	OnProxy  func(address string) // hears once which proxy is used
+	Version      string
+	MaxBytes     int64                // read of an answer
+	OnProxy      func(address string) // hears once which proxy is used
+	ProxySecrets []string             // of proxySecrets
+}
+
+// proxySecrets checks the variables that name a proxy, and returns what must not be shown of them: passwords, and the forms
+// in which they are sent. net/http takes a value that does not parse for no proxy at all, or for a host named http, without
+// a word. The error names the variable and holds nothing of its value.
+func proxySecrets(getenv func(string) string) (secrets []string, err error) {
+	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"} {
+		value := getenv(name)
+		if value == "" {
+			continue
+		}
+		proxy, ok := parseProxy(value)
+		if !ok {
+			return nil, fmt.Errorf("%s is not the URL of a proxy; write it as http://USER:PASSWORD@HOST:PORT, and in the user and password "+
+				"%%25 for %%, %%23 for #, %%2F for /, %%3F for ?, %%40 for @ and %%20 for a blank", name)
+		}
+		password, known := proxy.User.Password()
+		if !known || password == "" {
+			continue
+		}
+		pair := proxy.User.Username() + ":" + password
+		secrets = append(secrets, password, pair, proxy.User.String(), base64.StdEncoding.EncodeToString([]byte(pair)))
+	}
+	return secrets, nil
+}
+
+// parseProxy reads a proxy's URL as net/http does, whose scheme may be left out, but takes no part that a proxy cannot
+// have: there an unescaped password has broken the URL in pieces.
+func parseProxy(value string) (*url.URL, bool) {
+	if !strings.Contains(value, "://") {
+		value = "http://" + value
+	}
+	u, err := url.Parse(value)
+	if err != nil || u.Hostname() == "" {
+		return nil, false
+	}
+	if (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.ForceQuery || strings.Contains(value, "#") {
+		return nil, false
+	}
+	return u, slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme)
 }
 
 func newClient(o clientOptions) *Client {
@@ -149,6 +191,7 @@ func (c *connections) renew(old http.RoundTripper) {
 
 // Do sends r once. Its error is an *Error: AUTH_INVALID means that the API refused the token.
 func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
+	r.Secrets = slices.Concat(r.Secrets, c.ProxySecrets)
 	answer, e := c.do(ctx, &r)
 	if e == nil && r.Mutation {
 		e = r.refusedPayload(answer.Data)

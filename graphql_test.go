@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -1076,6 +1077,96 @@ func TestProxyOfTheEnvironmentIsUsed(t *testing.T) {
 	cmd.Env = append(os.Environ(), "HTTPS_PROXY=http://user:pw@proxy.example.test:3128", "HTTP_PROXY=http://user:pw@proxy.example.test:3128", "NO_PROXY=")
 	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: TestProxyProcess")) {
 		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+func TestProxyThatCannotBeUsedIsRefusedByName(t *testing.T) {
+	const base64OfIt = "dXNlcjpjYW5hcnkgMQ=="
+	for value, want := range map[string]string{
+		"":                                     "[]",
+		"http://proxy.example.test:3128":       "[]",
+		"http://proxy.example.test:3128/":      "[]",
+		"proxy.example.test:3128":              "[]",
+		"proxy.example.test":                   "[]",
+		"127.0.0.1:3128":                       "[]",
+		"http://[::1]:3128":                    "[]",
+		"https://user@proxy.example.test":      "[]",
+		"http://user:canary%201@proxy:3128":    "[canary 1 user:canary 1 user:canary%201 " + base64OfIt + "]",
+		"user:canary%201@proxy:3128":           "[canary 1 user:canary 1 user:canary%201 " + base64OfIt + "]",
+		"socks5://user:canary%201@proxy":       "[canary 1 user:canary 1 user:canary%201 " + base64OfIt + "]",
+		"http://user:canary%@proxy:3128":       "",
+		"http://user:can%ry@proxy:3128":        "",
+		"http://user:can#ary@proxy:3128":       "",
+		"http://user:#canary@proxy:3128":       "",
+		"http://user:1#canary@proxy:3128":      "",
+		"http://user:#":                        "",
+		"http://user:can/ary@proxy:3128":       "",
+		"http://user:12/canary@proxy:3128":     "",
+		"http://user:can?ary@proxy:3128":       "",
+		"http://user:12?canary@proxy:3128":     "",
+		"http://user:can ary@proxy:3128":       "",
+		"user:can#ary@proxy:3128":              "",
+		"user:can/ary@proxy:3128":              "",
+		" http://user:canary@proxy:3128":       "",
+		"http://user:canary@proxy:3128\n":      "",
+		"http://user:canary@proxy:port":        "",
+		"http://user:canary@":                  "",
+		"http://:3128":                         "",
+		"http://user:canary@http://proxy:3128": "",
+		"canary":                               "[]",
+		"canary://proxy:3128":                  "",
+		"http://":                              "",
+	} {
+		for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"} {
+			secrets, err := proxySecrets(func(asked string) string {
+				if asked == name {
+					return value
+				}
+				return ""
+			})
+			if want != "" && (err != nil || fmt.Sprint(secrets) != want) {
+				t.Errorf("%s=%s: %q (%v), want %s", name, value, secrets, err, want)
+			}
+			if want == "" && (err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "can")) {
+				t.Errorf("%s=%s: %v", name, value, err)
+			}
+		}
+	}
+}
+
+func TestProxyThatEchoesItsPasswordIsRedacted(t *testing.T) {
+	const password = "pr0xy canary"
+	sent := base64.StdEncoding.EncodeToString([]byte("user:" + password))
+	for _, said := range []string{
+		"HTTP/1.1 407 Basic " + sent,
+		"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=x",
+		"HTTP/1.1 407 I know no user:" + password,
+		"HTTP/1.1 407 " + url.QueryEscape(password),
+	} {
+		heard := make(chan string, 1)
+		proxy := serveRaw(t, func(c net.Conn) {
+			fmt.Fprint(c, said+"\r\nContent-Length: 0\r\n\r\n")
+			heard <- said
+		})
+		value := strings.Replace(proxy, "://", "://user:"+url.PathEscape(password)+"@", 1)
+		secrets, err := proxySecrets(func(string) string { return value })
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newTestClient(t, 1<<20)
+		c.ProxySecrets = secrets
+		transportOf(c).Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(value) }
+		_, e := askMe(t, c, Request{URL: "https://api.example.test/"})
+		<-heard
+		if e == nil || strings.Contains(fmt.Sprint(e, e.Cause), "canary") || strings.Contains(fmt.Sprint(e, e.Cause), sent) {
+			t.Errorf("after %q: %v (%v)", said, e, e.Cause)
+		}
+		// The same in an answer to a request that went through.
+		r := Request{Secrets: c.ProxySecrets}
+		_, e = r.interpret(407, http.Header{"Content-Type": {mediaHTML}}, []byte("<pre>Proxy-Authorization: "+said))
+		if strings.Contains(e.Message, "canary") || strings.Contains(e.Message, sent) {
+			t.Errorf("%v", e)
+		}
 	}
 }
 
