@@ -181,28 +181,59 @@ func (p *tokenPair) refreshOver() bool {
 
 // open decrypts what save stored.
 func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
-	p := &tokenPair{username: row.Username, accessExpires: row.AccessExpires, refreshExpires: row.RefreshExpires}
+	p := &tokenPair{
+		username:       row.Username,
+		accessExpires:  row.AccessExpires,
+		refreshExpires: row.RefreshExpires,
+	}
+	place := sealPlace(env)
 	var err error
-	if p.access, err = t.Sealer.open(env.ID, "access", row.Access); err == nil && len(row.Refresh) > 0 {
-		p.refresh, err = t.Sealer.open(env.ID, "refresh", row.Refresh)
+	if p.access, err = t.Sealer.open(place, "access", row.Access); err == nil && len(row.Refresh) > 0 {
+		p.refresh, err = t.Sealer.open(place, "refresh", row.Refresh)
+	}
+	if err == nil {
+		return p, nil
+	}
+	t.Log.Debug("tokens cannot be decrypted", "environment", env.Name, "error", err.Error())
+	if missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access)); ok {
+		return nil, errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
+	}
+	return nil, errorf(codeAuthExpired, "the stored login cannot be decrypted: the key, or the environment's URL, was lost or changed").
+		hint("bring it back, or log in again with: honeydew login")
+}
+
+// mayReplace fails where the login that is stored must not be replaced by one of this daemon's.
+func (t *TokenSource) mayReplace(env Environment) error {
+	row, err := t.Store.Tokens(env.ID)
+	if codeOf(err) == codeNotFound {
+		return nil
 	}
 	if err != nil {
-		t.Log.Debug("tokens cannot be decrypted", "environment", env.Name, "error", err.Error())
-		return nil, errorf(codeAuthExpired, "the stored login cannot be decrypted: the key was lost or changed").
-			hint("bring the key back, or log in again with: honeydew login")
+		return err
 	}
-	return p, nil
+	return t.Sealer.mayReplace(row.Access)
 }
 
 // save seals and stores a pair.
 func (t *TokenSource) save(env Environment, p *tokenPair, login bool) error {
-	row := TokenRow{EnvironmentID: env.ID, Username: p.username, AccessExpires: p.accessExpires, RefreshExpires: p.refreshExpires}
-	var err error
-	if row.Access, err = t.Sealer.seal(env.ID, "access", p.access); err == nil && p.refresh != "" {
-		row.Refresh, err = t.Sealer.seal(env.ID, "refresh", p.refresh)
-	}
-	if err != nil {
+	if err := t.mayReplace(env); err != nil {
 		return err
+	}
+	row := TokenRow{
+		EnvironmentID:  env.ID,
+		Username:       p.username,
+		AccessExpires:  p.accessExpires,
+		RefreshExpires: p.refreshExpires,
+	}
+	place := sealPlace(env)
+	var err error
+	if row.Access, err = t.Sealer.seal(place, "access", p.access); err != nil {
+		return err
+	}
+	if p.refresh != "" {
+		if row.Refresh, err = t.Sealer.seal(place, "refresh", p.refresh); err != nil {
+			return err
+		}
 	}
 	return t.Store.SaveTokens(row, login)
 }
@@ -215,6 +246,9 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 	}
 	if len(username) > maxCredentialBytes || len(password) > maxCredentialBytes {
 		return AuthState{}, errorf(codeInvalidArgument, "username and password: at most %d bytes each", maxCredentialBytes)
+	}
+	if err := t.mayReplace(env); err != nil { // before the API gives tokens that cannot be kept
+		return AuthState{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()

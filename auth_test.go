@@ -166,6 +166,7 @@ type authTest struct {
 	log          *slog.Logger
 	client       *Client
 	timeout      time.Duration
+	sealing      sealerOptions // beside Home and Store
 	store        *Store
 	sealer       *sealer
 	tokens       *TokenSource
@@ -194,7 +195,8 @@ func (a *authTest) open() {
 	if a.store, err = openStore(filepath.Join(a.dir, "daemon.db"), "full", "https://api.example.test/graphql"); err != nil {
 		a.t.Fatal(err)
 	}
-	a.sealer = openTestSealer(a.t, sealerOptions{Home: a.dir, Store: a.store})
+	a.sealing.Home, a.sealing.Store = a.dir, a.store
+	a.sealer = openTestSealer(a.t, a.sealing)
 	a.tokens = newTokenSource(tokenSourceOptions{Store: a.store, Client: a.client, Sealer: a.sealer, Log: a.log, Timeout: a.timeout,
 		LoginQuery: testLoginGQL, RefreshQuery: testRenewGQL})
 }
@@ -1076,6 +1078,78 @@ func TestEnvironmentsHaveLoginsOfTheirOwn(t *testing.T) {
 	if err := a.tokens.Do(t.Context(), other, send); codeOf(err) != codeAuthExpired {
 		t.Error(err)
 	}
+	a.wantCall("")
+}
+
+func TestLoginUnderAPassphraseIsNotReplacedByOneUnderAKeyFile(t *testing.T) {
+	a := newAuthTest(t)
+	a.sealing.Passphrase = "correct horse"
+	a.restart()
+	a.login()
+	a.wantCall("")
+	before, err := a.store.Tokens(a.env().ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.sealing.Passphrase = ""
+	a.restart()
+	_, err = a.tokens.Login(t.Context(), a.env(), "ada", testPassword)
+	e, _ := errors.AsType[*Error](err)
+	if codeOf(err) != codeFailedPrecondition || !strings.Contains(e.Hint, "HONEYDEW_PASSPHRASE") || !strings.Contains(e.Hint, "auth.passphrase_file") {
+		t.Errorf("a login: %+v", e)
+	}
+	a.wantAsked("login", 1) // what the API gave could not have been kept
+	err = a.call(t.Context())
+	e, _ = errors.AsType[*Error](err)
+	if codeOf(err) != codeAuthExpired || !strings.Contains(e.Hint, "HONEYDEW_PASSPHRASE") {
+		t.Errorf("a call: %+v", e)
+	}
+	if err := a.tokens.save(a.env(), &tokenPair{username: "ada", access: "a", refresh: "r"}, false); codeOf(err) != codeFailedPrecondition {
+		t.Errorf("a refresh: %v", err)
+	}
+	if after, err := a.store.Tokens(a.env().ID); err != nil || fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("the tokens changed (%v)", err)
+	}
+
+	a.sealing.Passphrase = "correct horse"
+	a.restart()
+	a.wantCall("")
+	a.wantAsked("login", 1)
+
+	a.sealing.Passphrase = "" // whoever gives the login up may go on with a key file
+	a.restart()
+	if _, err := a.tokens.Logout(a.env()); err != nil {
+		t.Fatal(err)
+	}
+	a.login()
+	a.wantCall("")
+	a.sealing.Passphrase = "correct horse" // and back, which only adds protection
+	a.restart()
+	a.wantCall(codeAuthExpired)
+	a.login()
+	a.wantCall("")
+}
+
+func TestLoginIsNotSentToAnotherHost(t *testing.T) {
+	a := newAuthTest(t)
+	a.login()
+	a.wantCall("")
+	url := a.env().BaseURL
+	move := func(to string) {
+		t.Helper()
+		err := a.store.updateEnvironments(func(t *tx) error {
+			return t.exec("UPDATE api_environments SET base_url = ? WHERE name = 'test'", to)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.restart()
+	}
+	asked := a.api.count("query")
+	move(strings.Replace(url, "127.0.0.1", "localhost", 1))
+	a.wantCall(codeAuthExpired)
+	a.wantAsked("query", asked)
+	move(url)
 	a.wantCall("")
 }
 

@@ -165,8 +165,13 @@ func (d *Daemon) build() (err error) {
 		return exitError{exitStorage, err}
 	}
 	d.later(d.store.Close)
-	keys, err := newSealer(sealerOptions{Home: d.Home, Passphrase: d.Getenv("HONEYDEW_PASSPHRASE"),
-		PassphraseFile: d.cfg.Auth.PassphraseFile, Store: d.store})
+	keys, err := newSealer(sealerOptions{
+		Home:                 d.Home,
+		CredentialsDirectory: d.Getenv("CREDENTIALS_DIRECTORY"),
+		Passphrase:           d.Getenv("HONEYDEW_PASSPHRASE"),
+		PassphraseFile:       d.cfg.Auth.PassphraseFile,
+		Store:                d.store,
+	})
 	if err != nil {
 		return exitError{exitConfig, err}
 	}
