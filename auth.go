@@ -198,7 +198,7 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 	if missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access)); ok {
 		return nil, errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
 	}
-	return nil, errorf(codeAuthExpired, "the stored login cannot be decrypted: the key, or the environment's URL, was lost or changed").
+	return nil, errorf(codeAuthExpired, "the stored login cannot be decrypted: its key, or the environment's URL, changed").
 		hint("bring it back, or log in again with: honeydew login")
 }
 
@@ -252,7 +252,8 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
-	pair, e := t.ask(ctx, env, t.LoginQuery, "login", map[string]string{"username": username, "password": password}, password)
+	variables := map[string]string{"username": username, "password": password}
+	pair, e := t.ask(ctx, env, t.LoginQuery, "login", variables, password)
 	if e != nil {
 		code, hint := codeAPIUnreachable, "check the environment's URL with: honeydew env list"
 		if refusedByAPI(e) {
@@ -265,7 +266,12 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 		return AuthState{}, err
 	}
 	t.Log.Info("logged in", "environment", env.Name, "username", username)
-	return AuthState{Authenticated: true, Username: username, AccessExpires: pair.accessExpires, RefreshExpires: pair.refreshExpires}, nil
+	return AuthState{
+		Authenticated:  true,
+		Username:       username,
+		AccessExpires:  pair.accessExpires,
+		RefreshExpires: pair.refreshExpires,
+	}, nil
 }
 
 // Logout forgets env's tokens and reports whether there were any.
@@ -283,21 +289,30 @@ func refusedByAPI(e *Error) bool {
 }
 
 // ask sends a login or refresh and reads the pair of tokens that it gives.
-func (t *TokenSource) ask(ctx context.Context, env Environment, query, field string, variables map[string]string, secret string) (*tokenPair, *Error) {
+func (t *TokenSource) ask(
+	ctx context.Context, env Environment, query, field string, variables map[string]string, secret string,
+) (*tokenPair, *Error) {
 	text, _ := json.Marshal(variables) // strings alone: it cannot fail
-	answer, err := t.Client.Do(ctx, Request{URL: env.BaseURL, Query: query, Field: field, Variables: text, Secrets: []string{secret}})
+	answer, err := t.Client.Do(ctx, Request{
+		URL:       env.BaseURL,
+		Query:     query,
+		Field:     field,
+		Variables: text,
+		Secrets:   []string{secret},
+	})
 	if e, ok := errors.AsType[*Error](err); ok {
 		return nil, e
 	}
 	if len(answer.Data) > maxLoginAnswer {
-		return nil, errorf(codeBadResponse, "the API's answer to %s has %d bytes; allowed are %d", field, len(answer.Data), maxLoginAnswer)
+		return nil, errorf(codeBadResponse, "the API's answer to %s has %d bytes; allowed are %d",
+			field, len(answer.Data), maxLoginAnswer)
 	}
 	var got struct{ AccessToken, RefreshToken string }
 	if err := json.Unmarshal(answer.Data, &got); err != nil || got.AccessToken == "" {
 		return nil, &Error{Code: codeBadResponse, Message: "the API's answer to " + field + " holds no access token"}
 	}
 	if !usableToken(got.AccessToken) || !usableToken(got.RefreshToken) {
-		return nil, errorf(codeBadResponse, "the API's answer to %s holds a token that cannot be used: allowed are %d bytes of visible ASCII",
+		return nil, errorf(codeBadResponse, "the API's answer to %s holds an unusable token: allowed are %d bytes of visible ASCII",
 			field, maxTokenBytes)
 	}
 	return &tokenPair{
@@ -343,7 +358,7 @@ func (t *TokenSource) token(ctx context.Context, env Environment, refused string
 		select {
 		case <-c.done:
 		case <-ctx.Done():
-			return nil, &Error{Code: codeAuthNetwork, Message: "no fresh token in time", Retry: true, Unsent: true, Cause: ctx.Err()}
+			return nil, notRefreshed("no fresh token in time", ctx.Err())
 		}
 		if !c.again {
 			return c.pair, c.err
@@ -379,7 +394,8 @@ func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, re
 		}
 		s.asked = time.Now()
 	}
-	fresh, e := t.ask(ctx, env, t.RefreshQuery, "refreshToken", map[string]string{"refreshToken": pair.refresh}, pair.refresh)
+	variables := map[string]string{"refreshToken": pair.refresh}
+	fresh, e := t.ask(ctx, env, t.RefreshQuery, "refreshToken", variables, pair.refresh)
 	if e != nil && errors.Is(e, errEndsLogin) {
 		return nil, t.expire(ctx, env, s, "the API refused the refresh token: "+e.Message)
 	}
@@ -399,11 +415,18 @@ func (p *tokenPair) untilAsked(refused string, wait time.Duration) (*tokenPair, 
 	if p.access != refused {
 		return p, nil // the API decides
 	}
-	return nil, &Error{
+	message := "by this computer's clock the refresh token has expired; the API is asked again in "
+	return nil, notRefreshed(message+wait.Round(time.Second).String(), nil)
+}
+
+// notRefreshed fails an attempt that had no good token, and may have one later.
+func notRefreshed(message string, cause error) *Error {
+	return &Error{
 		Code:    codeAuthNetwork,
-		Message: fmt.Sprintf("by this computer's clock the refresh token has expired; the API is asked again in %s", wait.Round(time.Second)),
+		Message: message,
 		Retry:   true,
 		Unsent:  true,
+		Cause:   cause,
 	}
 }
 
@@ -415,17 +438,12 @@ func (s *session) refreshFailed(e *Error) *Error {
 	}
 	message := "refreshing the login: " + e.Message
 	if since := time.Since(s.failing); since > refreshPatience {
-		message += fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, or log in again with `honeydew login`",
-			since.Round(time.Minute))
+		message += fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, "+
+			"or log in again with `honeydew login`", since.Round(time.Minute))
 	}
-	// Without a cause: its end is its own, not that of whoever waits.
-	return &Error{
-		Code:    codeAuthNetwork,
-		Message: message,
-		Hold:    e.Hold,
-		Retry:   true,
-		Unsent:  true,
-	}
+	failed := notRefreshed(message, nil) // without a cause: its end is its own, not that of whoever waits
+	failed.Hold = e.Hold
+	return failed
 }
 
 // load reads the environment's tokens: AUTH_REQUIRED without a login, AUTH_EXPIRED where only a new one helps.
@@ -452,7 +470,7 @@ func (t *TokenSource) keep(env Environment, s *session, pair *tokenPair) error {
 	s.pair.Store(nil)
 	if err := t.save(env, pair, false); err != nil {
 		t.Log.Error("the refreshed login could not be stored", "environment", env.Name, "error", err.Error())
-		return &Error{Code: codeAuthNetwork, Message: "the refreshed login could not be stored: " + err.Error(), Retry: true, Unsent: true, Cause: err}
+		return notRefreshed("the refreshed login could not be stored: "+err.Error(), err)
 	}
 	s.unsaved = nil
 	s.pair.Store(pair)

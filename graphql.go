@@ -79,9 +79,9 @@ type clientOptions struct {
 	ProxySecrets []string             // of proxySecrets
 }
 
-// proxySecrets checks the variables that name a proxy, and returns what must not be shown of them: passwords, and the forms
-// in which they are sent. net/http takes a value that does not parse for no proxy at all, or for a host named http, without
-// a word. The error names the variable and holds nothing of its value.
+// proxySecrets checks the variables that name a proxy, and returns what must not be shown of them: passwords, and the
+// forms in which they are sent. net/http takes a value that does not parse for no proxy at all, or for a host named
+// http, without a word. The error names the variable and holds nothing of its value.
 func proxySecrets(getenv func(string) string) (secrets []string, err error) {
 	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"} {
 		value := getenv(name)
@@ -90,8 +90,8 @@ func proxySecrets(getenv func(string) string) (secrets []string, err error) {
 		}
 		proxy, ok := parseProxy(value)
 		if !ok {
-			return nil, fmt.Errorf("%s is not the URL of a proxy; write it as http://USER:PASSWORD@HOST:PORT, and in the user and password "+
-				"%%25 for %%, %%23 for #, %%2F for /, %%3F for ?, %%40 for @ and %%20 for a blank", name)
+			return nil, fmt.Errorf("%s is not the URL of a proxy; write it as http://USER:PASSWORD@HOST:PORT, "+
+				"and in the user and password %%25 for %%, %%23 for #, %%2F for /, %%3F for ?, %%40 for @ and %%20 for a blank", name)
 		}
 		password, known := proxy.User.Password()
 		if !known || password == "" {
@@ -158,8 +158,8 @@ func newTransport(proxy func(*http.Request) (*url.URL, error)) *http.Transport {
 }
 
 // connections are those of one transport, until a request times out. A connection may die without a word, when the
-// computer slept or its network changed; HTTP/2 would then send every request over it until its pings notice, and longer
-// than a job's timeout. So what comes after a timeout gets a new transport.
+// computer slept or its network changed, and HTTP/2 would go on sending every request over it. After
+// CloseIdleConnections alone the dead one was used again. So what comes after a timeout gets a new transport.
 type connections struct {
 	mu   sync.Mutex
 	now  http.RoundTripper
@@ -273,7 +273,8 @@ func (r *Request) secretForms() (forms []string) {
 	return slices.Compact(forms)
 }
 
-// spellings are a secret as it is, in JSON, in JSON as our own requests hold it, in JSON of ASCII alone, and in a URL.
+// spellings are a secret as it is, in JSON, in JSON as our own requests hold it, in JSON of ASCII alone, and in the two
+// ways of a URL.
 func spellings(secret string) []string {
 	var text strings.Builder
 	encoder := json.NewEncoder(&text)
@@ -289,7 +290,15 @@ func spellings(secret string) []string {
 		}
 	}
 	sent, _ := json.Marshal(secret)
-	return []string{secret, quoted, string(sent[1 : len(sent)-1]), string(ascii), url.QueryEscape(secret)}
+	escaped := url.QueryEscape(secret)
+	return []string{
+		secret,
+		quoted,
+		string(sent[1 : len(sent)-1]),
+		string(ascii),
+		escaped,
+		strings.ReplaceAll(escaped, "+", "%20"),
+	}
 }
 
 func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
@@ -316,7 +325,8 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 		return Answer{}, c.noAnswer(ctx, r, transport, err, false)
 	}
 	if success && int64(len(text)) > limit {
-		return Answer{}, &Error{Code: codeResultTooLarge, Message: fmt.Sprintf("the answer is larger than api.max_response_mb (%d)", limit>>20)}
+		message := fmt.Sprintf("the answer is larger than api.max_response_mb (%d)", limit>>20)
+		return Answer{}, &Error{Code: codeResultTooLarge, Message: message}
 	}
 	return r.interpret(resp.StatusCode, resp.Header, text)
 }
@@ -349,8 +359,8 @@ func (c *Client) noAnswer(ctx context.Context, r *Request, transport http.RoundT
 	return e
 }
 
-// readBody reads at most limit+1 bytes. An answer of unknown length is gathered in pieces of at most 1 MiB; io.ReadAll's grow
-// with the whole: measured with an answer of 95 MB, the process took 45 MB more.
+// readBody reads at most limit+1 bytes. An answer of unknown length is gathered in pieces of at most 1 MiB; io.ReadAll's
+// grow with the whole: measured with an answer of 95 MB, the process took 45 MB more.
 func readBody(resp *http.Response, limit int64) ([]byte, error) {
 	if n := resp.ContentLength; n >= 0 && n <= limit {
 		text := make([]byte, n)
@@ -418,7 +428,12 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 		}
 		return Answer{}, &Error{Code: codeBadResponse, Message: message, Refused: true}
 	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable && asked:
-		return Answer{}, &Error{Code: codeRateLimited, Message: fmt.Sprintf("%s; the API asks to wait %s", line, hold), Hold: hold, Unsent: true}
+		return Answer{}, &Error{
+			Code:    codeRateLimited,
+			Message: fmt.Sprintf("%s; the API asks to wait %s", line, hold),
+			Hold:    hold,
+			Unsent:  true,
+		}
 	}
 	came := header.Get("Content-Type")
 	media := mediaType(came)
@@ -448,18 +463,31 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 	case status >= 300 || env.errors == 0:
 		said = line + ": " + said
 	}
-	e := &Error{Code: code, Message: said, Unsent: code == codeAuthInvalid, Refused: code == codeAPI}
-	if e.Retry = !e.Unsent && !e.Refused; e.Unsent {
+	e := &Error{Code: code, Message: said}
+	switch code {
+	case codeAuthInvalid:
 		e.Message = "refused by the API: " + said
+		e.Unsent = true
+	case codeAPI:
+		e.Refused = true
+	default:
+		e.Retry = true
+		return Answer{}, e
 	}
-	if (e.Unsent || e.Refused) && (media == mediaGraphQL || media == "application/json") && env.endsLogin(status) {
+	service := media == mediaGraphQL || media == "application/json"
+	switch {
+	case err == nil && service && env.endsLogin(status):
 		e.Cause = errEndsLogin
-	}
-	// What the service itself refuses it words as GraphQL, or at least without a page and with a status that says who asks.
-	if err != nil && (media == "text/html" || !slices.Contains([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}, status)) {
+	case err != nil && (media == "text/html" || !refusesLogins(status)):
 		e.Cause = errForeign
 	}
 	return Answer{}, e
+}
+
+// refusesLogins reports whether a service that answers a login without GraphQL may mean no by this status. Only the
+// person who just typed a password is told so; no stored login ends by it.
+func refusesLogins(status int) bool {
+	return status == http.StatusBadRequest || status == http.StatusUnauthorized || status == http.StatusForbidden
 }
 
 // refusedPayload finds the API's own no inside a mutation's payload.
@@ -496,8 +524,8 @@ func textOf(value []byte) outside {
 	return text
 }
 
-// mediaType is the first media type in a Content-Type. Gateways repeat it, or its charset, and some write parameters that
-// nobody can read; what the answer is does not depend on those.
+// mediaType is the first media type in a Content-Type. Gateways repeat it, or its charset, and some write parameters
+// that nobody can read; what the answer is does not depend on those.
 func mediaType(contentType string) string {
 	first, _, _ := strings.Cut(contentType, ",")
 	first, _, _ = strings.Cut(first, ";")
@@ -508,8 +536,8 @@ func mediaType(contentType string) string {
 // default and false. A hold is at least a second, so that an API that says 0 is not asked in a loop.
 func retryAfter(value string, now time.Time) (time.Duration, bool) {
 	var wait time.Duration
-	// What is out of range comes as the largest number.
-	if seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 63); err == nil || errors.Is(err, strconv.ErrRange) {
+	seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 63)
+	if err == nil || errors.Is(err, strconv.ErrRange) { // what is out of range comes as the largest number
 		wait = time.Duration(min(seconds, uint64(maxHold/time.Second))) * time.Second
 	} else if at, err := http.ParseTime(value); err == nil {
 		wait = at.Sub(now).Round(time.Second)
@@ -539,8 +567,8 @@ func (e *envelope) complaint(r *Request) string {
 	return said
 }
 
-// verdict is the code of what failed, "" for an answer that can be used. graphQL says that what came is the service's own
-// answer, so that it counts beside the status.
+// verdict is the code of what failed, "" for an answer that can be used. graphQL says that what came is the service's
+// own answer, so that it counts beside the status.
 func (e *envelope) verdict(status int, graphQL bool) string {
 	usable := e.root != nil && string(e.root) != "null"
 	switch {
@@ -552,7 +580,7 @@ func (e *envelope) verdict(status int, graphQL bool) string {
 		return ""
 	case status >= 500:
 		return codeServer
-	case graphQL && slices.Contains([]string{"INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE", "BAD_GATEWAY", "GATEWAY_TIMEOUT", "TIMEOUT"}, string(e.code)):
+	case graphQL && e.saysTrouble():
 		return codeServer
 	case status >= 400, graphQL && e.errors > 0:
 		return codeAPI
@@ -562,8 +590,17 @@ func (e *envelope) verdict(status int, graphQL bool) string {
 	return codeBadResponse
 }
 
-// endsLogin reports whether the first error, in answer to a refresh, says that the refresh token does not count. Nothing
-// less does: a gateway has a 401 or 403 of its own, and a login that is given up needs a person.
+// saysTrouble reports whether the first error is one that a later try may not meet.
+func (e *envelope) saysTrouble() bool {
+	switch e.code {
+	case "INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE", "BAD_GATEWAY", "GATEWAY_TIMEOUT", "TIMEOUT":
+		return true
+	}
+	return false
+}
+
+// endsLogin reports whether the first error, in answer to a refresh, says that the refresh token does not count.
+// Nothing less does: a gateway has a 401 or 403 of its own, and a login that is given up needs a person.
 func (e *envelope) endsLogin(status int) bool {
 	if e.errors == 0 {
 		return false
@@ -640,6 +677,7 @@ func members(text []byte) iter.Seq2[string, []byte] {
 		list := text[0] == '['
 		var name string
 		var depth, quote, value int // where the latest string, and the latest member's value, begin
+		end := 0                    // where the latest string ends
 		if list {
 			value = 1
 		}
@@ -652,10 +690,11 @@ func members(text []byte) iter.Seq2[string, []byte] {
 						i++
 					}
 				}
+				end = i + 1
 			case ':':
 				if depth == 1 && !list {
 					value = i + 1
-					_ = json.Unmarshal(text[quote:i], &name) // valid: the whole text is
+					name = nameOf(text[quote:end])
 				}
 			case '{', '[':
 				depth++
@@ -675,6 +714,16 @@ func members(text []byte) iter.Seq2[string, []byte] {
 			}
 		}
 	}
+}
+
+// nameOf is the text of a JSON string that is known to be valid.
+func nameOf(quoted []byte) string {
+	if !bytes.Contains(quoted, []byte(`\`)) {
+		return string(quoted[1 : len(quoted)-1])
+	}
+	var name string
+	_ = json.Unmarshal(quoted, &name)
+	return name
 }
 
 // printable makes one line of s, without what a terminal would obey.

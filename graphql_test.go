@@ -50,6 +50,14 @@ func serve(t testing.TB, handler http.HandlerFunc) string {
 	return server.URL
 }
 
+func serveJSON(t testing.TB, body string) string {
+	t.Helper()
+	return serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", mediaJSON)
+		_, _ = io.WriteString(w, body)
+	})
+}
+
 // serveRaw answers every connection, once its request's head has come, by what answer writes, and then cuts it.
 func serveRaw(t testing.TB, answer func(conn net.Conn)) string {
 	t.Helper()
@@ -870,6 +878,7 @@ func TestSecretsAreRedactedHoweverTheyAreSpelled(t *testing.T) {
 		"JSON as it was sent":    `Zq\"\u003cW7\u0026v'K/é😀 +%R3\\y`,
 		"JSON in ASCII":          `Zq\"<W7&v'K/\u00e9\ud83d\ude00 +%R3\\y`,
 		"URL":                    url.QueryEscape(password),
+		"URL, a path's way":      strings.ReplaceAll(url.QueryEscape(password), "+", "%20"),
 		"HTML":                   `Zq&quot;&lt;W7&amp;v&#x27;K/é😀 +%R3\y`,
 		"HTML of the JSON":       `Zq\&#34;&lt;W7&amp;v&apos;K/é😀 +%R3\\y`,
 		"token":                  token,
@@ -950,6 +959,37 @@ func TestEveryPlaceOfAnAnswerIsRedacted(t *testing.T) {
 	_, e := askMe(t, c, Request{URL: raw, Token: token})
 	if e == nil || strings.Contains(fmt.Sprint(e.Error(), e.Cause), "canary") {
 		t.Errorf("no HTTP at all: %v (%v)", e, e.Cause)
+	}
+}
+
+func TestEchoInAClonesOwnNoIsRedacted(t *testing.T) {
+	c := newTestClient(t, 1<<20)
+	r := Request{Mutation: true, Token: "t0ken-canary", Field: "githubCloneRepository"}
+	tests := map[string]string{
+		`{"success":false,"error":"no access for t0ken-canary"}`: "API_ERROR: no access for [redacted]",
+		`{"success":false,"error":null}`:                         "API_ERROR: the API reports no success, and no reason",
+		`{"success":false}`:                                      "API_ERROR: the API reports no success, and no reason",
+		`{"success":false,"error":{"why":"t0ken-canary"}}`:       `API_ERROR: {"why":"[redacted]"}`,
+		`{"success":true,"error":"no"}`:                          "",
+		`{"success":null}`:                                       "",
+		`{"id":1}`:                                               "",
+		`[1]`:                                                    "",
+	}
+	for payload, want := range tests {
+		r.URL = serveJSON(t, `{"data":{"githubCloneRepository":`+payload+`}}`)
+		r.Query = "mutation"
+		answer, e := askMe(t, c, r)
+		if want == "" && (e != nil || string(answer.Data) != payload) {
+			t.Errorf("%s: %q, %v", payload, answer.Data, e)
+		}
+		if want != "" && (e == nil || e.Error() != want || !e.Refused || e.Retry || e.Unsent) {
+			t.Errorf("%s: %+v, want %q", payload, e, want)
+		}
+	}
+	r.Mutation = false
+	r.URL = serveJSON(t, `{"data":{"githubCloneRepository":{"success":false}}}`)
+	if answer, e := askMe(t, c, r); e != nil || string(answer.Data) != `{"success":false}` {
+		t.Errorf("a query's success is its own: %q, %v", answer.Data, e)
 	}
 }
 

@@ -314,8 +314,9 @@ func (s *sealer) mayReplace(sealed []byte) error {
 	if s.source == fromPassphrase || !sealedUnderPassphrase(sealed) {
 		return nil
 	}
-	return errorf(codeFailedPrecondition, "the stored login was made under a passphrase, and this daemon was started without one").
-		hint("restart it with the passphrase, in HONEYDEW_PASSPHRASE or auth.passphrase_file; or give that login up with: honeydew logout")
+	return errorf(codeFailedPrecondition, "the stored login was made under a passphrase, and this daemon has none").
+		hint("restart it with the passphrase, in HONEYDEW_PASSPHRASE or auth.passphrase_file; " +
+			"or give that login up with: honeydew logout")
 }
 
 func sealedUnderPassphrase(sealed []byte) bool {
