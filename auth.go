@@ -8,6 +8,18 @@ package main
 // a new pair is on disk before anyone gets to see its access token. A change belongs to no request: whoever waits for it
 // may go, it goes on. A login or logout ends a refresh that is under way, which may hang.
 //
+// The life of a session:
+//
+//	          login                    5 minutes before expiry,
+//	            |                      or the API refuses the access token
+//	            v                                  |
+//	none --> in use <--- a new pair, on disk --- refresh ---> the service itself says no: needs a login
+//	            ^                                  |          (errEndsLogin; on disk, the tokens stay)
+//	            |                                  |
+//	            +---- anything else: the tokens stay, AUTH_NETWORK_ERROR, tried again
+//
+// The clock of this computer is in none of these arrows but the first refresh: it may be wrong, so it ends no login.
+//
 // session.mu guards the change under way; it is not held across SQL or a request.
 
 import (
@@ -390,7 +402,7 @@ func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, re
 	if pair.refreshOver() {
 		// The clock may be wrong, and ends no login: the API is asked, but not by every job.
 		if wait := time.Until(s.asked.Add(refreshCheck)); wait > 0 {
-			return pair.untilAsked(refused, wait)
+			return s.untilAsked(pair, refused, wait)
 		}
 		s.asked = time.Now()
 	}
@@ -411,12 +423,13 @@ func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, re
 }
 
 // untilAsked is what there is until the API may be asked again about a refresh token that is over by our clock.
-func (p *tokenPair) untilAsked(refused string, wait time.Duration) (*tokenPair, error) {
-	if p.access != refused {
-		return p, nil // the API decides
+func (s *session) untilAsked(pair *tokenPair, refused string, wait time.Duration) (*tokenPair, error) {
+	if pair.access != refused {
+		return pair, nil // the API decides
 	}
-	message := "by this computer's clock the refresh token has expired; the API is asked again in "
-	return nil, notRefreshed(message+wait.Round(time.Second).String(), nil)
+	message := fmt.Sprintf("by this computer's clock the refresh token has expired; the API is asked again in %s",
+		wait.Round(time.Second))
+	return nil, notRefreshed(message+s.advice(), nil)
 }
 
 // notRefreshed fails an attempt that had no good token, and may have one later.
@@ -436,14 +449,19 @@ func (s *session) refreshFailed(e *Error) *Error {
 	if s.failing.IsZero() {
 		s.failing = time.Now()
 	}
-	message := "refreshing the login: " + e.Message
-	if since := time.Since(s.failing); since > refreshPatience {
-		message += fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, "+
-			"or log in again with `honeydew login`", since.Round(time.Minute))
-	}
-	failed := notRefreshed(message, nil) // without a cause: its end is its own, not that of whoever waits
+	// Without a cause: its end is its own, not that of whoever waits.
+	failed := notRefreshed("refreshing the login: "+e.Message+s.advice(), nil)
 	failed.Hold = e.Hold
 	return failed
+}
+
+// advice is what a person can do about refreshes that fail, once they have failed for a while.
+func (s *session) advice() string {
+	if s.failing.IsZero() || time.Since(s.failing) <= refreshPatience {
+		return ""
+	}
+	return fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, or log in again with `honeydew login`",
+		time.Since(s.failing).Round(time.Minute))
 }
 
 // load reads the environment's tokens: AUTH_REQUIRED without a login, AUTH_EXPIRED where only a new one helps.
