@@ -5,8 +5,8 @@ package main
 //
 // Refresh tokens rotate, and an API may take the second use of a spent one for theft and revoke everything. So each
 // environment has one session, a pair of tokens is replaced by one change at a time (a refresh, a login, a logout), and
-// a new pair is on disk before anyone gets to see its access token. A change belongs to no request: whoever waits for it
-// may go, it goes on. A login or logout ends a refresh that is under way, which may hang.
+// a new pair is on disk before anyone gets to see its access token. A change belongs to no request: whoever waits for
+// it may go, it goes on. A login or logout ends a refresh that is under way, which may hang.
 //
 // The life of a session:
 //
@@ -210,8 +210,8 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 	if missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access)); ok {
 		return nil, errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
 	}
-	return nil, errorf(codeAuthExpired, "the stored login cannot be decrypted: its key, or the environment's URL, changed").
-		hint("bring it back, or log in again with: honeydew login")
+	e := errorf(codeAuthExpired, "the stored login cannot be decrypted: its key, or the environment's URL, changed")
+	return nil, e.hint("bring it back, or log in again with: honeydew login")
 }
 
 // mayReplace fails where the login that is stored must not be replaced by one of this daemon's.
@@ -257,7 +257,8 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 		return AuthState{}, errorf(codeInvalidArgument, "username and password: both are needed")
 	}
 	if len(username) > maxCredentialBytes || len(password) > maxCredentialBytes {
-		return AuthState{}, errorf(codeInvalidArgument, "username and password: at most %d bytes each", maxCredentialBytes)
+		return AuthState{}, errorf(codeInvalidArgument, "username and password: at most %d bytes each",
+			maxCredentialBytes)
 	}
 	if err := t.mayReplace(env); err != nil { // before the API gives tokens that cannot be kept
 		return AuthState{}, err
@@ -324,8 +325,8 @@ func (t *TokenSource) ask(
 		return nil, &Error{Code: codeBadResponse, Message: "the API's answer to " + field + " holds no access token"}
 	}
 	if !usableToken(got.AccessToken) || !usableToken(got.RefreshToken) {
-		return nil, errorf(codeBadResponse, "the API's answer to %s holds an unusable token: allowed are %d bytes of visible ASCII",
-			field, maxTokenBytes)
+		return nil, errorf(codeBadResponse, "the API's answer to %s holds an unusable token; "+
+			"allowed are %d bytes of visible ASCII", field, maxTokenBytes)
 	}
 	return &tokenPair{
 		access:         got.AccessToken,
@@ -460,8 +461,8 @@ func (s *session) advice() string {
 	if s.failing.IsZero() || time.Since(s.failing) <= refreshPatience {
 		return ""
 	}
-	return fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, or log in again with `honeydew login`",
-		time.Since(s.failing).Round(time.Minute))
+	return fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, "+
+		"or log in again with `honeydew login`", time.Since(s.failing).Round(time.Minute))
 }
 
 // load reads the environment's tokens: AUTH_REQUIRED without a login, AUTH_EXPIRED where only a new one helps.
@@ -481,8 +482,8 @@ func (t *TokenSource) load(ctx context.Context, env Environment) (*tokenPair, er
 	return t.open(env, row)
 }
 
-// keep stores a refreshed pair, and lets it be used only then. What the disk refuses is kept and tried again at the next
-// need: the old pair is spent.
+// keep stores a refreshed pair, and lets it be used only then. What the disk refuses is kept and tried again at the
+// next need: the old pair is spent.
 func (t *TokenSource) keep(env Environment, s *session, pair *tokenPair) error {
 	s.unsaved = pair
 	s.pair.Store(nil)

@@ -185,8 +185,15 @@ func (d *Daemon) build() (err error) {
 		OnProxy:      func(address string) { d.log.Info("using a proxy", "proxy", address) },
 		ProxySecrets: hidden,
 	})
-	d.auth = newTokenSource(tokenSourceOptions{Store: d.store, Client: d.client, Sealer: keys, Log: d.log, Timeout: d.cfg.API.Timeout,
-		LoginQuery: d.commands.internal("auth.login").Query, RefreshQuery: d.commands.internal("auth.refresh").Query})
+	d.auth = newTokenSource(tokenSourceOptions{
+		Store:        d.store,
+		Client:       d.client,
+		Sealer:       keys,
+		Log:          d.log,
+		Timeout:      d.cfg.API.Timeout,
+		LoginQuery:   d.commands.internal("auth.login").Query,
+		RefreshQuery: d.commands.internal("auth.refresh").Query,
+	})
 	d.queue, err = newQueue(QueueOptions{Store: d.store, Workers: d.cfg.Queue.Workers, ProviderLimit: d.cfg.Queue.ProviderLimit,
 		MaxPending: d.cfg.Queue.MaxPending, Run: d.runJob, Log: d.log,
 		Mutation: func(name string) bool { c, err := d.commands.Lookup(name); return err != nil || c.Mutation }})

@@ -90,8 +90,8 @@ func proxySecrets(getenv func(string) string) (secrets []string, err error) {
 		}
 		proxy, ok := parseProxy(value)
 		if !ok {
-			return nil, fmt.Errorf("%s is not the URL of a proxy; write it as http://USER:PASSWORD@HOST:PORT, "+
-				"and in the user and password %%25 for %%, %%23 for #, %%2F for /, %%3F for ?, %%40 for @ and %%20 for a blank", name)
+			return nil, fmt.Errorf("%s is not the URL of a proxy; write it as http://USER:PASSWORD@HOST:PORT, and in the user "+
+				"and password %%25 for %%, %%23 for #, %%2F for /, %%3F for ?, %%40 for @ and %%20 for a blank", name)
 		}
 		password, known := proxy.User.Password()
 		if !known || password == "" {
@@ -359,8 +359,8 @@ func (c *Client) noAnswer(ctx context.Context, r *Request, transport http.RoundT
 	return e
 }
 
-// readBody reads at most limit+1 bytes. An answer of unknown length is gathered in pieces of at most 1 MiB; io.ReadAll's
-// grow with the whole: measured with an answer of 95 MB, the process took 45 MB more.
+// readBody reads at most limit+1 bytes. An answer of unknown length is gathered in pieces of at most 1 MiB; those of
+// io.ReadAll grow with the whole: measured with an answer of 95 MB, the process took 45 MB more.
 func readBody(resp *http.Response, limit int64) ([]byte, error) {
 	if n := resp.ContentLength; n >= 0 && n <= limit {
 		text := make([]byte, n)

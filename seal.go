@@ -5,8 +5,8 @@ package main
 // The key comes from a passphrase: systemd's credential honeydew-passphrase, else HONEYDEW_PASSPHRASE, else
 // auth.passphrase_file. Without any of these it comes from the file `key` in the home, 32 random bytes.
 // A key that is lost, changed or unreadable locks what was sealed under it: nothing is deleted, so that bringing the
-// key back brings the logins back, and the next login starts afresh. The salt stays for the same reason. A key file that
-// others may read stops the start, since it has to be taken as known to them.
+// key back brings the logins back, and the next login starts afresh. The salt stays for the same reason. A key file
+// that others may read stops the start, since it has to be taken as known to them.
 //
 // What is sealed:
 //
