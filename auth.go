@@ -5,8 +5,20 @@ package main
 //
 // Refresh tokens rotate, and an API may take the second use of a spent one for theft and revoke everything. So each
 // environment has one session, a pair of tokens is replaced by one change at a time (a refresh, a login, a logout), and
-// a new pair is on disk before anyone gets to see its access token. A change belongs to no request: whoever waits for it
-// may go, it goes on. A login or logout ends a refresh that is under way, which may hang.
+// a new pair is on disk before anyone gets to see its access token. A change belongs to no request: whoever waits for
+// it may go, it goes on. A login or logout ends a refresh that is under way, which may hang.
+//
+// The life of a session:
+//
+//	          login                    5 minutes before expiry,
+//	            |                      or the API refuses the access token
+//	            v                                  |
+//	none --> in use <--- a new pair, on disk --- refresh ---> the service itself says no: needs a login
+//	            ^                                  |          (errEndsLogin; on disk, the tokens stay)
+//	            |                                  |
+//	            +---- anything else: the tokens stay, AUTH_NETWORK_ERROR, tried again
+//
+// The clock of this computer is in none of these arrows but the first refresh: it may be wrong, so it ends no login.
 //
 // session.mu guards the change under way; it is not held across SQL or a request.
 
@@ -14,6 +26,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -24,6 +37,10 @@ const (
 	refreshMargin   = 5 * time.Minute  // before expiry
 	refreshInterval = 10 * time.Second // at least, between refreshes that no 401 asked for
 	refreshCheck    = time.Minute
+	refreshPatience = 10 * time.Minute // with refreshes that fail, before a person is told what to do
+
+	maxLoginAnswer     = 1 << 20
+	maxCredentialBytes = 16 << 10 // of a username or password: each is sought in what the API says
 )
 
 type tokenSourceOptions struct {
@@ -44,10 +61,12 @@ type TokenSource struct {
 	sessions sync.Map // *session by environment id
 }
 
-// session is one environment's login in memory. Only a change under way writes pair and unsaved.
+// session is one environment's login in memory. Only a change under way writes the first four.
 type session struct {
 	pair    atomic.Pointer[tokenPair] // as it is on disk; nil: to be read
 	unsaved *tokenPair                // refreshed, but not on disk: the disk refused it
+	failing time.Time                 // since when refreshing fails; zero: it does not
+	asked   time.Time                 // when the API was last asked in spite of what the clock says
 	mu      sync.Mutex
 	change  *change // under way
 }
@@ -56,6 +75,8 @@ type tokenPair struct {
 	username, access, refresh     string
 	accessExpires, refreshExpires time.Time // zero: the token does not say
 	renewed                       time.Time // by a refresh of ours
+
+	skew time.Duration // our clock is ahead of the API's by this; 0 also where nobody knows
 }
 
 // change is one change of a session under way. All but cancel may be read once done is closed.
@@ -120,6 +141,7 @@ func (t *TokenSource) replace(env Environment, pair *tokenPair, store func() err
 		err := store()
 		if err == nil {
 			s.unsaved = nil
+			s.failing = time.Time{}
 			s.pair.Store(pair)
 		}
 		return pair, err
@@ -150,47 +172,80 @@ func (t *TokenSource) Status(ctx context.Context, env Environment) (AuthState, e
 	} else if err != nil {
 		return AuthState{}, err
 	}
-	pair, err := t.open(env, row)
-	expired := err != nil || env.NeedsReauth || (past(pair.refreshExpires) && (pair.accessExpires.IsZero() || past(pair.accessExpires)))
+	_, err = t.open(env, row)
+	expired := err != nil || env.NeedsReauth
 	return AuthState{!expired, expired, row.Username, row.AccessExpires, row.RefreshExpires}, nil
 }
 
-func past(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
-
-// renewable reports whether there is something to refresh with.
-func (p *tokenPair) renewable() bool { return p.refresh != "" && !past(p.refreshExpires) }
-
-// due reports whether the pair is to be refreshed before it is used. Without a refresh token it is used as long as it
-// lasts. Tokens that live for less than the margin, or a wrong clock, must not make every request refresh.
+// due reports whether the pair is to be refreshed before it is used. Without a refresh token it is used until the API
+// refuses it. Tokens that live for less than the margin, or a wrong clock, must not make every request refresh.
 func (p *tokenPair) due() bool {
-	return !p.accessExpires.IsZero() && time.Until(p.accessExpires) < refreshMargin && time.Since(p.renewed) > refreshInterval &&
-		(p.renewable() || past(p.accessExpires))
+	if p.refresh == "" || p.accessExpires.IsZero() {
+		return false
+	}
+	return time.Until(p.accessExpires.Add(p.skew)) < refreshMargin && time.Since(p.renewed) > refreshInterval
+}
+
+// refreshOver reports whether the refresh token has expired, if our clock is right.
+func (p *tokenPair) refreshOver() bool {
+	return !p.refreshExpires.IsZero() && time.Until(p.refreshExpires.Add(p.skew)) <= 0
 }
 
 // open decrypts what save stored.
 func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
-	p := &tokenPair{username: row.Username, accessExpires: row.AccessExpires, refreshExpires: row.RefreshExpires}
+	p := &tokenPair{
+		username:       row.Username,
+		accessExpires:  row.AccessExpires,
+		refreshExpires: row.RefreshExpires,
+	}
+	place := sealPlace(env)
 	var err error
-	if p.access, err = t.Sealer.open(env.ID, "access", row.Access); err == nil && len(row.Refresh) > 0 {
-		p.refresh, err = t.Sealer.open(env.ID, "refresh", row.Refresh)
+	if p.access, err = t.Sealer.open(place, "access", row.Access); err == nil && len(row.Refresh) > 0 {
+		p.refresh, err = t.Sealer.open(place, "refresh", row.Refresh)
+	}
+	if err == nil {
+		return p, nil
+	}
+	t.Log.Debug("tokens cannot be decrypted", "environment", env.Name, "error", err.Error())
+	if missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access)); ok {
+		return nil, errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
+	}
+	e := errorf(codeAuthExpired, "the stored login cannot be decrypted: its key, or the environment's URL, changed")
+	return nil, e.hint("bring it back, or log in again with: honeydew login")
+}
+
+// mayReplace fails where the login that is stored must not be replaced by one of this daemon's.
+func (t *TokenSource) mayReplace(env Environment) error {
+	row, err := t.Store.Tokens(env.ID)
+	if codeOf(err) == codeNotFound {
+		return nil
 	}
 	if err != nil {
-		t.Log.Debug("tokens cannot be decrypted", "environment", env.Name, "error", err.Error())
-		return nil, errorf(codeAuthExpired, "the stored login cannot be decrypted: the key was lost or changed").
-			hint("bring the key back, or log in again with: honeydew login")
+		return err
 	}
-	return p, nil
+	return t.Sealer.mayReplace(row.Access)
 }
 
 // save seals and stores a pair.
 func (t *TokenSource) save(env Environment, p *tokenPair, login bool) error {
-	row := TokenRow{EnvironmentID: env.ID, Username: p.username, AccessExpires: p.accessExpires, RefreshExpires: p.refreshExpires}
-	var err error
-	if row.Access, err = t.Sealer.seal(env.ID, "access", p.access); err == nil && p.refresh != "" {
-		row.Refresh, err = t.Sealer.seal(env.ID, "refresh", p.refresh)
-	}
-	if err != nil {
+	if err := t.mayReplace(env); err != nil {
 		return err
+	}
+	row := TokenRow{
+		EnvironmentID:  env.ID,
+		Username:       p.username,
+		AccessExpires:  p.accessExpires,
+		RefreshExpires: p.refreshExpires,
+	}
+	place := sealPlace(env)
+	var err error
+	if row.Access, err = t.Sealer.seal(place, "access", p.access); err != nil {
+		return err
+	}
+	if p.refresh != "" {
+		if row.Refresh, err = t.Sealer.seal(place, "refresh", p.refresh); err != nil {
+			return err
+		}
 	}
 	return t.Store.SaveTokens(row, login)
 }
@@ -201,9 +256,17 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 	if username == "" || password == "" {
 		return AuthState{}, errorf(codeInvalidArgument, "username and password: both are needed")
 	}
+	if len(username) > maxCredentialBytes || len(password) > maxCredentialBytes {
+		return AuthState{}, errorf(codeInvalidArgument, "username and password: at most %d bytes each",
+			maxCredentialBytes)
+	}
+	if err := t.mayReplace(env); err != nil { // before the API gives tokens that cannot be kept
+		return AuthState{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
-	pair, e := t.ask(ctx, env, t.LoginQuery, "login", map[string]string{"username": username, "password": password}, password)
+	variables := map[string]string{"username": username, "password": password}
+	pair, e := t.ask(ctx, env, t.LoginQuery, "login", variables, password)
 	if e != nil {
 		code, hint := codeAPIUnreachable, "check the environment's URL with: honeydew env list"
 		if refusedByAPI(e) {
@@ -216,7 +279,12 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 		return AuthState{}, err
 	}
 	t.Log.Info("logged in", "environment", env.Name, "username", username)
-	return AuthState{Authenticated: true, Username: username, AccessExpires: pair.accessExpires, RefreshExpires: pair.refreshExpires}, nil
+	return AuthState{
+		Authenticated:  true,
+		Username:       username,
+		AccessExpires:  pair.accessExpires,
+		RefreshExpires: pair.refreshExpires,
+	}, nil
 }
 
 // Logout forgets env's tokens and reports whether there were any.
@@ -234,18 +302,39 @@ func refusedByAPI(e *Error) bool {
 }
 
 // ask sends a login or refresh and reads the pair of tokens that it gives.
-func (t *TokenSource) ask(ctx context.Context, env Environment, query, field string, variables map[string]string, secret string) (*tokenPair, *Error) {
+func (t *TokenSource) ask(
+	ctx context.Context, env Environment, query, field string, variables map[string]string, secret string,
+) (*tokenPair, *Error) {
 	text, _ := json.Marshal(variables) // strings alone: it cannot fail
-	answer, err := t.Client.Do(ctx, Request{URL: env.BaseURL, Query: query, Field: field, Variables: text, Secrets: []string{secret}})
+	answer, err := t.Client.Do(ctx, Request{
+		URL:       env.BaseURL,
+		Query:     query,
+		Field:     field,
+		Variables: text,
+		Secrets:   []string{secret},
+	})
 	if e, ok := errors.AsType[*Error](err); ok {
 		return nil, e
+	}
+	if len(answer.Data) > maxLoginAnswer {
+		return nil, errorf(codeBadResponse, "the API's answer to %s has %d bytes; allowed are %d",
+			field, len(answer.Data), maxLoginAnswer)
 	}
 	var got struct{ AccessToken, RefreshToken string }
 	if err := json.Unmarshal(answer.Data, &got); err != nil || got.AccessToken == "" {
 		return nil, &Error{Code: codeBadResponse, Message: "the API's answer to " + field + " holds no access token"}
 	}
-	return &tokenPair{access: got.AccessToken, refresh: got.RefreshToken, accessExpires: tokenExpiry(got.AccessToken),
-		refreshExpires: tokenExpiry(got.RefreshToken)}, nil
+	if !usableToken(got.AccessToken) || !usableToken(got.RefreshToken) {
+		return nil, errorf(codeBadResponse, "the API's answer to %s holds an unusable token; "+
+			"allowed are %d bytes of visible ASCII", field, maxTokenBytes)
+	}
+	return &tokenPair{
+		access:         got.AccessToken,
+		refresh:        got.RefreshToken,
+		accessExpires:  tokenExpiry(got.AccessToken),
+		refreshExpires: tokenExpiry(got.RefreshToken),
+		skew:           tokenSkew(got.AccessToken, time.Now()),
+	}, nil
 }
 
 // Do calls send with env's token, refreshed before if it is about to expire; if the API refuses it, once more with
@@ -282,7 +371,7 @@ func (t *TokenSource) token(ctx context.Context, env Environment, refused string
 		select {
 		case <-c.done:
 		case <-ctx.Done():
-			return nil, &Error{Code: codeAuthNetwork, Message: "no fresh token in time", Retry: true, Unsent: true, Cause: ctx.Err()}
+			return nil, notRefreshed("no fresh token in time", ctx.Err())
 		}
 		if !c.again {
 			return c.pair, c.err
@@ -308,21 +397,72 @@ func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, re
 	if pair.access != refused && !pair.due() { // somebody else was quicker
 		return pair, nil
 	}
-	if !pair.renewable() {
-		return nil, t.expire(ctx, env, s, "the refresh token has expired")
+	if pair.refresh == "" {
+		return nil, t.expire(ctx, env, s, "the API refused the access token, and gave no refresh token")
 	}
-	fresh, e := t.ask(ctx, env, t.RefreshQuery, "refreshToken", map[string]string{"refreshToken": pair.refresh}, pair.refresh)
-	if e != nil && refusedByAPI(e) {
+	if pair.refreshOver() {
+		// The clock may be wrong, and ends no login: the API is asked, but not by every job.
+		if wait := time.Until(s.asked.Add(refreshCheck)); wait > 0 {
+			return s.untilAsked(pair, refused, wait)
+		}
+		s.asked = time.Now()
+	}
+	variables := map[string]string{"refreshToken": pair.refresh}
+	fresh, e := t.ask(ctx, env, t.RefreshQuery, "refreshToken", variables, pair.refresh)
+	if e != nil && errors.Is(e, errEndsLogin) {
 		return nil, t.expire(ctx, env, s, "the API refused the refresh token: "+e.Message)
-	} else if e != nil {
-		// Without a cause: its end is its own, not that of whoever waits.
-		return nil, &Error{Code: codeAuthNetwork, Message: "refreshing the login: " + e.Message, Hold: e.Hold, Retry: true, Unsent: true}
 	}
+	if e != nil {
+		return nil, s.refreshFailed(e)
+	}
+	s.failing = time.Time{}
 	if fresh.refresh == "" { // an API that does not rotate
 		fresh.refresh, fresh.refreshExpires = pair.refresh, pair.refreshExpires
 	}
 	fresh.username, fresh.renewed = pair.username, time.Now()
 	return fresh, t.keep(env, s, fresh)
+}
+
+// untilAsked is what there is until the API may be asked again about a refresh token that is over by our clock.
+func (s *session) untilAsked(pair *tokenPair, refused string, wait time.Duration) (*tokenPair, error) {
+	if pair.access != refused {
+		return pair, nil // the API decides
+	}
+	message := fmt.Sprintf("by this computer's clock the refresh token has expired; the API is asked again in %s",
+		wait.Round(time.Second))
+	return nil, notRefreshed(message+s.advice(), nil)
+}
+
+// notRefreshed fails an attempt that had no good token, and may have one later.
+func notRefreshed(message string, cause error) *Error {
+	return &Error{
+		Code:    codeAuthNetwork,
+		Message: message,
+		Retry:   true,
+		Unsent:  true,
+		Cause:   cause,
+	}
+}
+
+// refreshFailed is the error of a refresh that the GraphQL service did not answer. The tokens are kept, and it is tried
+// again; a person is told what to do only once that has not helped for a while.
+func (s *session) refreshFailed(e *Error) *Error {
+	if s.failing.IsZero() {
+		s.failing = time.Now()
+	}
+	// Without a cause: its end is its own, not that of whoever waits.
+	failed := notRefreshed("refreshing the login: "+e.Message+s.advice(), nil)
+	failed.Hold = e.Hold
+	return failed
+}
+
+// advice is what a person can do about refreshes that fail, once they have failed for a while.
+func (s *session) advice() string {
+	if s.failing.IsZero() || time.Since(s.failing) <= refreshPatience {
+		return ""
+	}
+	return fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, "+
+		"or log in again with `honeydew login`", time.Since(s.failing).Round(time.Minute))
 }
 
 // load reads the environment's tokens: AUTH_REQUIRED without a login, AUTH_EXPIRED where only a new one helps.
@@ -342,14 +482,14 @@ func (t *TokenSource) load(ctx context.Context, env Environment) (*tokenPair, er
 	return t.open(env, row)
 }
 
-// keep stores a refreshed pair, and lets it be used only then. What the disk refuses is kept and tried again at the next
-// need: the old pair is spent.
+// keep stores a refreshed pair, and lets it be used only then. What the disk refuses is kept and tried again at the
+// next need: the old pair is spent.
 func (t *TokenSource) keep(env Environment, s *session, pair *tokenPair) error {
 	s.unsaved = pair
 	s.pair.Store(nil)
 	if err := t.save(env, pair, false); err != nil {
 		t.Log.Error("the refreshed login could not be stored", "environment", env.Name, "error", err.Error())
-		return &Error{Code: codeAuthNetwork, Message: "the refreshed login could not be stored: " + err.Error(), Retry: true, Unsent: true, Cause: err}
+		return notRefreshed("the refreshed login could not be stored: "+err.Error(), err)
 	}
 	s.unsaved = nil
 	s.pair.Store(pair)

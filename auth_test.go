@@ -40,6 +40,7 @@ type fakeAPI struct {
 	reused                    int
 	noRotation, refuseAll     bool
 	unauthenticatedAs200      bool
+	behind                    time.Duration // of its clock; then its tokens say when they were issued
 	before                    func(op string, w http.ResponseWriter, r *http.Request) (answered bool)
 }
 
@@ -81,7 +82,7 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.valid, a.refresh = map[string]bool{}, ""
 		fallthrough
 	case op == "refresh" && token != a.refresh:
-		fmt.Fprintf(w, `{"errors":[{"message":"refresh token %s is not valid"}]}`, token)
+		fmt.Fprintf(w, `{"errors":[{"message":"refresh token %s is not valid","extensions":{"code":"BAD_USER_INPUT"}}]}`, token)
 	case op == "refresh":
 		if !a.noRotation {
 			a.spent[token] = true
@@ -102,7 +103,12 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (a *fakeAPI) issue(w http.ResponseWriter, field string) {
 	make := func(kind string, life time.Duration) string {
 		a.serial++
-		token := tokenOf(fmt.Sprintf(`{"kind":%q,"n":%d,"exp":%d}`, kind, a.serial, time.Now().Add(life).Unix()))
+		now := time.Now().Add(-a.behind)
+		issued := ""
+		if a.behind != 0 {
+			issued = fmt.Sprintf(`"iat":%d,`, now.Unix())
+		}
+		token := tokenOf(fmt.Sprintf(`{"kind":%q,"n":%d,%s"exp":%d}`, kind, a.serial, issued, now.Add(life).Unix()))
 		a.issued = append(a.issued, token)
 		return token
 	}
@@ -160,6 +166,7 @@ type authTest struct {
 	log          *slog.Logger
 	client       *Client
 	timeout      time.Duration
+	sealing      sealerOptions // beside Home and Store
 	store        *Store
 	sealer       *sealer
 	tokens       *TokenSource
@@ -188,7 +195,8 @@ func (a *authTest) open() {
 	if a.store, err = openStore(filepath.Join(a.dir, "daemon.db"), "full", "https://api.example.test/graphql"); err != nil {
 		a.t.Fatal(err)
 	}
-	a.sealer = openTestSealer(a.t, sealerOptions{Home: a.dir, Store: a.store})
+	a.sealing.Home, a.sealing.Store = a.dir, a.store
+	a.sealer = openTestSealer(a.t, a.sealing)
 	a.tokens = newTokenSource(tokenSourceOptions{Store: a.store, Client: a.client, Sealer: a.sealer, Log: a.log, Timeout: a.timeout,
 		LoginQuery: testLoginGQL, RefreshQuery: testRenewGQL})
 }
@@ -395,6 +403,11 @@ func TestLoginSaysWhyItFailed(t *testing.T) {
 		{"no token", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":{"accessToken":"","refreshToken":"x"}}}`), codeAPIUnreachable},
 		{"null", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":null}}`), codeAPIUnreachable},
 		{"a token of another type", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":{"accessToken":7}}}`), codeAPIUnreachable},
+		{"a long token", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":{"accessToken":"`+strings.Repeat("t", maxTokenBytes+1)+`"}}}`), codeAPIUnreachable},
+		{"a token with a blank", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":{"accessToken":"a b"}}}`), codeAPIUnreachable},
+		{"a token of other letters", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":{"accessToken":"é"}}}`), codeAPIUnreachable},
+		{"a refresh token with a line end", "ada", testPassword, page(200, mediaJSON, `{"data":{"login":{"accessToken":"a","refreshToken":"b\n"}}}`), codeAPIUnreachable},
+		{"a huge password", "ada", strings.Repeat("canary", 10<<10), nil, codeInvalidArgument},
 		{"a cut connection", "ada", testPassword, func(string, http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }, codeAPIUnreachable},
 	}
 	a := newAuthTest(t)
@@ -456,7 +469,7 @@ func TestManyRefusedAtOnceRefreshOnce(t *testing.T) {
 						return false
 					}
 				})
-				a.client.transport.(*http.Transport).CloseIdleConnections()
+				transportOf(a.client).CloseIdleConnections()
 				var wg sync.WaitGroup
 				for range n {
 					wg.Go(func() {
@@ -582,12 +595,13 @@ func TestExpiredLoginStaysExpiredUntilTheNext(t *testing.T) {
 	}{
 		"an unknown refresh token": {func(a *authTest) { a.api.revokeAccess(); a.api.set(func() { a.api.refresh = "" }) }, 1},
 		"UNAUTHENTICATED":          {answer(200, `{"errors":[{"message":"no","extensions":{"code":"UNAUTHENTICATED"}}]}`), 1},
-		"401":                      {answer(401, ``), 1},
-		"400":                      {answer(400, `{"errors":[{"message":"no"}]}`), 1},
-		"a refresh token out of time": {func(a *authTest) {
+		"401":                      {answer(401, `{"errors":[{"message":"no"}]}`), 1},
+		"400":                      {answer(400, `{"errors":[{"message":"no","extensions":{"code":"EXPIRED_TOKEN"}}]}`), 1},
+		"a refresh token out of time, and the API agrees": {func(a *authTest) {
 			a.api.set(func() { a.api.lifetime, a.api.refreshLifetime = -time.Minute, -time.Minute })
 			a.login()
-		}, 0},
+			a.api.set(func() { a.api.refresh = "" })
+		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAuthTest(t)
@@ -631,17 +645,112 @@ func TestExpiredLoginStaysExpiredUntilTheNext(t *testing.T) {
 	}
 }
 
-func TestAccessTokenIsUsedAsLongAsItLastsWithoutARefreshToken(t *testing.T) {
+func TestAccessTokenIsUsedUntilRefusedWithoutARefreshToken(t *testing.T) {
+	for _, life := range []time.Duration{4 * time.Minute, -time.Minute} {
+		a := newAuthTest(t)
+		a.api.lifetime = life
+		a.api.before = func(op string, w http.ResponseWriter, _ *http.Request) bool {
+			if op != "login" {
+				return false
+			}
+			token := tokenOf(fmt.Sprintf(`{"exp":%d}`, time.Now().Add(life).Unix()))
+			a.api.set(func() { a.api.valid[token] = true })
+			w.Header().Set("Content-Type", mediaJSON)
+			fmt.Fprintf(w, `{"data":{"login":{"accessToken":%q}}}`, token)
+			return true
+		}
+		a.login()
+		a.wantCall("")
+		if state := a.status(); !state.Authenticated || state.NeedsReauth {
+			t.Errorf("%+v", state)
+		}
+		a.api.revokeAccess()
+		a.wantCall(codeAuthExpired)
+		a.wantAsked("refresh", 0)
+	}
+}
+
+// A clock that is wrong by years makes every token look expired.
+func TestClockAloneEndsNoLogin(t *testing.T) {
 	a := newAuthTest(t)
-	a.api.lifetime, a.api.refreshLifetime = 4*time.Minute, -time.Minute
+	a.api.lifetime, a.api.refreshLifetime = -20_000*time.Hour, -20_000*time.Hour
 	a.login()
-	a.wantCall("")
+	for range 3 {
+		a.wantCall("")
+	}
+	a.wantAsked("refresh", 1)
 	if state := a.status(); !state.Authenticated || state.NeedsReauth {
 		t.Errorf("%+v", state)
 	}
+	a.restart()
+	a.wantCall("")
+	a.wantAsked("refresh", 2)
+
+	// Between two looks the API's refusal of the access token is trouble, not the end.
 	a.api.revokeAccess()
-	a.wantCall(codeAuthExpired)
-	a.wantAsked("refresh", 0)
+	a.wantCall(codeAuthNetwork)
+	a.wantAsked("refresh", 2)
+	if state := a.status(); !state.Authenticated || state.NeedsReauth {
+		t.Errorf("%+v", state)
+	}
+	s := a.tokens.session(a.env().ID)
+	s.asked = s.asked.Add(-refreshCheck)
+	a.wantCall("")
+	a.wantAsked("refresh", 3)
+}
+
+func newHandlerClient(api http.Handler) *Client {
+	return &Client{
+		clientOptions: clientOptions{Version: "1", MaxBytes: 1 << 20},
+		connections:   newConnections(func() http.RoundTripper { return handlerTransport{api} }),
+	}
+}
+
+// newFakeClockTokens is a TokenSource without a network, for a test in which the clock is a fake.
+func newFakeClockTokens(t *testing.T, api *fakeAPI) (*TokenSource, Environment) {
+	t.Helper()
+	store := openTestStore(t)
+	env, err := store.Environment("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := newTokenSource(tokenSourceOptions{
+		Store:        store,
+		Client:       newHandlerClient(api),
+		Sealer:       openTestSealer(t, sealerOptions{Home: t.TempDir(), Store: store}),
+		Log:          slog.New(slog.DiscardHandler),
+		Timeout:      time.Minute,
+		LoginQuery:   testLoginGQL,
+		RefreshQuery: testRenewGQL,
+	})
+	t.Cleanup(tokens.Close)
+	return tokens, env
+}
+
+func TestClockOfTheAPIMayBeWrong(t *testing.T) {
+	for _, behind := range []time.Duration{10 * time.Minute, -10 * time.Minute, time.Hour} {
+		t.Run(behind.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				advance(24 * time.Hour) // the fake clock begins in 2000, and tokens of 1999 say nothing
+				api := newFakeAPI()
+				api.lifetime, api.behind = 15*time.Minute, behind
+				tokens, env := newFakeClockTokens(t, api)
+				if _, err := tokens.Login(t.Context(), env, "ada", testPassword); err != nil {
+					t.Fatal(err)
+				}
+				send := func(string, []string) error { return nil }
+				for range 360 {
+					if err := tokens.Do(t.Context(), env, send); err != nil {
+						t.Fatal(err)
+					}
+					advance(10 * time.Second)
+				}
+				if n := api.count("refresh"); n < 5 || n > 6 {
+					t.Errorf("%d refreshes in an hour of tokens that last 15 minutes, want 5 or 6", n)
+				}
+			})
+		})
+	}
 }
 
 func TestTroubleWhileRefreshingKeepsTheTokens(t *testing.T) {
@@ -664,8 +773,15 @@ func TestTroubleWhileRefreshingKeepsTheTokens(t *testing.T) {
 		"a firewall's page":    page(403, "Content-Type", mediaHTML, "<h1>"),
 		"a proxy's 401":        page(401, "Content-Type", mediaHTML, "<h1>"),
 		"a proxy's 407":        page(407, "Content-Type", mediaHTML, "<h1>"),
+		"a gateway's 400":      page(400, "Content-Type", mediaJSON, `{"message":"no"}`),
+		"a gateway's 401":      page(401, "Content-Type", mediaJSON, `{"message":"no"}`),
+		"a gateway's bare 401": page(401, "Content-Type", "text/plain", ""),
+		"a gateway's 403":      page(403, "Content-Type", "text/plain", "Forbidden"),
+		"an unknown code":      page(200, "Content-Type", mediaJSON, `{"errors":[{"message":"no","extensions":{"code":"WHATEVER"}}]}`),
+		"no code":              page(200, "Content-Type", mediaJSON, `{"errors":[{"message":"no"}]}`),
 		"a wrong path":         page(404, "Content-Type", mediaHTML, "<h1>"),
 		"null":                 page(200, "Content-Type", mediaJSON, `{"data":{"refreshToken":null}}`),
+		"an unusable token":    page(200, "Content-Type", mediaJSON, `{"data":{"refreshToken":{"accessToken":"a b"}}}`),
 		"a cut connection":     func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -692,6 +808,36 @@ func TestTroubleWhileRefreshingKeepsTheTokens(t *testing.T) {
 			a.wantCall("")
 		})
 	}
+}
+
+func TestRefreshThatFailsForLongSaysWhatToDo(t *testing.T) {
+	a := newAuthTest(t)
+	a.login()
+	a.api.revokeAccess()
+	a.api.set(func() {
+		a.api.before = func(op string, w http.ResponseWriter, _ *http.Request) bool {
+			if op == "refresh" {
+				w.WriteHeader(http.StatusForbidden)
+			}
+			return op == "refresh"
+		}
+	})
+	wantAdvice := func(want bool) {
+		t.Helper()
+		err := a.call(t.Context())
+		if codeOf(err) != codeAuthNetwork || strings.Contains(err.Error(), "honeydew env list") != want {
+			t.Errorf("advice wanted: %v; %v", want, err)
+		}
+	}
+	wantAdvice(false)
+	s := a.tokens.session(a.env().ID)
+	s.failing = s.failing.Add(-9 * time.Minute)
+	wantAdvice(false)
+	s.failing = s.failing.Add(-2 * time.Minute)
+	wantAdvice(true)
+	a.login()
+	a.api.revokeAccess()
+	wantAdvice(false)
 }
 
 func TestRefreshThatTakesTooLongIsTrouble(t *testing.T) {
@@ -935,6 +1081,78 @@ func TestEnvironmentsHaveLoginsOfTheirOwn(t *testing.T) {
 	a.wantCall("")
 }
 
+func TestLoginUnderAPassphraseIsNotReplacedByOneUnderAKeyFile(t *testing.T) {
+	a := newAuthTest(t)
+	a.sealing.Passphrase = "correct horse"
+	a.restart()
+	a.login()
+	a.wantCall("")
+	before, err := a.store.Tokens(a.env().ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.sealing.Passphrase = ""
+	a.restart()
+	_, err = a.tokens.Login(t.Context(), a.env(), "ada", testPassword)
+	e, _ := errors.AsType[*Error](err)
+	if codeOf(err) != codeFailedPrecondition || !strings.Contains(e.Hint, "HONEYDEW_PASSPHRASE") || !strings.Contains(e.Hint, "auth.passphrase_file") {
+		t.Errorf("a login: %+v", e)
+	}
+	a.wantAsked("login", 1) // what the API gave could not have been kept
+	err = a.call(t.Context())
+	e, _ = errors.AsType[*Error](err)
+	if codeOf(err) != codeAuthExpired || !strings.Contains(e.Hint, "HONEYDEW_PASSPHRASE") {
+		t.Errorf("a call: %+v", e)
+	}
+	if err := a.tokens.save(a.env(), &tokenPair{username: "ada", access: "a", refresh: "r"}, false); codeOf(err) != codeFailedPrecondition {
+		t.Errorf("a refresh: %v", err)
+	}
+	if after, err := a.store.Tokens(a.env().ID); err != nil || fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("the tokens changed (%v)", err)
+	}
+
+	a.sealing.Passphrase = "correct horse"
+	a.restart()
+	a.wantCall("")
+	a.wantAsked("login", 1)
+
+	a.sealing.Passphrase = "" // whoever gives the login up may go on with a key file
+	a.restart()
+	if _, err := a.tokens.Logout(a.env()); err != nil {
+		t.Fatal(err)
+	}
+	a.login()
+	a.wantCall("")
+	a.sealing.Passphrase = "correct horse" // and back, which only adds protection
+	a.restart()
+	a.wantCall(codeAuthExpired)
+	a.login()
+	a.wantCall("")
+}
+
+func TestLoginIsNotSentToAnotherHost(t *testing.T) {
+	a := newAuthTest(t)
+	a.login()
+	a.wantCall("")
+	url := a.env().BaseURL
+	move := func(to string) {
+		t.Helper()
+		err := a.store.updateEnvironments(func(t *tx) error {
+			return t.exec("UPDATE api_environments SET base_url = ? WHERE name = 'test'", to)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.restart()
+	}
+	asked := a.api.count("query")
+	move(strings.Replace(url, "127.0.0.1", "localhost", 1))
+	a.wantCall(codeAuthExpired)
+	a.wantAsked("query", asked)
+	move(url)
+	a.wantCall("")
+}
+
 func TestLostKeyNeedsALoginAndDeletesNothing(t *testing.T) {
 	a := newAuthTest(t)
 	a.login()
@@ -986,9 +1204,9 @@ func TestStatusAsksNobody(t *testing.T) {
 		want              bool
 	}{
 		{time.Hour, 24 * time.Hour, true},
-		{-time.Minute, time.Hour, true}, // a refresh will do
-		{time.Hour, -time.Minute, true}, // for an hour still
-		{-time.Minute, -time.Minute, false},
+		{-time.Minute, time.Hour, true},    // a refresh will do
+		{time.Hour, -time.Minute, true},    // for an hour still
+		{-time.Minute, -time.Minute, true}, // if our clock is right, which the API knows
 	} {
 		a.api.set(func() { a.api.lifetime, a.api.refreshLifetime = test.life, test.refreshLife })
 		a.login()
@@ -1032,15 +1250,7 @@ func (h handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestRunRefreshesBeforeExpiryAndOnlyThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newFakeAPI()
-		store := openTestStore(t)
-		env, err := store.Environment("")
-		if err != nil {
-			t.Fatal(err)
-		}
-		client := &Client{transport: handlerTransport{api}, agent: "honeydew/1", maxBytes: 1 << 20}
-		tokens := newTokenSource(tokenSourceOptions{Store: store, Client: client, Sealer: openTestSealer(t, sealerOptions{Home: t.TempDir(), Store: store}),
-			Log: slog.New(slog.DiscardHandler), Timeout: time.Minute, LoginQuery: testLoginGQL, RefreshQuery: testRenewGQL})
-		defer tokens.Close()
+		tokens, env := newFakeClockTokens(t, api)
 		if _, err := tokens.Login(t.Context(), env, "ada", testPassword); err != nil {
 			t.Fatal(err)
 		}
@@ -1074,7 +1284,7 @@ func TestRunRefreshesBeforeExpiryAndOnlyThen(t *testing.T) {
 		api.set(func() { api.before, api.refresh = nil, "" })
 		advance(10 * time.Minute)
 		want(5)
-		if env, err = store.Environment(""); err != nil || !env.NeedsReauth {
+		if env, err := tokens.Store.Environment(""); err != nil || !env.NeedsReauth {
 			t.Errorf("%+v, %v", env, err)
 		}
 		cancel()

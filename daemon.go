@@ -13,7 +13,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -65,21 +64,22 @@ type DaemonOptions struct {
 type Daemon struct {
 	DaemonOptions
 	parts
-	scheduler  *Scheduler
-	client     *Client
-	logFile    *logFile
-	lock       *lockFile // of the home
-	dbLock     *lockFile // of the database
-	server     *grpc.Server
-	sockets    sync.Mutex // guards socket
-	socket     *ourSocket
-	background sync.WaitGroup
-	failed     chan error         // by a server that ended by itself
-	undo       []func() error     // what the stop does, last first
-	end        context.CancelFunc // ends the daemon
-	force      context.CancelFunc // lets its stop wait for no job: ends forced
-	forced     context.Context
-	patience   context.Context // of a stop: until it ends, jobs may run to their end
+	scheduler    *Scheduler
+	client       *Client
+	logFile      *logFile
+	proxySecrets []string
+	lock         *lockFile // of the home
+	dbLock       *lockFile // of the database
+	server       *grpc.Server
+	sockets      sync.Mutex // guards socket
+	socket       *ourSocket
+	background   sync.WaitGroup
+	failed       chan error         // by a server that ended by itself
+	undo         []func() error     // what the stop does, last first
+	end          context.CancelFunc // ends the daemon
+	force        context.CancelFunc // lets its stop wait for no job: ends forced
+	forced       context.Context
+	patience     context.Context // of a stop: until it ends, jobs may run to their end
 }
 
 // runDaemon runs the daemon until a signal, a Shutdown request or ctx ends it, and returns its error, an exitError
@@ -167,6 +167,9 @@ func (d *Daemon) prepare() error {
 		return fmt.Errorf("only %d files may be open, at least %d are needed; raise the limit with: ulimit -n 1024", limit, leastOpen)
 	}
 	if err := checkZone(d.Getenv("TZ")); err != nil {
+		return exitError{exitConfig, err}
+	}
+	if d.proxySecrets, err = proxySecrets(d.Getenv); err != nil {
 		return exitError{exitConfig, err}
 	}
 	if err := prepareHome(d.Home); err != nil {
@@ -289,14 +292,31 @@ func (d *Daemon) build() (err error) {
 	if err := d.openDatabase(); err != nil {
 		return err
 	}
-	keys, err := newSealer(sealerOptions{Home: d.Home, Passphrase: d.Getenv("HONEYDEW_PASSPHRASE"),
-		PassphraseFile: d.cfg.Auth.PassphraseFile, Store: d.store})
+	keys, err := newSealer(sealerOptions{
+		Home:                 d.Home,
+		CredentialsDirectory: d.Getenv("CREDENTIALS_DIRECTORY"),
+		Passphrase:           d.Getenv("HONEYDEW_PASSPHRASE"),
+		PassphraseFile:       d.cfg.Auth.PassphraseFile,
+		Store:                d.store,
+	})
 	if err != nil {
 		return exitError{exitConfig, err}
 	}
-	d.client = newClient(d.Version, int64(d.cfg.API.MaxResponseMB)<<20, func(proxy string) { d.log.Info("using a proxy", "proxy", proxy) })
-	d.auth = newTokenSource(tokenSourceOptions{Store: d.store, Client: d.client, Sealer: keys, Log: d.log, Timeout: d.cfg.API.Timeout,
-		LoginQuery: d.commands.internal("auth.login").Query, RefreshQuery: d.commands.internal("auth.refresh").Query})
+	d.client = newClient(clientOptions{
+		Version:      d.Version,
+		MaxBytes:     int64(d.cfg.API.MaxResponseMB) << 20,
+		OnProxy:      func(address string) { d.log.Info("using a proxy", "proxy", address) },
+		ProxySecrets: d.proxySecrets,
+	})
+	d.auth = newTokenSource(tokenSourceOptions{
+		Store:        d.store,
+		Client:       d.client,
+		Sealer:       keys,
+		Log:          d.log,
+		Timeout:      d.cfg.API.Timeout,
+		LoginQuery:   d.commands.internal("auth.login").Query,
+		RefreshQuery: d.commands.internal("auth.refresh").Query,
+	})
 	d.queue, err = newQueue(QueueOptions{Store: d.store, Workers: d.cfg.Queue.Workers, ProviderLimit: d.cfg.Queue.ProviderLimit,
 		MaxPending: d.cfg.Queue.MaxPending, Run: d.runJob, Log: d.log,
 		Mutation: func(name string) bool { c, err := d.commands.Lookup(name); return err != nil || c.Mutation }})
@@ -409,13 +429,17 @@ func (d *Daemon) runJob(ctx context.Context, j *Job) (result, partial string, er
 	var answer Answer
 	if err == nil {
 		err = d.auth.Do(ctx, env, func(token string, secrets []string) (err error) {
-			answer, err = d.client.Do(ctx, Request{URL: env.BaseURL, Token: token, Secrets: secrets, Query: c.Query, Variables: j.Payload,
-				Field: c.Field})
+			answer, err = d.client.Do(ctx, Request{
+				URL:       env.BaseURL,
+				Token:     token,
+				Secrets:   secrets,
+				Query:     c.Query,
+				Variables: j.Payload,
+				Field:     c.Field,
+				Mutation:  c.Mutation,
+			})
 			return err
 		})
-	}
-	if err == nil && c.Mutation {
-		err = refusedPayload(answer.Data)
 	}
 	// The body is never written again, and may be large.
 	return unsafe.String(unsafe.SliceData(answer.Data), len(answer.Data)), answer.Partial, attemptError(err)
@@ -428,19 +452,6 @@ func attemptError(err error) error {
 		return &Error{Code: codeInternal, Message: err.Error(), Retry: true, Unsent: true, Cause: err}
 	}
 	return err
-}
-
-// refusedPayload finds the API's own no inside a mutation's payload.
-func refusedPayload(data []byte) error {
-	var payload struct {
-		Success *bool
-		Error   string
-	}
-	if json.Unmarshal(data, &payload) != nil || payload.Success == nil || *payload.Success {
-		return nil
-	}
-	message := cutText(cmp.Or(payload.Error, "the API reports no success, and no reason"), maxErrorTextInBytes)
-	return &Error{Code: codeAPI, Message: message, Refused: true}
 }
 
 // retain removes old jobs, at the start and every hour, unless the clock may be wrong.

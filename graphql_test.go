@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +21,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -33,16 +36,26 @@ const (
 
 func newTestClient(t testing.TB, maxBytes int64) *Client {
 	t.Helper()
-	c := newClient("1.2.3", maxBytes, func(string) {})
-	t.Cleanup(c.transport.(*http.Transport).CloseIdleConnections)
+	c := newClient(clientOptions{Version: "1.2.3", MaxBytes: maxBytes, OnProxy: func(string) {}})
+	t.Cleanup(func() { transportOf(c).CloseIdleConnections() })
 	return c
 }
+
+func transportOf(c *Client) *http.Transport { return c.connections.current().(*http.Transport) }
 
 func serve(t testing.TB, handler http.HandlerFunc) string {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	return server.URL
+}
+
+func serveJSON(t testing.TB, body string) string {
+	t.Helper()
+	return serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", mediaJSON)
+		_, _ = io.WriteString(w, body)
+	})
 }
 
 // serveRaw answers every connection, once its request's head has come, by what answer writes, and then cuts it.
@@ -139,6 +152,23 @@ func TestAnswersAreJudgedByMediaTypeStatusAndErrorCode(t *testing.T) {
 		{200, mediaJSON, unauthMe, fine}, // a mutation with data is never sent again
 		{200, mediaJSON, `{"data":{"me":0},"errors":[]}`, fine},
 		{200, mediaJSON, `{"data":{"me":1},"errors":null}`, fine},
+
+		{200, mediaJSON + ", " + mediaJSON, data, fine},
+		{200, mediaJSON + "," + mediaJSON + "; charset=utf-8", data, fine},
+		{200, mediaJSON + "; charset=utf-8; charset=utf-8", data, fine},
+		{200, mediaJSON + "; charset=utf-8; charset=latin1", data, fine},
+		{200, mediaJSON + ";;", data, fine},
+		{200, mediaJSON + "; charset", data, fine},
+		{200, mediaJSON + `; charset="utf-8`, data, fine},
+		{200, "Application/JSON ;charset=utf-8", data, fine},
+		{400, mediaGraphQL + ", " + mediaGraphQL, internal, server},
+		{200, mediaHTML + ", " + mediaJSON, data, bad},
+		{200, "application json", data, bad},
+		{200, ";", data, bad},
+		{200, mediaJSON, "\ufeff" + data, fine},
+		{200, mediaJSON, "\ufeff " + plainErr, api},
+		{200, mediaJSON, "\ufeff\ufeff" + data, bad},
+		{200, mediaJSON, "\ufeff", bad},
 
 		{200, mediaHTML, html, bad},
 		{200, mediaHTML, data, bad},
@@ -260,17 +290,27 @@ func TestRefusalsSayWhatTheAPISaid(t *testing.T) {
 	}{
 		{200, mediaJSON, `{"errors":[{"message":"no such user","extensions":{"code":"NOT_FOUND"}}]}`, "API_ERROR: no such user (NOT_FOUND)"},
 		{200, mediaJSON, `{"errors":[{"message":"a"},{"message":"b"},{}]}`, "API_ERROR: a, and 2 more errors"},
+		{200, mediaJSON, `{"errors":["the text"," and"]}`, "API_ERROR: the text, and 1 more errors"},
+		{200, mediaJSON, `{"errors":[7]}`, "API_ERROR: 7"},
+		{200, mediaJSON, `{"errors":[{"reason":"r"}]}`, `API_ERROR: {"reason":"r"}`},
+		{200, mediaJSON, `{"errors":[{"extensions":{"code":"NOT_FOUND"}}]}`, "API_ERROR: (NOT_FOUND)"},
+		{200, mediaJSON + "; charset=utf-8; charset=utf-8", `{}`, "BAD_RESPONSE: HTTP 200 OK, but no GraphQL answer: it has neither data nor errors: {}"},
+		{200, "application json", "hi", `BAD_RESPONSE: HTTP 200 OK, but no GraphQL answer: its media type is "application json": hi`},
+		{200, "", "hi", "BAD_RESPONSE: HTTP 200 OK, but no GraphQL answer: it has no media type: hi"},
 		{404, mediaHTML, "<h1>\n  not\there\x1b[31m</h1>", "API_ERROR: HTTP 404 Not Found: <h1> not here[31m</h1>"},
 		{500, mediaJSON, `{"errors":[{"message":"boom"}]}`, "SERVER_ERROR: HTTP 500 Internal Server Error: boom"},
 		{500, mediaJSON, " \n ", "SERVER_ERROR: HTTP 500 Internal Server Error"},
-		{200, mediaHTML, "hi", `BAD_RESPONSE: HTTP 200 OK, but no GraphQL answer: its media type is "text/html": hi`},
+		{200, mediaHTML, "hi", `BAD_RESPONSE: HTTP 200 OK, but no GraphQL answer: its media type is "text/html; charset=utf-8": hi`},
 		{400, mediaGraphQL, `{"data":null}`, "API_ERROR: HTTP 400 Bad Request"},
 		{429, mediaHTML, "slow", "RATE_LIMITED: HTTP 429 Too Many Requests; the API asks to wait 1m0s"},
 	}
 	c := newTestClient(t, 1<<20)
 	for _, test := range tests {
 		address := serve(t, func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Type", test.media)
+			w.Header()["Content-Type"] = nil // no guess by net/http
+			if test.media != "" {
+				w.Header().Set("Content-Type", test.media)
+			}
 			w.WriteHeader(test.status)
 			_, _ = io.WriteString(w, test.body)
 		})
@@ -296,9 +336,95 @@ func TestOnlyTheServiceItselfRefuses(t *testing.T) {
 		{407, "", ``, true},
 	}
 	for _, test := range tests {
-		_, e := interpret(test.status, http.Header{"Content-Type": {test.media}}, []byte(test.body), "me")
+		_, e := (&Request{Field: "me"}).interpret(test.status, http.Header{"Content-Type": {test.media}}, []byte(test.body))
 		if errors.Is(e, errForeign) != test.foreign || refusedByAPI(e) == test.foreign {
 			t.Errorf("%d %s: foreign %v, refused by the API %v", test.status, test.media, errors.Is(e, errForeign), refusedByAPI(e))
+		}
+	}
+}
+
+func TestOnlyTheServicesOwnWordsEndALogin(t *testing.T) {
+	const mine = "application/problem+json"
+	says := func(code string) string {
+		return `{"errors":[{"message":"x","extensions":{"code":"` + code + `"}},{"extensions":{"code":"UNAUTHENTICATED"}}]}`
+	}
+	tests := []struct {
+		status      int
+		media, body string
+		ends        bool
+	}{
+		{200, mediaJSON, says("UNAUTHENTICATED"), true},
+		{200, mediaGraphQL, says("FORBIDDEN"), true},
+		{200, mediaJSON + "; charset=utf-8", says("BAD_USER_INPUT"), true},
+		{200, mediaJSON, says("INVALID_TOKEN"), true},
+		{200, mediaJSON, says("EXPIRED_TOKEN"), true},
+		{200, mediaJSON, says("INVALID_REFRESH_TOKEN"), true},
+		{200, mediaJSON, says("EXPIRED_REFRESH_TOKEN"), true},
+		{200, mediaJSON, says("TOKEN_INVALID"), true},
+		{200, mediaJSON, says("TOKEN_EXPIRED"), true},
+		{400, mediaJSON, says("BAD_USER_INPUT"), true},
+		{403, mediaGraphQL, says("FORBIDDEN"), true},
+		{401, mediaJSON, says("WHATEVER"), true},
+		{401, mediaGraphQL, `{"errors":[{"message":"x"}]}`, true},
+
+		{200, mediaJSON, says(""), false},
+		{200, mediaJSON, says("NOT_FOUND"), false},
+		{200, mediaJSON, says("TOKEN_BUCKET_EMPTY"), false},
+		{200, mediaJSON, says("INVALID_QUERY"), false},
+		{200, mediaJSON, says("unauthenticated"), false},
+		{200, mediaJSON, `{"errors":[{"message":"invalid token"}]}`, false},
+		{200, mediaHTML, says("UNAUTHENTICATED"), false},
+		{200, mine, says("UNAUTHENTICATED"), false},
+		{400, mediaJSON, `{"error":"invalid_token"}`, false},
+		{400, mediaJSON, `{"errors":[]}`, false},
+		{401, mediaJSON, `{"message":"Unauthorized"}`, false},
+		{401, mediaJSON, ``, false},
+		{401, mediaHTML, `<h1>`, false},
+		{401, "text/plain", `no`, false},
+		{403, mediaJSON, `{"message":"Forbidden"}`, false},
+		{403, "text/plain", `no`, false},
+		{407, mediaJSON, says(""), false},
+		{408, mediaJSON, says("UNAUTHENTICATED"), true},
+		{429, mediaJSON, says("UNAUTHENTICATED"), false},
+		{500, mediaGraphQL, says("UNAUTHENTICATED"), false},
+		{503, mediaGraphQL, says("FORBIDDEN"), false},
+	}
+	for _, test := range tests {
+		_, e := (&Request{Field: "me"}).interpret(test.status, http.Header{"Content-Type": {test.media}}, []byte(test.body))
+		if errors.Is(e, errEndsLogin) != test.ends {
+			t.Errorf("%d %s %s: ends the login: %v (%v)", test.status, test.media, test.body, !test.ends, e)
+		}
+	}
+}
+
+func TestOnlyDataMayBeLargeInMemory(t *testing.T) {
+	const size = 20 << 20
+	long := `"` + strings.Repeat("x", size) + `"`
+	for name, body := range map[string]string{
+		"numbers":           `{"errors":[` + strings.Repeat("0,", size/2) + `0]}`,
+		"objects":           `{"errors":[` + strings.Repeat("{},", size/3) + `{}]}`,
+		"errors":            `{"errors":[` + strings.Repeat(`{"message":"x"},`, size/16) + `{}]}`,
+		"a long text":       `{"errors":[` + long + `]}`,
+		"a long message":    `{"errors":[{"message":` + long + `}]}`,
+		"a long code":       `{"errors":[{"message":"x","extensions":{"code":` + long + `}}]}`,
+		"a long reason":     `{"data":{"me":{"success":false,"error":` + long + `}}}`,
+		"a list of reasons": `{"data":{"me":{"success":false,"error":[` + strings.Repeat("0,", size/2) + `0]}}}`,
+		"no GraphQL":        `[` + strings.Repeat("0,", size/2) + `0]`,
+	} {
+		r := Request{Field: "me", Token: "t0ken-canary"}
+		text := []byte(body)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		answer, e := r.interpret(200, http.Header{"Content-Type": {mediaJSON}}, text)
+		if e == nil {
+			e = r.refusedPayload(answer.Data)
+		}
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; used > 4<<20 {
+			t.Errorf("%s: %d MiB were allocated beside the answer's %d", name, used>>20, len(text)>>20)
+		}
+		if e == nil || len(e.Message) > maxErrorTextInBytes {
+			t.Errorf("%s: %v", name, e)
 		}
 	}
 }
@@ -314,7 +440,7 @@ func TestDataComesThroughByteForByte(t *testing.T) {
 			`{"data":{"me":0},"data":{"me":1,"me":` + value + `}}`, // of a repeated key the last counts, as in encoding/json
 			`{"d\u0061ta":{"m\u0065":` + value + `},"Data":{"me":0}}`,
 		} {
-			answer, e := interpret(200, http.Header{"Content-Type": {mediaJSON}}, []byte(body), "me")
+			answer, e := (&Request{Field: "me"}).interpret(200, http.Header{"Content-Type": {mediaJSON}}, []byte(body))
 			if e != nil || string(answer.Data) != value {
 				t.Errorf("from %.200q: %.100q (%v), want %.100q", body, answer.Data, e, value)
 			}
@@ -426,7 +552,7 @@ func TestRetryAfter(t *testing.T) {
 		{503, http.Header{"Retry-After": {"soon"}}, Error{Code: codeServer, Retry: true}},
 		{500, http.Header{"Retry-After": {"7"}}, Error{Code: codeServer, Retry: true}},
 	} {
-		_, e := interpret(test.status, test.header, nil, "me")
+		_, e := (&Request{Field: "me"}).interpret(test.status, test.header, nil)
 		if got := (Error{Code: e.Code, Hold: e.Hold, Unsent: e.Unsent, Retry: e.Retry}); got != test.want {
 			t.Errorf("%d %v: %+v, want %+v", test.status, test.header, got, test.want)
 		}
@@ -479,6 +605,135 @@ func TestUnsentOnlyWhenNoConnectionWasMade(t *testing.T) {
 				t.Errorf("the URL is repeated: %q", e.Message)
 			}
 		})
+	}
+}
+
+// forwarder stands between a client and a server. What is swallowed is every byte of the connections that there are.
+type forwarder struct {
+	net.Listener
+	target   string
+	mu       sync.Mutex
+	swallow  []*atomic.Bool
+	accepted int
+}
+
+func newForwarder(t testing.TB, target string) *forwarder {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &forwarder{Listener: listener, target: target}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		f.serve(t)
+	}()
+	t.Cleanup(func() {
+		listener.Close()
+		<-ended
+	})
+	return f
+}
+
+func (f *forwarder) serve(t testing.TB) {
+	for {
+		client, err := f.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", f.target)
+		if err != nil {
+			t.Error(err)
+			client.Close()
+			continue
+		}
+		swallowed := &atomic.Bool{}
+		f.mu.Lock()
+		f.accepted++
+		f.swallow = append(f.swallow, swallowed)
+		f.mu.Unlock()
+		pipe := func(to, from net.Conn) {
+			defer to.Close()
+			buffer := make([]byte, 64<<10)
+			for {
+				n, err := from.Read(buffer)
+				if err != nil {
+					return
+				}
+				if swallowed.Load() {
+					continue
+				}
+				if _, err := to.Write(buffer[:n]); err != nil {
+					return
+				}
+			}
+		}
+		go pipe(server, client)
+		go pipe(client, server)
+	}
+}
+
+func (f *forwarder) swallowAll() (accepted int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, swallowed := range f.swallow {
+		swallowed.Store(true)
+	}
+	return f.accepted
+}
+
+func TestConnectionThatDiedIsNotUsedAgain(t *testing.T) {
+	for _, version := range []int{1, 2} {
+		t.Run(fmt.Sprint("HTTP/", version), func(t *testing.T) {
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.ProtoMajor != version {
+					t.Errorf("HTTP/%d", r.ProtoMajor)
+				}
+				w.Header().Set("Content-Type", mediaJSON)
+				_, _ = io.WriteString(w, `{"data":{"me":1}}`)
+			}))
+			server.EnableHTTP2 = version == 2
+			server.StartTLS()
+			t.Cleanup(server.Close)
+			f := newForwarder(t, server.Listener.Addr().String())
+			c := newTestClient(t, 1<<20)
+			plain := c.connections.make
+			c.connections = newConnections(func() http.RoundTripper {
+				transport := plain().(*http.Transport)
+				transport.TLSClientConfig.RootCAs = x509.NewCertPool()
+				transport.TLSClientConfig.RootCAs.AddCert(server.Certificate())
+				return transport
+			})
+			ask := func(limit time.Duration) error {
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				defer cancel()
+				_, err := c.Do(ctx, Request{URL: "https://" + f.Addr().String(), Query: "{me}", Field: "me", Variables: []byte("{}")})
+				return err
+			}
+			for range 2 {
+				if err := ask(30 * time.Second); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if accepted := f.swallowAll(); accepted != 1 {
+				t.Fatalf("%d connections for two requests", accepted)
+			}
+			if err := ask(200 * time.Millisecond); codeOf(err) != codeTimeout {
+				t.Fatalf("over a dead connection: %v", err)
+			}
+			// At once: long before a ping could tell.
+			if err := ask(10 * time.Second); err != nil {
+				t.Fatalf("after it: %v", err)
+			}
+		})
+	}
+}
+
+func TestDeadConnectionsAreFoundByPings(t *testing.T) {
+	h := transportOf(newTestClient(t, 1)).HTTP2
+	if h == nil || h.SendPingTimeout != 15*time.Second || h.PingTimeout != 10*time.Second {
+		t.Errorf("%+v", h)
 	}
 }
 
@@ -617,62 +872,185 @@ func leaked(text, secret string) string {
 
 func TestSecretsAreRedactedHoweverTheyAreSpelled(t *testing.T) {
 	const token, password, refresh = "eyJTOKENx.QUJDREVG.c2lnbg_-", "Zq\"<W7&v'K/é😀 +%R3\\y", "RFRSHtokenRFRSH"
-	goJSON, _ := json.Marshal(password)
-	plainJSON := `Zq\"<W7&v'K/é😀 +%R3\\y`
 	spelled := map[string]string{
-		"raw":              password,
-		"JSON by Go":       string(goJSON),
-		"JSON by others":   plainJSON,
-		"JSON in ASCII":    `Zq\"<W7&v'K/\u00e9\ud83d\ude00 +%R3\\y`,
-		"JSON by PHP":      `Zq\"<W7&v'K\/\u00e9\ud83d\ude00 +%R3\\y`,
-		"URL, form":        url.QueryEscape(password),
-		"URL, path":        url.PathEscape(password),
-		"HTML by Go":       `Zq&#34;&lt;W7&amp;v&#39;K/é😀 +%R3\y`,
-		"HTML by name":     `Zq&quot;&lt;W7&amp;v&#039;K/é😀 +%R3\y`,
-		"HTML by Python":   `Zq&quot;&lt;W7&amp;v&#x27;K/é😀 +%R3\y`,
-		"HTML by old ways": `Zq&quot;&lt;W7&amp;v&#39;K/é😀 +%R3\y`,
-		"HTML of XML":      `Zq&quot;&lt;W7&amp;v&apos;K/é😀 +%R3\y`,
-		"HTML of the JSON": `Zq\&quot;&lt;W7&amp;v&#x27;K/é😀 +%R3\\y`,
-		"token":            token,
-		"refresh token":    "a" + refresh + refresh + "b",
+		"raw":                    password,
+		"JSON":                   `Zq\"<W7&v'K/é😀 +%R3\\y`,
+		"JSON as it was sent":    `Zq\"\u003cW7\u0026v'K/é😀 +%R3\\y`,
+		"JSON in ASCII":          `Zq\"<W7&v'K/\u00e9\ud83d\ude00 +%R3\\y`,
+		"URL":                    url.QueryEscape(password),
+		"URL, a path's way":      strings.ReplaceAll(url.QueryEscape(password), "+", "%20"),
+		"HTML":                   `Zq&quot;&lt;W7&amp;v&#x27;K/é😀 +%R3\y`,
+		"HTML of the JSON":       `Zq\&#34;&lt;W7&amp;v&apos;K/é😀 +%R3\\y`,
+		"token":                  token,
+		"refresh token":          "a" + refresh + refresh + "b",
+		"with an invisible join": token[:9] + "\u200b" + token[9:],
 	}
-	r := Request{Token: token, Secrets: []string{password, "", refresh}}
+	r := Request{Token: token, Secrets: []string{password, "", refresh}, Field: "me"}
 	fragments := []string{"Zq", "W7", "K/", "R3", "TOKEN", "QUJD", "RFRSH", "c2ln"}
 	for name, form := range spelled {
-		for _, status := range []int{200, 400, 401, 500} {
-			for _, media := range []string{mediaHTML, mediaJSON} {
-				_, e := interpret(status, http.Header{"Content-Type": {media}}, []byte("you sent: "+form+"!"), "me")
-				text := r.redact(e.Message)
-				for _, f := range fragments {
-					if strings.Contains(text, f) {
-						t.Errorf("%s, %d %s: %q shows %q", name, status, media, text, f)
+		said := "you sent: " + form + "!"
+		quoted, _ := json.Marshal(said)
+		bodies := map[string]string{
+			"a page":    `{"errors":` + said,
+			"a message": `{"errors":[{"message":` + string(quoted) + `}]}`,
+			"a code":    `{"errors":[{"message":"","extensions":{"code":` + string(quoted) + `}}]}`,
+		}
+		for place, body := range bodies {
+			for _, status := range []int{200, 400, 401, 500} {
+				for _, media := range []string{mediaHTML, mediaJSON} {
+					if media == mediaHTML && place != "a page" {
+						continue // it would be JSON inside JSON
 					}
-				}
-				if !strings.Contains(text, "[redacted]") || !strings.Contains(text, "you sent: ") {
-					t.Errorf("%s: %q", name, text)
+					_, e := r.interpret(status, http.Header{"Content-Type": {media}}, []byte(body))
+					for _, f := range fragments {
+						if strings.Contains(e.Message, f) {
+							t.Errorf("%s in %s, %d %s: %q shows %q", name, place, status, media, e.Message, f)
+						}
+					}
 				}
 			}
 		}
-		body, _ := json.Marshal(map[string]any{"errors": []any{map[string]any{"message": "you sent: " + form}}})
-		_, e := interpret(200, http.Header{"Content-Type": {mediaJSON}}, body, "me")
-		if text := r.redact(e.Message); !strings.Contains(text, "you sent: ") || strings.Contains(text, "W7") || strings.Contains(text, "TOKEN") {
-			t.Errorf("%s in an error's message: %q", name, text)
+		partial := `{"data":{"me":1},"errors":[{"message":` + string(quoted) + `}]}`
+		answer, e := r.interpret(200, http.Header{"Content-Type": {mediaJSON}}, []byte(partial))
+		if e != nil || !strings.Contains(answer.Partial, "you sent: ") || !strings.Contains(answer.Partial, "[redacted]") {
+			t.Errorf("%s beside data: %q (%v)", name, answer.Partial, e)
 		}
 	}
-	if got := r.redact(url.QueryEscape("nothing secret")); got != "nothing+secret" {
-		t.Errorf("without a secret: %q", got)
+}
+
+func TestEveryPlaceOfAnAnswerIsRedacted(t *testing.T) {
+	const token = "t0ken-canary-1"
+	quoted := `"you sent ` + token + `"`
+	answers := map[string]func(w http.ResponseWriter){
+		"a page": func(w http.ResponseWriter) {
+			w.WriteHeader(500)
+			fmt.Fprint(w, quoted)
+		},
+		"a message": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", mediaJSON)
+			fmt.Fprintf(w, `{"errors":[{"message":%s}]}`, quoted)
+		},
+		"a code": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", mediaJSON)
+			fmt.Fprintf(w, `{"errors":[{"message":"x","extensions":{"code":%s}}]}`, quoted)
+		},
+		"a media type": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", "text/"+token)
+			fmt.Fprint(w, "x")
+		},
+		"a redirect's host": func(w http.ResponseWriter) {
+			w.Header().Set("Location", "https://"+token+".example.test/")
+			w.WriteHeader(302)
+		},
+		"a payload that says no": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", mediaJSON)
+			fmt.Fprintf(w, `{"data":{"me":{"success":false,"error":%s}}}`, quoted)
+		},
 	}
-	short := Request{Secrets: []string{"e", "d"}} // its replacement must not be replaced again
-	if got := short.redact("ready"); got != "r[redacted]a[redacted]y" {
-		t.Errorf("short secrets: %q", got)
+	c := newTestClient(t, 1<<20)
+	for name, answer := range answers {
+		address := serve(t, func(w http.ResponseWriter, _ *http.Request) { answer(w) })
+		_, e := askMe(t, c, Request{URL: address, Token: token, Mutation: true})
+		if e == nil || strings.Contains(e.Error(), "canary") || !strings.Contains(e.Message, "[redacted]") {
+			t.Errorf("%s: %v", name, e)
+		}
 	}
-	within := Request{Token: "abcdef", Secrets: []string{"abc"}} // of two that begin alike the longer goes
-	if got := within.redact("abcdef abc"); got != "[redacted] [redacted]" {
-		t.Errorf("a secret that begins another: %q", got)
+	raw := serveRaw(t, func(c net.Conn) { fmt.Fprint(c, "no HTTP: "+token+"\r\n\r\n") })
+	_, e := askMe(t, c, Request{URL: raw, Token: token})
+	if e == nil || strings.Contains(fmt.Sprint(e.Error(), e.Cause), "canary") {
+		t.Errorf("no HTTP at all: %v (%v)", e, e.Cause)
 	}
-	within = Request{Token: "abc", Secrets: []string{"abcdef"}}
-	if got := within.redact("abcdef abc"); got != "[redacted] [redacted]" {
-		t.Errorf("a secret that begins another: %q", got)
+}
+
+func TestEchoInAClonesOwnNoIsRedacted(t *testing.T) {
+	c := newTestClient(t, 1<<20)
+	r := Request{Mutation: true, Token: "t0ken-canary", Field: "githubCloneRepository"}
+	tests := map[string]string{
+		`{"success":false,"error":"no access for t0ken-canary"}`: "API_ERROR: no access for [redacted]",
+		`{"success":false,"error":null}`:                         "API_ERROR: the API reports no success, and no reason",
+		`{"success":false}`:                                      "API_ERROR: the API reports no success, and no reason",
+		`{"success":false,"error":{"why":"t0ken-canary"}}`:       `API_ERROR: {"why":"[redacted]"}`,
+		`{"success":true,"error":"no"}`:                          "",
+		`{"success":null}`:                                       "",
+		`{"id":1}`:                                               "",
+		`[1]`:                                                    "",
+	}
+	for payload, want := range tests {
+		r.URL = serveJSON(t, `{"data":{"githubCloneRepository":`+payload+`}}`)
+		r.Query = "mutation"
+		answer, e := askMe(t, c, r)
+		if want == "" && (e != nil || string(answer.Data) != payload) {
+			t.Errorf("%s: %q, %v", payload, answer.Data, e)
+		}
+		if want != "" && (e == nil || e.Error() != want || !e.Refused || e.Retry || e.Unsent) {
+			t.Errorf("%s: %+v, want %q", payload, e, want)
+		}
+	}
+	r.Mutation = false
+	r.URL = serveJSON(t, `{"data":{"githubCloneRepository":{"success":false}}}`)
+	if answer, e := askMe(t, c, r); e != nil || string(answer.Data) != `{"success":false}` {
+		t.Errorf("a query's success is its own: %q, %v", answer.Data, e)
+	}
+}
+
+func TestOurOwnWordsAreNotRedacted(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	c := newTestClient(t, 1<<20)
+	for _, secret := range []string{"refused", "connection", "p", "connection refused", "dial"} {
+		_, e := askMe(t, c, Request{URL: "http://" + closed.Addr().String(), Secrets: []string{secret}})
+		if e == nil || !strings.Contains(e.Message, "connection refused") {
+			t.Errorf("%q is the password: %v", secret, e)
+		}
+	}
+	r := Request{Secrets: []string{"Internal", "HTTP", "media type"}}
+	_, e := r.interpret(500, http.Header{"Content-Type": {mediaHTML}}, []byte("HTTP, you say"))
+	if want := "HTTP 500 Internal Server Error: [redacted], you say"; e.Message != want {
+		t.Errorf("said %q, want %q", e.Message, want)
+	}
+}
+
+func TestShortSecretsAreSoughtAsWordsAlone(t *testing.T) {
+	tests := []struct {
+		secrets     []string
+		said, shown string
+	}{
+		{[]string{"e", "d"}, "ready e d.", "ready [redacted] [redacted]."},
+		{[]string{"pw12345"}, "xpw12345 pw123456 (pw12345)", "xpw12345 pw123456 ([redacted])"},
+		{[]string{"pw123456"}, "xpw1234567", "x[redacted]7"},
+		{[]string{"é"}, "éa é", "éa [redacted]"},
+		{[]string{"longer secret", "longer"}, "longer secret longer", "[redacted] [redacted]"},
+		{[]string{"longer", "longer secret"}, "longer secret longer", "[redacted] [redacted]"},
+		{[]string{"redacted"}, "redacted", "[[redacted]]"},
+	}
+	for _, test := range tests {
+		r := Request{Secrets: test.secrets}
+		if got := r.shown(outside(test.said)); got != test.shown {
+			t.Errorf("%q of %q: %q, want %q", test.secrets, test.said, got, test.shown)
+		}
+	}
+}
+
+func TestRedactionOfHugeSecretsIsCheap(t *testing.T) {
+	token := strings.Repeat("a", maxTokenBytes-1) + "b"
+	said := outside(strings.Repeat("a", maxRefusalBytes))
+	r := Request{Token: token, Secrets: []string{token + "c"}}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	begin := time.Now()
+	r.shown(said)
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 8<<20 || time.Since(begin) > 5*time.Second {
+		t.Errorf("it took %d KiB and %s", used>>10, time.Since(begin))
+	}
+}
+
+func TestTextFromOutsideIsNotPrintedByFmt(t *testing.T) {
+	if got := fmt.Sprintf("%s %v", outside("t0ken"), outside("t0ken")); strings.Contains(got, "t0ken") {
+		t.Errorf("printed %q", got)
 	}
 }
 
@@ -680,10 +1058,9 @@ func TestSecretsDoNotShowInPartAcrossACut(t *testing.T) {
 	const secret = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ<é>0123456789"
 	r := Request{Token: secret}
 	shown := func(body, media string, at int) {
-		_, e := interpret(500, http.Header{"Content-Type": {media}}, []byte(body), "me")
-		text := r.redact(e.Message)
-		if l := leaked(strings.ReplaceAll(text, "HTTP 500 Internal Server Error", ""), secret); l != "" {
-			t.Fatalf("at %d of %s: %q shows %q", at, media, text, l)
+		_, e := r.interpret(500, http.Header{"Content-Type": {media}}, []byte(body))
+		if l := leaked(strings.ReplaceAll(e.Message, "HTTP 500 Internal Server Error", ""), secret); l != "" {
+			t.Fatalf("at %d of %s: %q shows %q", at, media, e.Message, l)
 		}
 	}
 	for i := range len(secret) + 30 {
@@ -705,9 +1082,9 @@ func TestErrorTextIsOnePrintableShortLine(t *testing.T) {
 		for _, media := range []string{mediaHTML, mediaJSON, "x/" + strings.Repeat("y", 2000)} {
 			encoded, _ := json.Marshal(nasty)
 			for _, body := range []string{nasty, `{"errors":[{"message":` + string(encoded) + `,"extensions":{"code":` + string(encoded) + `}}]}`} {
-				_, e := interpret(status, http.Header{"Content-Type": {media}, "Location": {"http://h" + strings.Repeat("x", 5000) + "/"}}, []byte(body), "me")
-				text := (&Request{}).redact(e.Message)
-				if len(text) > 512 || !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+				_, e := (&Request{Field: "me"}).interpret(status, http.Header{"Content-Type": {media}, "Location": {"http://h" + strings.Repeat("x", 5000) + "/"}}, []byte(body))
+				text := e.Message
+				if len(text) > maxErrorTextInBytes || !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 					t.Errorf("%d %.20s: %d bytes: %q", status, media, len(text), text)
 				}
 			}
@@ -721,8 +1098,8 @@ func TestProxyProcess(t *testing.T) {
 		t.Skip("run by TestProxyOfTheEnvironmentIsUsed")
 	}
 	var heard []string
-	c := newClient("1", 1, func(proxy string) { heard = append(heard, proxy) })
-	transport := c.transport.(*http.Transport)
+	c := newClient(clientOptions{Version: "1", MaxBytes: 1, OnProxy: func(proxy string) { heard = append(heard, proxy) }})
+	transport := transportOf(c)
 	for address, want := range map[string]bool{"https://api.example.test/graphql": true, "https://other.example.test": true,
 		"http://127.0.0.1:80/": false, "https://localhost/": false, "https://[::1]/": false} {
 		r, _ := http.NewRequest("POST", address, nil)
@@ -743,10 +1120,100 @@ func TestProxyOfTheEnvironmentIsUsed(t *testing.T) {
 	}
 }
 
+func TestProxyThatCannotBeUsedIsRefusedByName(t *testing.T) {
+	const base64OfIt = "dXNlcjpjYW5hcnkgMQ=="
+	for value, want := range map[string]string{
+		"":                                     "[]",
+		"http://proxy.example.test:3128":       "[]",
+		"http://proxy.example.test:3128/":      "[]",
+		"proxy.example.test:3128":              "[]",
+		"proxy.example.test":                   "[]",
+		"127.0.0.1:3128":                       "[]",
+		"http://[::1]:3128":                    "[]",
+		"https://user@proxy.example.test":      "[]",
+		"http://user:canary%201@proxy:3128":    "[canary 1 user:canary 1 user:canary%201 " + base64OfIt + "]",
+		"user:canary%201@proxy:3128":           "[canary 1 user:canary 1 user:canary%201 " + base64OfIt + "]",
+		"socks5://user:canary%201@proxy":       "[canary 1 user:canary 1 user:canary%201 " + base64OfIt + "]",
+		"http://user:canary%@proxy:3128":       "",
+		"http://user:can%ry@proxy:3128":        "",
+		"http://user:can#ary@proxy:3128":       "",
+		"http://user:#canary@proxy:3128":       "",
+		"http://user:1#canary@proxy:3128":      "",
+		"http://user:#":                        "",
+		"http://user:can/ary@proxy:3128":       "",
+		"http://user:12/canary@proxy:3128":     "",
+		"http://user:can?ary@proxy:3128":       "",
+		"http://user:12?canary@proxy:3128":     "",
+		"http://user:can ary@proxy:3128":       "",
+		"user:can#ary@proxy:3128":              "",
+		"user:can/ary@proxy:3128":              "",
+		" http://user:canary@proxy:3128":       "",
+		"http://user:canary@proxy:3128\n":      "",
+		"http://user:canary@proxy:port":        "",
+		"http://user:canary@":                  "",
+		"http://:3128":                         "",
+		"http://user:canary@http://proxy:3128": "",
+		"canary":                               "[]",
+		"canary://proxy:3128":                  "",
+		"http://":                              "",
+	} {
+		for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"} {
+			secrets, err := proxySecrets(func(asked string) string {
+				if asked == name {
+					return value
+				}
+				return ""
+			})
+			if want != "" && (err != nil || fmt.Sprint(secrets) != want) {
+				t.Errorf("%s=%s: %q (%v), want %s", name, value, secrets, err, want)
+			}
+			if want == "" && (err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "can")) {
+				t.Errorf("%s=%s: %v", name, value, err)
+			}
+		}
+	}
+}
+
+func TestProxyThatEchoesItsPasswordIsRedacted(t *testing.T) {
+	const password = "pr0xy canary"
+	sent := base64.StdEncoding.EncodeToString([]byte("user:" + password))
+	for _, said := range []string{
+		"HTTP/1.1 407 Basic " + sent,
+		"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=x",
+		"HTTP/1.1 407 I know no user:" + password,
+		"HTTP/1.1 407 " + url.QueryEscape(password),
+	} {
+		heard := make(chan string, 1)
+		proxy := serveRaw(t, func(c net.Conn) {
+			fmt.Fprint(c, said+"\r\nContent-Length: 0\r\n\r\n")
+			heard <- said
+		})
+		value := strings.Replace(proxy, "://", "://user:"+url.PathEscape(password)+"@", 1)
+		secrets, err := proxySecrets(func(string) string { return value })
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newTestClient(t, 1<<20)
+		c.ProxySecrets = secrets
+		transportOf(c).Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(value) }
+		_, e := askMe(t, c, Request{URL: "https://api.example.test/"})
+		<-heard
+		if e == nil || strings.Contains(fmt.Sprint(e, e.Cause), "canary") || strings.Contains(fmt.Sprint(e, e.Cause), sent) {
+			t.Errorf("after %q: %v (%v)", said, e, e.Cause)
+		}
+		// The same in an answer to a request that went through.
+		r := Request{Secrets: c.ProxySecrets}
+		_, e = r.interpret(407, http.Header{"Content-Type": {mediaHTML}}, []byte("<pre>Proxy-Authorization: "+said))
+		if strings.Contains(e.Message, "canary") || strings.Contains(e.Message, sent) {
+			t.Errorf("%v", e)
+		}
+	}
+}
+
 func FuzzEnvelope(f *testing.F) {
 	for _, seed := range []string{`{"data":{"me":1}}`, ` { "data" : { "me" : [1, 2] , "x":{} } , "errors" : [ {"message":"m"} ] } `, `{"data":null,"errors":[]}`,
 		`{"data":{"me":0,"me":1},"data":{}}`, `{"d\u0061ta":{"\u006de":"\\\""}}`, `[]`, `7`, `""`, `{"data":{"me":"` + "\xff" + `"}}`, `{"errors":{}}`,
-		`{"data":{"me":1},"errors":null}`, `{"data":"{\"me\":1}"}`, `{"\ud800":1,"data":{"me":-0.0e+5}}`} {
+		`{"data":{"me":1},"errors":null}`, `{"errors":[ ]}`, `{"errors":[[],{},"]",-1 , null]}`, "\ufeff" + `{"data":{}}`, `{"data":"{\"me\":1}"}`, `{"\ud800":1,"data":{"me":-0.0e+5}}`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -754,6 +1221,7 @@ func FuzzEnvelope(f *testing.F) {
 		var top, data map[string]json.RawMessage
 		var complaints []json.RawMessage
 		// An object or null: everything else is an error below as well.
+		text = bytes.TrimPrefix(text, []byte("\ufeff"))
 		valid := utf8.Valid(text) && json.Valid(text) && json.Unmarshal(text, &top) == nil
 		if valid && top["errors"] != nil {
 			valid = json.Unmarshal(top["errors"], &complaints) == nil
@@ -768,10 +1236,7 @@ func FuzzEnvelope(f *testing.F) {
 		if !bytes.Equal(got.root, data["me"]) || (got.root == nil) != (data["me"] == nil) || got.errors != len(complaints) {
 			t.Fatalf("%q: root %q, %d errors; encoding/json: %q, %d", text, got.root, got.errors, data["me"], len(complaints))
 		}
-		_, e := interpret(200, http.Header{"Content-Type": {mediaJSON}}, text, "me")
-		if e != nil {
-			e.Message = (&Request{Token: "me"}).redact(e.Message)
-		}
+		_, _ = (&Request{Field: "me", Token: "me"}).interpret(200, http.Header{"Content-Type": {mediaJSON}}, text)
 	})
 }
 

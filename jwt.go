@@ -13,19 +13,50 @@ import (
 
 const maxTokenBytes = 16 << 10
 
+// usableToken reports whether a token fits a header, and the search for it in what the API says.
+func usableToken(token string) bool {
+	for i := range len(token) {
+		if token[i] <= ' ' || token[i] > '~' {
+			return false
+		}
+	}
+	return len(token) <= maxTokenBytes
+}
+
 // tokenExpiry reads the claim exp of a JWT (RFC 7519, section 4.1.4). The zero time means that the token does not say:
 // it is no JWT, or exp is absent, no number, or not between the years 2000 and 2100.
-func tokenExpiry(token string) time.Time {
+func tokenExpiry(token string) time.Time { return tokenTime(token, "exp") }
+
+// tokenSkew is how far this clock is ahead of the one of whoever issued the token, which must have come just now. It is
+// 0 where the token does not say when it was issued (the claim iat, RFC 7519, section 4.1.6).
+func tokenSkew(token string, now time.Time) time.Duration {
+	issued := tokenTime(token, "iat")
+	if issued.IsZero() {
+		return 0
+	}
+	return now.Sub(issued)
+}
+
+func tokenTime(token, claim string) time.Time {
 	const year2000, year2100 = 946684800, 4102444800
 	parts := strings.SplitN(token, ".", 3)
 	if len(token) > maxTokenBytes || len(parts) < 3 {
 		return time.Time{}
 	}
 	text, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
-	var claims map[string]json.RawMessage // a struct would take "EXP" for exp as well
-	var exp float64
-	if err != nil || json.Unmarshal(text, &claims) != nil || json.Unmarshal(claims["exp"], &exp) != nil || exp < year2000 || exp > year2100 {
+	if err != nil {
 		return time.Time{}
 	}
-	return time.UnixMilli(int64(math.Floor(exp * 1000)))
+	var claims map[string]json.RawMessage // a struct would take "EXP" for exp as well
+	if err := json.Unmarshal(text, &claims); err != nil {
+		return time.Time{}
+	}
+	var seconds float64
+	if err := json.Unmarshal(claims[claim], &seconds); err != nil {
+		return time.Time{}
+	}
+	if seconds < year2000 || seconds > year2100 {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(math.Floor(seconds * 1000)))
 }

@@ -55,6 +55,27 @@ func TestTokenExpiryIsReadFromExpAlone(t *testing.T) {
 	}
 }
 
+func TestSkewIsReadFromIatAlone(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	for claims, want := range map[string]time.Duration{
+		`{"iat":1800000000}`:                  0,
+		`{"iat":1799999400}`:                  10 * time.Minute,
+		`{"iat":1800000600,"exp":1}`:          -10 * time.Minute,
+		`{"exp":1799999400}`:                  0,
+		`{"iat":"1799999400"}`:                0,
+		`{"iat":null}`:                        0,
+		`{"iat":0}`:                           0,
+		`{"nbf":1799999400,"IAT":1799999400}`: 0,
+	} {
+		if got := tokenSkew(tokenOf(claims), now); got != want {
+			t.Errorf("%s: %s, want %s", claims, got, want)
+		}
+	}
+	if got := tokenSkew("opaque", now); got != 0 {
+		t.Errorf("a token that is no JWT: %s", got)
+	}
+}
+
 func FuzzTokenExpiry(f *testing.F) {
 	for _, claims := range []string{`{"exp":1800000000}`, `{"exp":1e400}`, `{"exp":946684800.0000001}`, `{"exp":4102444800}`, `{"exp":[]}`, `{"exp":1,"exp":2e9}`} {
 		f.Add(tokenOf(claims), claims)

@@ -2,10 +2,23 @@ package main
 
 // Argon2id and AES-GCM, nothing else: what turns tokens into the bytes in the database and back.
 //
-// The key comes from HONEYDEW_PASSPHRASE, else auth.passphrase_file, else the file `key` in the home, 32 random bytes.
+// The key comes from a passphrase: systemd's credential honeydew-passphrase, else HONEYDEW_PASSPHRASE, else
+// auth.passphrase_file. Without any of these it comes from the file `key` in the home, 32 random bytes.
 // A key that is lost, changed or unreadable locks what was sealed under it: nothing is deleted, so that bringing the
-// key back brings the logins back, and the next login starts afresh. A key file that others may read stops the start,
-// since it has to be taken as known to them.
+// key back brings the logins back, and the next login starts afresh. The salt stays for the same reason. A key file
+// that others may read stops the start, since it has to be taken as known to them.
+//
+// What is sealed:
+//
+//	+---------+--------+----------+----------------+--------+
+//	| version | source |  nonce   |   ciphertext   |  tag   |
+//	| 1 byte  | 1 byte | 12 bytes | as the token   | 16     |
+//	+---------+--------+----------+----------------+--------+
+//	            'p': passphrase, 'k': key file
+//
+// and what is bound to it, so that rows and columns cannot be exchanged, nor a login sent to another host:
+//
+//	honeydew|v2|p|"access"|"<environment's id>"|"<environment's base_url>"
 //
 // sealer.mu guards the key; it is taken for making a new one, never across a request.
 
@@ -32,11 +45,22 @@ import (
 )
 
 const (
-	sealVersion   = 1  // first byte of everything sealed
+	sealVersion   = 2
 	keyFileBytes  = 32 // of AES-256, and of the system key
 	saltBytes     = 16
 	maxPassphrase = 4096
 )
+
+// source is where a key comes from; it is the second byte of everything sealed.
+type source byte
+
+const (
+	fromPassphrase source = 'p'
+	fromKeyFile    source = 'k'
+)
+
+// credentialName is what systemd's LoadCredential= has to call the passphrase.
+const credentialName = "honeydew-passphrase"
 
 // kdf is how a key is derived, kept in the config table so that costs can be raised later.
 type kdf struct {
@@ -64,13 +88,17 @@ func (k kdf) usable() bool {
 }
 
 type sealerOptions struct {
-	Home, Passphrase, PassphraseFile string
-	Store                            *Store
+	Home                 string
+	CredentialsDirectory string // of systemd, "" elsewhere
+	Passphrase           string
+	PassphraseFile       string
+	Store                *Store
 }
 
 // sealer seals and opens tokens.
 type sealer struct {
 	sealerOptions
+	source source
 	mu     sync.Mutex
 	aead   cipher.AEAD // nil: locked
 	locked error       // why
@@ -78,20 +106,19 @@ type sealer struct {
 
 // newSealer finds the key. It fails only for what the user must mend before a start; otherwise the sealer is locked.
 func newSealer(o sealerOptions) (*sealer, error) {
-	s := &sealer{sealerOptions: o}
+	s := &sealer{sealerOptions: o, source: fromPassphrase}
 	secret, err := s.passphrase()
 	if err != nil {
 		return nil, err
 	}
-	if !s.chosen() {
-		secret, err = readSecret(s.keyPath(), keyFileBytes)
+	if secret == nil {
+		s.source = fromKeyFile
+		secret, err = s.readKey()
 		switch {
 		case errors.Is(err, errOpenToOthers):
 			return nil, err
 		case errors.Is(err, fs.ErrNotExist) && !s.anythingSealed():
 			secret, err = createKey(s.keyPath())
-		case err == nil && len(secret) < keyFileBytes:
-			err = fmt.Errorf("%s: %d bytes, not %d", s.keyPath(), len(secret), keyFileBytes)
 		}
 	}
 	if err == nil {
@@ -103,8 +130,17 @@ func newSealer(o sealerOptions) (*sealer, error) {
 
 func (s *sealer) keyPath() string { return filepath.Join(s.Home, "key") }
 
-// chosen reports whether the user chose a passphrase, so that there is no key file.
-func (s *sealer) chosen() bool { return s.Passphrase != "" || s.PassphraseFile != "" }
+// readKey reads the key file.
+func (s *sealer) readKey() ([]byte, error) {
+	secret, err := readSecret(s.keyPath(), keyFileBytes)
+	if err != nil {
+		return nil, err
+	}
+	if len(secret) < keyFileBytes {
+		return nil, fmt.Errorf("%s: %d bytes, not %d", s.keyPath(), len(secret), keyFileBytes)
+	}
+	return secret, nil
+}
 
 // anythingSealed reports whether a new key would leave something locked behind.
 func (s *sealer) anythingSealed() bool {
@@ -112,25 +148,65 @@ func (s *sealer) anythingSealed() bool {
 	return err != nil || slices.ContainsFunc(all, func(e Environment) bool { return e.HasTokens })
 }
 
-// passphrase is what the user chose, empty if nothing.
+// passphrase is what the user chose, nil if nothing.
 func (s *sealer) passphrase() ([]byte, error) {
-	if s.Passphrase != "" || s.PassphraseFile == "" {
-		return []byte(s.Passphrase), nil
+	credential := filepath.Join(s.CredentialsDirectory, credentialName)
+	if s.CredentialsDirectory != "" {
+		text, err := readPassphrase(credential, systemSecret)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return text, err
+		}
 	}
-	text, err := readSecret(s.PassphraseFile, maxPassphrase)
-	if text = bytes.TrimRight(text, "\r\n"); err == nil && len(text) == 0 {
-		err = fmt.Errorf("%s is empty", s.PassphraseFile)
+	if s.Passphrase != "" {
+		text := bytes.TrimPrefix([]byte(s.Passphrase), []byte(byteOrderMark))
+		if len(text) == 0 {
+			return nil, errors.New("HONEYDEW_PASSPHRASE is empty but for a byte order mark; set it, or unset it")
+		}
+		return text, nil
 	}
+	if s.PassphraseFile == "" {
+		return nil, nil
+	}
+	text, err := readPassphrase(s.PassphraseFile, ownSecret)
 	if err != nil {
 		return nil, fmt.Errorf("auth.passphrase_file: %w", err)
 	}
 	return text, nil
 }
 
+// byteOrderMark is what some editors put in front of a text; nobody types it into a passphrase.
+const byteOrderMark = "\ufeff"
+
+// readPassphrase reads a file without its byte order mark and the line ends at its end.
+func readPassphrase(path string, protection protection) ([]byte, error) {
+	text, err := readProtected(path, maxPassphrase, protection)
+	if err != nil {
+		return nil, err
+	}
+	text = bytes.TrimPrefix(text, []byte(byteOrderMark))
+	text = bytes.TrimRight(text, "\r\n")
+	if len(text) == 0 {
+		return nil, fmt.Errorf("%s is empty", path)
+	}
+	return text, nil
+}
+
+// protection says who answers for the permissions of a secret's file.
+type protection int
+
+const (
+	ownSecret    protection = iota // we do: it must be ours, and nobody else's
+	systemSecret                   // systemd does: the file may be root's, and readable to us through an ACL
+)
+
 var errOpenToOthers = errors.New("the file is open to others")
 
 // readSecret reads a regular file of at most limit bytes that only we can read.
 func readSecret(path string, limit int) ([]byte, error) {
+	return readProtected(path, limit, ownSecret)
+}
+
+func readProtected(path string, limit int, protection protection) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a named pipe must not hold up the start
 	if err != nil {
 		return nil, err
@@ -141,12 +217,17 @@ func readSecret(path string, limit int) ([]byte, error) {
 		return nil, err
 	}
 	uid, known := ownerOf(info)
+	others := fs.FileMode(0o077)
+	if protection == systemSecret {
+		others = 0o007
+		known = known && uid != 0
+	}
 	switch {
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	case known && uid != os.Getuid():
 		return nil, fmt.Errorf("%s belongs to uid %d: %w; copy it, and make the copy yours alone", path, uid, errOpenToOthers)
-	case info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows":
+	case info.Mode().Perm()&others != 0 && runtime.GOOS != "windows":
 		return nil, fmt.Errorf("%s has mode %04o: %w; run: chmod 600 %s", path, info.Mode().Perm(), errOpenToOthers, path)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
@@ -172,10 +253,11 @@ func createKey(path string) ([]byte, error) {
 	return secret, nil
 }
 
-// derive makes the cipher, with the costs that are stored or, where there are none or fresh is set, new ones.
-func (s *sealer) derive(secret []byte, fresh bool) (cipher.AEAD, error) {
+// derive makes the cipher, with the salt and costs that are stored, or new ones where there are none. With repair it
+// replaces damaged ones as well; sound ones are never replaced, since a former key needs them to open its logins.
+func (s *sealer) derive(secret []byte, repair bool) (cipher.AEAD, error) {
 	row := "kdf.key_file"
-	if s.chosen() {
+	if s.source == fromPassphrase {
 		row = "kdf.passphrase"
 	}
 	text, err := s.Store.ConfigValue(row)
@@ -183,17 +265,19 @@ func (s *sealer) derive(secret []byte, fresh bool) (cipher.AEAD, error) {
 		return nil, err
 	}
 	var k kdf
-	if text == "" || fresh {
-		k = newKDF(s.chosen())
+	sound := json.Unmarshal([]byte(text), &k) == nil && k.usable()
+	if !sound && text != "" && !repair {
+		return nil, fmt.Errorf("the row %s of the config table is damaged", row)
+	}
+	if !sound {
+		k = newKDF(s.source == fromPassphrase)
 		encoded, _ := json.Marshal(k) // numbers and bytes alone: it cannot fail
 		if err := s.Store.SetConfigValue(row, string(encoded)); err != nil {
 			return nil, err
 		}
-	} else if err := json.Unmarshal([]byte(text), &k); err != nil || !k.usable() {
-		return nil, fmt.Errorf("the row %s of the config table is damaged", row)
 	}
 	key := argon2.IDKey(secret, k.Salt, k.Time, k.MemoryKiB, k.Threads, keyFileBytes)
-	if s.chosen() {
+	if s.source == fromPassphrase {
 		debug.FreeOSMemory() // the 64 MiB of the derivation
 	}
 	block, err := aes.NewCipher(key)
@@ -203,13 +287,16 @@ func (s *sealer) derive(secret []byte, fresh bool) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// sealContext binds a sealed token to its place, so that rows and columns cannot be exchanged.
-func sealContext(envID, column string) []byte {
-	return fmt.Appendf(nil, "honeydew|v%d|%s|%s", sealVersion, column, envID)
+// sealPlace names an environment to seal and open.
+func sealPlace(env Environment) string { return fmt.Sprintf("%q|%q", env.ID, env.BaseURL) }
+
+// sealContext binds a sealed token to its place.
+func sealContext(from source, place, column string) []byte {
+	return fmt.Appendf(nil, "honeydew|v%d|%c|%q|%s", sealVersion, from, column, place)
 }
 
-// seal encrypts; a locked sealer gets a new key first.
-func (s *sealer) seal(envID, column, plain string) ([]byte, error) {
+// seal encrypts; a locked sealer gets a new key first. place is sealPlace's.
+func (s *sealer) seal(place, column, plain string) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.aead == nil {
@@ -217,17 +304,30 @@ func (s *sealer) seal(envID, column, plain string) ([]byte, error) {
 			return nil, fmt.Errorf("no key to encrypt with: %w", err)
 		}
 	}
-	return s.aead.Seal([]byte{sealVersion}, nil, []byte(plain), sealContext(envID, column)), nil
+	header := []byte{sealVersion, byte(s.source)}
+	return s.aead.Seal(header, nil, []byte(plain), sealContext(s.source, place, column)), nil
 }
 
-// renewLocked starts afresh; an unusable key file is kept under another name.
+// mayReplace fails where sealed was made under a passphrase and this daemon has none: what the user chose to protect
+// must not come to lie under a plain key file because a setting got lost.
+func (s *sealer) mayReplace(sealed []byte) error {
+	if s.source == fromPassphrase || !sealedUnderPassphrase(sealed) {
+		return nil
+	}
+	return errorf(codeFailedPrecondition, "the stored login was made under a passphrase, and this daemon has none").
+		hint("restart it with the passphrase, in HONEYDEW_PASSPHRASE or auth.passphrase_file; " +
+			"or give that login up with: honeydew logout")
+}
+
+func sealedUnderPassphrase(sealed []byte) bool {
+	return len(sealed) > 1 && sealed[0] == sealVersion && source(sealed[1]) == fromPassphrase
+}
+
+// renewLocked finds or makes a key that can be used. An unusable key file is kept under another name.
 func (s *sealer) renewLocked() error {
 	secret, err := s.passphrase()
-	if !s.chosen() {
-		err = os.Rename(s.keyPath(), s.keyPath()+".unusable-"+time.Now().UTC().Format("20060102T150405.000"))
-		if err == nil || errors.Is(err, fs.ErrNotExist) {
-			secret, err = createKey(s.keyPath())
-		}
+	if s.source == fromKeyFile {
+		secret, err = s.renewKey()
 	}
 	if err != nil {
 		return err
@@ -236,16 +336,32 @@ func (s *sealer) renewLocked() error {
 	return s.locked
 }
 
+// renewKey is the key file's key, which may be back, or a new one.
+func (s *sealer) renewKey() ([]byte, error) {
+	secret, err := s.readKey()
+	if err == nil {
+		return secret, nil
+	}
+	err = os.Rename(s.keyPath(), s.keyPath()+".unusable-"+time.Now().UTC().Format("20060102T150405.000"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return createKey(s.keyPath())
+}
+
 // open decrypts what seal made for the same place.
-func (s *sealer) open(envID, column string, sealed []byte) (string, error) {
+func (s *sealer) open(place, column string, sealed []byte) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.aead == nil {
 		return "", s.locked
 	}
-	if len(sealed) < 1+s.aead.Overhead() || sealed[0] != sealVersion {
+	if len(sealed) < 2+s.aead.Overhead() || sealed[0] != sealVersion {
 		return "", errors.New("not a sealed token")
 	}
-	plain, err := s.aead.Open(nil, nil, sealed[1:], sealContext(envID, column))
+	if source(sealed[1]) != s.source {
+		return "", fmt.Errorf("sealed under a key of kind %q, and this one is of kind %q", sealed[1], s.source)
+	}
+	plain, err := s.aead.Open(nil, nil, sealed[2:], sealContext(s.source, place, column))
 	return string(plain), err
 }

@@ -198,6 +198,9 @@ func TestPassphraseReplacesTheKeyFile(t *testing.T) {
 	s := openTestSealer(t, sealerOptions{Home: home, Store: store, Passphrase: "correct horse"})
 	text := sealed(t, s, "env", "access", "t0ken")
 	wantDir(t, home)
+	if text[0] != 2 || text[1] != 'p' {
+		t.Errorf("it begins with %q", text[:2])
+	}
 	// From a file, its last line ends do not count; the option goes before the file.
 	for _, content := range []string{"correct horse", "correct horse\n", "correct horse\r\n"} {
 		file := putFile(t, t.TempDir(), "pass", content)
@@ -210,6 +213,110 @@ func TestPassphraseReplacesTheKeyFile(t *testing.T) {
 	wantLocked(t, changed, text)
 	wantOpens(t, changed, sealed(t, changed, "env", "access", "new"), "new")
 	wantLocked(t, openTestSealer(t, sealerOptions{Home: home, Store: store, Passphrase: " correct horse"}), text)
+}
+
+func TestPassphraseComesFromTheFirstSourceThatIsThere(t *testing.T) {
+	credentials, elsewhere := t.TempDir(), t.TempDir()
+	putFile(t, credentials, credentialName, "\ufefffrom systemd\n")
+	file := putFile(t, t.TempDir(), "pass", "\ufefffrom the file\r\n")
+	tests := []struct {
+		o    sealerOptions
+		want string
+	}{
+		{sealerOptions{CredentialsDirectory: credentials, Passphrase: "from the variable", PassphraseFile: file}, "from systemd"},
+		{sealerOptions{CredentialsDirectory: elsewhere, Passphrase: "\ufefffrom the variable", PassphraseFile: file}, "from the variable"},
+		{sealerOptions{CredentialsDirectory: elsewhere, PassphraseFile: file}, "from the file"},
+		{sealerOptions{PassphraseFile: file}, "from the file"},
+	}
+	for _, test := range tests {
+		test.o.Home, test.o.Store = t.TempDir(), openTestStore(t)
+		s := openTestSealer(t, test.o)
+		if got, err := s.passphrase(); err != nil || string(got) != test.want || s.source != fromPassphrase {
+			t.Errorf("%+v: %q (%v), want %q", test.o, got, err, test.want)
+		}
+		wantDir(t, test.o.Home)
+	}
+	s := openTestSealer(t, sealerOptions{Home: t.TempDir(), CredentialsDirectory: elsewhere, Store: openTestStore(t)})
+	if s.source != fromKeyFile {
+		t.Errorf("without a passphrase the key is of kind %q", s.source)
+	}
+
+	// systemd may hand a credential on by an ACL, which shows as the group's.
+	path := filepath.Join(credentials, credentialName)
+	o := sealerOptions{Home: t.TempDir(), CredentialsDirectory: credentials, Store: openTestStore(t)}
+	for mode, refused := range map[fs.FileMode]bool{0o400: false, 0o440: false, 0o444: true} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := newSealer(o); errors.Is(err, errOpenToOthers) != refused {
+			t.Errorf("%04o: %v", mode, err)
+		}
+	}
+	for name, o := range map[string]sealerOptions{
+		"credential": {CredentialsDirectory: filepath.Dir(putFile(t, t.TempDir(), credentialName, "\ufeff\n"))},
+		"variable":   {Passphrase: "\ufeff"},
+		"file":       {PassphraseFile: putFile(t, t.TempDir(), "pass", "\ufeff")},
+	} {
+		o.Home, o.Store = t.TempDir(), openTestStore(t)
+		if _, err := newSealer(o); err == nil || !strings.Contains(err.Error(), "is empty") {
+			t.Errorf("an empty %s: %v", name, err)
+		}
+	}
+}
+
+func TestKeyThatComesBackOpensItsLogins(t *testing.T) {
+	home, store := t.TempDir(), openTestStore(t)
+	path := filepath.Join(home, "key")
+	_, old := testLogin(t, store, openTestSealer(t, sealerOptions{Home: home, Store: store}))
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	// Another environment logs in meanwhile.
+	s := openTestSealer(t, sealerOptions{Home: home, Store: store})
+	text := sealed(t, s, "env", "access", "new")
+	wantLocked(t, s, old)
+	if err := os.Rename(path+".away", path); err != nil {
+		t.Fatal(err)
+	}
+	s = openTestSealer(t, sealerOptions{Home: home, Store: store})
+	wantOpens(t, s, old, "t0ken")
+	wantLocked(t, s, text)
+}
+
+func TestKeyThatIsBackBeforeTheNextLoginIsUsed(t *testing.T) {
+	home, store := t.TempDir(), openTestStore(t)
+	path := filepath.Join(home, "key")
+	_, old := testLogin(t, store, openTestSealer(t, sealerOptions{Home: home, Store: store}))
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	s := openTestSealer(t, sealerOptions{Home: home, Store: store})
+	wantLocked(t, s, old)
+	if err := os.Rename(path+".away", path); err != nil {
+		t.Fatal(err)
+	}
+	sealed(t, s, "env", "access", "new")
+	wantOpens(t, s, old, "t0ken")
+	wantDir(t, home, "key")
+}
+
+func TestSealedTokenIsBoundToTheHostToo(t *testing.T) {
+	s := openTestSealer(t, sealerOptions{Home: t.TempDir(), Store: openTestStore(t)})
+	env := Environment{ID: "e", BaseURL: "https://api.example.test/"}
+	text := sealed(t, s, sealPlace(env), "access", "t0ken")
+	if got, err := s.open(sealPlace(env), "access", text); err != nil || got != "t0ken" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	for _, other := range []Environment{
+		{ID: "e", BaseURL: "https://evil.example.test/"},
+		{ID: "e2", BaseURL: env.BaseURL},
+		{ID: `e"|"https://api`, BaseURL: ".example.test/"},
+		{ID: "e", BaseURL: ""},
+	} {
+		if got, err := s.open(sealPlace(other), "access", text); err == nil {
+			t.Errorf("opened for %+v as %q", other, got)
+		}
+	}
 }
 
 func TestUnusablePassphraseFileStopsTheStart(t *testing.T) {

@@ -3,7 +3,7 @@ package main
 import (
 	"go/ast"
 	"go/parser"
-	source "go/scanner"
+	gotoken "go/scanner"
 	"go/token"
 	"os"
 	"path/filepath"
@@ -68,7 +68,7 @@ func codeLines(lines []string) (n int) {
 
 // tokens counts those of Go source, but for comments and line ends.
 func tokens(text []byte) (n int) {
-	var s source.Scanner
+	var s gotoken.Scanner
 	s.Init(token.NewFileSet().AddFile("", -1, len(text)), text, nil, 0)
 	for {
 		_, t, literal := s.Scan()
