@@ -1,13 +1,19 @@
 package main
 
-// What every file shares: the one error type, every code that a client, a job or a script may meet, and the one text form
-// of a time.
+// What every file shares: the one error type, every code that a client, a job or a script may meet, what becomes of texts
+// from outside, and the one text form of a time.
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
+	"net/url"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 const (
@@ -43,6 +49,9 @@ const (
 	codePartial        = "PARTIAL" // beside a result: the job completed
 
 	maxErrorTextInBytes = 1024 // of a message that travels or is stored
+
+	maxSnippetBytes = 16 << 10 // looked at of a text from outside
+	minSecretBytes  = 8        // of a secret that is sought inside words as well
 )
 
 // Error is the one error type that crosses files: a code for programs, a sentence for people, and what the queue
@@ -94,6 +103,100 @@ func cutText(s string, n int) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:n-3], "") + "..."
+}
+
+// outside is a text that came from the API or a proxy. It may echo a secret, and may hold what a terminal obeys, so
+// Request.shown is the one way from it to a text of ours; fmt does not print it.
+type outside string
+
+func (outside) String() string { return "[a text from outside]" }
+
+// without is the text as one printable line, with every one of the forms, the longest first, taken out.
+func (text outside) without(forms []string) string {
+	plain := html.UnescapeString(redact(string(text), forms))
+	line := printable(strings.ToValidUTF8(plain, "?"))
+	// Once more: a page has ways of its own to write a secret, and what printable takes away may have stood inside one.
+	return redact(line, forms)
+}
+
+// redact replaces every form that begins within the first maxSnippetBytes of text, and drops the rest of text. A form
+// that reaches beyond is still found whole.
+func redact(text string, forms []string) string {
+	var shown strings.Builder
+	for i := 0; i < min(len(text), maxSnippetBytes); {
+		n := formAt(text, i, forms)
+		if n == 0 {
+			shown.WriteByte(text[i])
+			i++
+			continue
+		}
+		shown.WriteString("[redacted]")
+		i += n
+	}
+	return shown.String()
+}
+
+// formAt is the length of the longest form that stands at text[i:], 0 for none. A short form counts only as a whole
+// word: nobody learns from "[redacted]eady" that the password is an r.
+func formAt(text string, i int, forms []string) int {
+	for _, form := range forms {
+		if !strings.HasPrefix(text[i:], form) {
+			continue
+		}
+		if len(form) >= minSecretBytes || (!endsInWord(text[:i]) && !beginsWithWord(text[i+len(form):])) {
+			return len(form)
+		}
+	}
+	return 0
+}
+
+func endsInWord(s string) bool {
+	last, _ := utf8.DecodeLastRuneInString(s)
+	return unicode.IsLetter(last) || unicode.IsDigit(last)
+}
+
+func beginsWithWord(s string) bool {
+	first, _ := utf8.DecodeRuneInString(s)
+	return unicode.IsLetter(first) || unicode.IsDigit(first)
+}
+
+// spellings are a secret as it is, in JSON, in JSON as our own requests hold it, in JSON of ASCII alone, and in the two
+// ways of a URL.
+func spellings(secret string) []string {
+	var text strings.Builder
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(secret) // no string fails to encode
+	quoted := strings.TrimSuffix(text.String()[1:], "\"\n")
+	var ascii []byte
+	for _, unit := range utf16.Encode([]rune(quoted)) {
+		if unit < utf8.RuneSelf {
+			ascii = append(ascii, byte(unit))
+		} else {
+			ascii = fmt.Appendf(ascii, `\u%04x`, unit)
+		}
+	}
+	sent, _ := json.Marshal(secret)
+	escaped := url.QueryEscape(secret)
+	return []string{
+		secret,
+		quoted,
+		string(sent[1 : len(sent)-1]),
+		string(ascii),
+		escaped,
+		strings.ReplaceAll(escaped, "+", "%20"),
+	}
+}
+
+// printable makes one line of s, without what a terminal would obey.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) || unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, s)
+	return strings.Join(strings.Fields(s), " ")
 }
 
 // timeLayout is the one form in which times are stored, sent and logged: RFC 3339, UTC, milliseconds, fixed width,

@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html"
 	"io"
 	"iter"
 	"net"
@@ -26,8 +25,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -35,10 +32,8 @@ const (
 	mediaGraphQL    = "application/graphql-response+json"
 	maxRefusalBytes = 1 << 20 // read of an answer with a status over 299
 	maxHeaderBytes  = 64 << 10
-	maxSnippetBytes = 16 << 10 // looked at of what the API says of a failure
-	maxAPITextBytes = 512      // kept of it
-	maxMediaBytes   = 100      // kept of a media type or an error's code
-	minSecretBytes  = 8        // of a secret that is sought inside words as well
+	maxAPITextBytes = 512 // kept of it
+	maxMediaBytes   = 100 // kept of a media type or an error's code
 	defaultHold     = time.Minute
 	maxHold         = time.Hour
 )
@@ -202,64 +197,13 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	return answer, nil
 }
 
-// outside is a text that came from the API or a proxy. It may echo a secret, and may hold what a terminal obeys, so
-// Request.shown is the one way from it to a text of ours; fmt does not print it.
-type outside string
-
-func (outside) String() string { return "[a text from outside]" }
-
 // shown makes a text from outside fit for an error: without the request's secrets, as one printable line of at most
 // maxAPITextBytes.
 func (r *Request) shown(text outside) string {
 	if text == "" { // the usual case: there is nothing to look for
 		return ""
 	}
-	forms := r.secretForms()
-	plain := html.UnescapeString(redact(string(text), forms))
-	line := printable(strings.ToValidUTF8(plain, "?"))
-	// Once more: a page has ways of its own to write a secret, and what printable takes away may have stood inside one.
-	return cutText(redact(line, forms), maxAPITextBytes)
-}
-
-// redact replaces every form that begins within the first maxSnippetBytes of text, and drops the rest of text. A form
-// that reaches beyond is still found whole.
-func redact(text string, forms []string) string {
-	var shown strings.Builder
-	for i := 0; i < min(len(text), maxSnippetBytes); {
-		n := formAt(text, i, forms)
-		if n == 0 {
-			shown.WriteByte(text[i])
-			i++
-			continue
-		}
-		shown.WriteString("[redacted]")
-		i += n
-	}
-	return shown.String()
-}
-
-// formAt is the length of the longest form that stands at text[i:], 0 for none. A short form counts only as a whole
-// word: nobody learns from "[redacted]eady" that the password is an r.
-func formAt(text string, i int, forms []string) int {
-	for _, form := range forms {
-		if !strings.HasPrefix(text[i:], form) {
-			continue
-		}
-		if len(form) >= minSecretBytes || (!endsInWord(text[:i]) && !beginsWithWord(text[i+len(form):])) {
-			return len(form)
-		}
-	}
-	return 0
-}
-
-func endsInWord(s string) bool {
-	last, _ := utf8.DecodeLastRuneInString(s)
-	return unicode.IsLetter(last) || unicode.IsDigit(last)
-}
-
-func beginsWithWord(s string) bool {
-	first, _ := utf8.DecodeRuneInString(s)
-	return unicode.IsLetter(first) || unicode.IsDigit(first)
+	return cutText(text.without(r.secretForms()), maxAPITextBytes)
 }
 
 // secretForms are the forms in which the request's secrets may be repeated, the longest first.
@@ -271,34 +215,6 @@ func (r *Request) secretForms() (forms []string) {
 	}
 	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
 	return slices.Compact(forms)
-}
-
-// spellings are a secret as it is, in JSON, in JSON as our own requests hold it, in JSON of ASCII alone, and in the two
-// ways of a URL.
-func spellings(secret string) []string {
-	var text strings.Builder
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
-	_ = encoder.Encode(secret) // no string fails to encode
-	quoted := strings.TrimSuffix(text.String()[1:], "\"\n")
-	var ascii []byte
-	for _, unit := range utf16.Encode([]rune(quoted)) {
-		if unit < utf8.RuneSelf {
-			ascii = append(ascii, byte(unit))
-		} else {
-			ascii = fmt.Appendf(ascii, `\u%04x`, unit)
-		}
-	}
-	sent, _ := json.Marshal(secret)
-	escaped := url.QueryEscape(secret)
-	return []string{
-		secret,
-		quoted,
-		string(sent[1 : len(sent)-1]),
-		string(ascii),
-		escaped,
-		strings.ReplaceAll(escaped, "+", "%20"),
-	}
 }
 
 func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
@@ -386,7 +302,7 @@ func readBody(resp *http.Response, limit int64) ([]byte, error) {
 
 // transportError is the failure of a request that got no whole answer.
 func (r *Request) transportError(ctx context.Context, err error, unsent bool) *Error {
-	e := &Error{Code: codeNetwork, Retry: true, Unsent: unsent, Cause: err}
+	e := &Error{Code: codeNetwork, Retry: true, Unsent: unsent}
 	timeout, _ := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -399,7 +315,6 @@ func (r *Request) transportError(ctx context.Context, err error, unsent bool) *E
 		e.Message = err.Error()
 	default: // a status line, a certificate's names
 		e.Message = r.shown(outside(err.Error()))
-		e.Cause = nil
 	}
 	return e
 }
@@ -422,11 +337,7 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 	hold, asked := retryAfter(header.Get("Retry-After"), time.Now())
 	switch {
 	case status >= 300 && status < 400:
-		message := line + ": redirects are not followed"
-		if u, err := url.Parse(header.Get("Location")); err == nil && u.Host != "" {
-			message += " (to " + r.shown(outside(u.Host)) + ")"
-		}
-		return Answer{}, &Error{Code: codeBadResponse, Message: message, Refused: true}
+		return Answer{}, r.redirected(line, header.Get("Location"))
 	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable && asked:
 		return Answer{}, &Error{
 			Code:    codeRateLimited,
@@ -435,15 +346,8 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 			Unsent:  true,
 		}
 	}
-	came := header.Get("Content-Type")
-	media := mediaType(came)
-	env, err := envelope{}, errors.New("it has no media type")
-	if came != "" {
-		err = fmt.Errorf("its media type is %q", cutText(r.shown(outside(came)), maxMediaBytes))
-	}
-	if media == "application/json" || strings.HasSuffix(media, "+json") {
-		env, err = parseEnvelope(text, r.Field)
-	}
+	media := mediaType(header.Get("Content-Type"))
+	env, err := r.open(header.Get("Content-Type"), text)
 	graphQL := err == nil && (status < 300 || media == mediaGraphQL)
 	code := env.verdict(status, graphQL)
 	if code == "" {
@@ -474,14 +378,33 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 		e.Retry = true
 		return Answer{}, e
 	}
-	service := media == mediaGraphQL || media == "application/json"
 	switch {
-	case err == nil && service && env.endsLogin(status):
+	case err == nil && (media == mediaGraphQL || media == "application/json") && env.endsLogin(status):
 		e.Cause = errEndsLogin
 	case err != nil && (media == "text/html" || !refusesLogins(status)):
 		e.Cause = errForeign
 	}
 	return Answer{}, e
+}
+
+func (r *Request) redirected(line, location string) *Error {
+	message := line + ": redirects are not followed"
+	if u, err := url.Parse(location); err == nil && u.Host != "" {
+		message += " (to " + r.shown(outside(u.Host)) + ")"
+	}
+	return &Error{Code: codeBadResponse, Message: message, Refused: true}
+}
+
+// open takes an answer apart, or says why it is none of GraphQL's.
+func (r *Request) open(contentType string, text []byte) (envelope, error) {
+	media := mediaType(contentType)
+	if media == "application/json" || strings.HasSuffix(media, "+json") {
+		return parseEnvelope(text, r.Field)
+	}
+	if contentType == "" {
+		return envelope{}, errors.New("it has no media type")
+	}
+	return envelope{}, fmt.Errorf("its media type is %q", cutText(r.shown(outside(contentType)), maxMediaBytes))
 }
 
 // refusesLogins reports whether a service that answers a login without GraphQL may mean no by this status. Only the
@@ -724,15 +647,4 @@ func nameOf(quoted []byte) string {
 	var name string
 	_ = json.Unmarshal(quoted, &name)
 	return name
-}
-
-// printable makes one line of s, without what a terminal would obey.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsSpace(r) || unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, s)
-	return strings.Join(strings.Fields(s), " ")
 }

@@ -332,6 +332,9 @@ func (s *sealer) renewLocked() error {
 	if err != nil {
 		return err
 	}
+	if secret == nil {
+		return errors.New("the passphrase that was there at the start is gone")
+	}
 	s.aead, s.locked = s.derive(secret, true)
 	return s.locked
 }

@@ -264,6 +264,21 @@ func TestPassphraseComesFromTheFirstSourceThatIsThere(t *testing.T) {
 	}
 }
 
+func TestPassphraseThatIsGoneIsNoEmptyOne(t *testing.T) {
+	credentials, store := t.TempDir(), openTestStore(t)
+	path := putFile(t, credentials, credentialName, "correct horse")
+	if err := store.SetConfigValue("kdf.passphrase", "damaged"); err != nil {
+		t.Fatal(err)
+	}
+	s := openTestSealer(t, sealerOptions{Home: t.TempDir(), CredentialsDirectory: credentials, Store: store})
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.seal("env", "access", "t0ken"); err == nil || !strings.Contains(err.Error(), "is gone") {
+		t.Errorf("sealed under an empty passphrase: %v", err)
+	}
+}
+
 func TestKeyThatComesBackOpensItsLogins(t *testing.T) {
 	home, store := t.TempDir(), openTestStore(t)
 	path := filepath.Join(home, "key")
