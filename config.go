@@ -301,7 +301,7 @@ func (c *Config) checkPaths() error {
 		if err == nil {
 			p.info = info
 		}
-		if p.regular && (p.info != nil && !info.Mode().IsRegular() || isDevice(p.path)) {
+		if p.regular && p.info != nil && (!info.Mode().IsRegular() || isDevice(p.path)) {
 			return c.fault(p.key, refused(quoted(p.path), "a regular file, or none yet"))
 		}
 		for _, other := range paths[:i] {
