@@ -125,6 +125,9 @@ func (d *Daemon) judge(err error) error {
 	if passing && sound(d.cfg.Storage.DatabasePath) {
 		return exitError{exitAgain, fmt.Errorf("the database could not be used, but is sound: %w", err)}
 	}
+	if code == 0 { // not SQLite's words, but our own
+		return exitError{exitStorage, err}
+	}
 	return exitError{exitStorage, storageError(err)}
 }
 

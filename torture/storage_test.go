@@ -406,6 +406,11 @@ func TestOneBadPage(t *testing.T) {
 			if code := r.end(time.Second); code != 74 {
 				t.Errorf("page %d: exit %d, %s", page, code, r.stderr.String())
 			}
+			log, _ := os.ReadFile(r.path("daemon.log"))
+			if bytes.Contains(log, []byte("daemon started")) { // the damage was met by the work in the background
+				outcomes["ended at once"]++
+				continue
+			}
 			if now, _ := os.ReadFile(r.path("daemon.db")); !bytes.Equal(now, text) {
 				t.Errorf("page %d: refused, and changed", page)
 			}
@@ -418,7 +423,7 @@ func TestOneBadPage(t *testing.T) {
 				t.Errorf("page %d: job %s is called unknown", page, id)
 			} else if err != nil {
 				outcomes[fmt.Sprintf("read: %s (%s)", status.Code(err), reason(err))]++
-			} else if len(j.Result) < 1000 && j.Result != answerOf(fmt.Sprintf("u%d", i+1), false) {
+			} else if !j.ResultOmitted && len(j.Result) < 1000 && j.Result != answerOf(fmt.Sprintf("u%d", i+1), false) {
 				t.Errorf("page %d: job %s has a wrong result", page, id)
 			}
 		}
