@@ -21,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -266,29 +267,80 @@ func (c *cli) absolute(path string) string {
 func (c *cli) explain(err error) (code int, text, hint string) {
 	e, grpcCode := asError(err)
 	text, hint = printable(e.Message), printable(e.Hint)
-	exit, _ := errors.AsType[exitError](err)
-	for _, row := range []struct {
-		fits       bool
-		code       int
-		text, hint string
-	}{
-		{exit.code != 0, exit.code, text, hint},
-		{grpcCode == codes.Canceled, exitInterrupted, "interrupted", ""},
-		{grpcCode == codes.Unavailable && strings.Contains(text, syscall.EACCES.Error()), exitFailed,
-			"the daemon's socket is not yours to use", "it belongs to another user, or $HONEYDEW_SOCKET names the wrong file"},
-		{grpcCode == codes.Unavailable, exitNotRunning, "the daemon is not running", "start it with: honeydew start"},
-		{e.Code == codeShuttingDown, exitNotRunning, "the daemon is shutting down", "start it again with: honeydew start"},
-		{grpcCode == codes.DeadlineExceeded, exitFailed, "the daemon is busy and did not answer in time", "try again, and see: honeydew status"},
-		{grpcCode == codes.Unimplemented, exitFailed, "the daemon is of another release and does not know this",
-			"restart it with: honeydew stop && honeydew start"},
-		{slices.Contains([]string{codeAuthRequired, codeAuthExpired, codeAuthInvalid}, e.Code), exitLogin, text, "log in with: honeydew login"},
-		{e.Code == codeInvalidArgument || e.Code == codeUnknownCommand, exitUsage, text, hint},
-	} {
-		if row.fits {
-			return row.code, row.text, row.hint
-		}
+	if exit, ok := errors.AsType[exitError](err); ok && exit.code != 0 {
+		return exit.code, text, hint
+	}
+	switch grpcCode {
+	case codes.Canceled:
+		return exitInterrupted, "interrupted", ""
+	case codes.Unavailable, codes.DeadlineExceeded:
+		return c.explainSilence(grpcCode, text)
+	case codes.Unimplemented:
+		return exitFailed, "the daemon is of another release and does not know this",
+			"restart it with: honeydew stop && honeydew start"
+	}
+	switch e.Code {
+	case codeShuttingDown:
+		return exitNotRunning, "the daemon is shutting down", "start it again with: honeydew start"
+	case codeAuthRequired, codeAuthExpired, codeAuthInvalid:
+		return exitLogin, text, "log in with: honeydew login"
+	case codeInvalidArgument, codeUnknownCommand:
+		return exitUsage, text, hint
 	}
 	return exitFailed, text, hint
+}
+
+// explainSilence says why no answer came: text is what gRPC says of it. Whether a daemon runs is what its lock says,
+// for a socket tells a stopped or busy daemon from a dead one badly.
+func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint string) {
+	held, err := c.daemonHolds(code)
+	switch {
+	case outOfFiles(err) || strings.Contains(text, syscall.EMFILE.Error()):
+		return exitFailed, "too many open files: this process may open no more, and so cannot ask the daemon",
+			"raise the limit, for example with: ulimit -n 256"
+	case strings.Contains(text, syscall.EACCES.Error()):
+		return exitFailed, "the daemon's socket is not yours to use",
+			"it belongs to another user, or $HONEYDEW_SOCKET names the wrong file"
+	case err != nil:
+		return exitFailed, printable(fmt.Sprintf("the daemon does not answer, and whether it runs is not known: %v", err)),
+			"look with: honeydew doctor"
+	case held:
+		pid := c.daemonPID()
+		return exitFailed, fmt.Sprintf("the daemon runs (pid %s) but does not answer: busy or stopped", pid),
+			fmt.Sprintf("try again; kill -CONT %s wakes a stopped one, kill %s ends it; see also: honeydew logs", pid, pid)
+	case code == codes.DeadlineExceeded:
+		return exitFailed, "no answer came in time, and no daemon of this home runs",
+			"see which socket is asked with: honeydew doctor"
+	}
+	return exitNotRunning, "the daemon is not running", "start it with: honeydew start"
+}
+
+// daemonHolds reports whether a daemon holds the lock of the home. One whose connection broke may be at its end, and
+// is given a moment to reach it.
+func (c *cli) daemonHolds(code codes.Code) (held bool, err error) {
+	patience := time.Now().Add(endPatience)
+	for {
+		held, err = lockHeld(lockPath(c.home))
+		if !held || err != nil || code != codes.Unavailable || time.Now().After(patience) {
+			return held, err
+		}
+		time.Sleep(poll)
+	}
+}
+
+// daemonPID is the daemon's process, as its PID file has it.
+func (c *cli) daemonPID() string {
+	cfg, _ := c.config()
+	text, err := os.ReadFile(cfg.Daemon.PIDFile)
+	if pid, convErr := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && convErr == nil {
+		return strconv.Itoa(pid)
+	}
+	return "unknown"
+}
+
+// outOfFiles reports whether err is that of a process, or of a system, that can open no more files.
+func outOfFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // asError is err as an Error, whether it arose here or came from the daemon; the code is that of gRPC where gRPC itself

@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/term"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"honeydew/daemonpb"
 )
@@ -63,8 +64,13 @@ func configFlag(f *flag.FlagSet) *string {
 func startVerb(c *cli, f *flag.FlagSet) action {
 	config := configFlag(f)
 	return func(ctx context.Context, _ []string) error {
-		if ping, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err == nil {
+		ping, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
+		if err == nil {
 			return c.show("running", nil, ping)
+		}
+		// One that is there but says nothing would make a second daemon end at once.
+		if held, lockErr := lockHeld(lockPath(c.home)); held && lockErr == nil && status.Code(err) == codes.DeadlineExceeded {
+			return err
 		}
 		if err := prepareHome(c.home); err != nil {
 			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
@@ -129,11 +135,6 @@ func stopVerb(c *cli, f *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
 		out, err := c.client.Shutdown(ctx, in)
 		held, lockErr := lockHeld(lockPath(c.home))
-		if _, code := asError(err); held && code == codes.Unavailable {
-			cfg, _ := c.config()
-			return exitError{exitNotRunning, errorf(codeInternal, "a daemon is there, but does not answer on its socket").
-				hint("end it with: kill $(cat %s)", cfg.Daemon.PIDFile)}
-		}
 		for held && err == nil {
 			select {
 			case <-time.After(poll):

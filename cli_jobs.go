@@ -411,10 +411,10 @@ func (c *cli) wait(ctx context.Context, id string) (job *daemonpb.JobStatus, err
 	switch {
 	case err == nil:
 		return job, nil
-	case ctx.Err() != nil:
+	case errors.Is(ctx.Err(), context.Canceled):
 		c.note("interrupted; job %s goes on, wait for it with: honeydew job wait %s", id, id)
 		return nil, exitError{exitInterrupted, errSaid}
-	case status.Code(err) == codes.DeadlineExceeded:
+	case status.Code(err) == codes.DeadlineExceeded && job != nil:
 		return c.wait(ctx, id)
 	case status.Code(err) == codes.Unavailable:
 		c.note("job %s is kept, and goes on when the daemon runs again", id)

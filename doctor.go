@@ -102,9 +102,12 @@ func (c *cli) examine(ctx context.Context) (all findings) {
 		return all
 	}
 	s, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
-	if !all.add("daemon", "it answers", err, "look at honeydew logs; it ends with: kill $(cat "+cfg.Daemon.PIDFile+")") {
+	if err != nil {
+		_, text, hint := c.explain(err)
+		all.add("daemon", "", errors.New(text), cmp.Or(hint, "look at: honeydew logs"))
 		return all
 	}
+	all.add("daemon", "it answers", nil, "")
 	all.add("version", "honeydew "+s.Version, faultIf(s.Version != c.version, "the daemon is honeydew %s, this is %s", s.Version, c.version),
 		"restart it with: honeydew stop && honeydew start")
 	all.add("operation", "nothing is degraded", faultIf(len(s.Problems) > 0, "%s", strings.Join(s.Problems, "; ")), "see: honeydew logs")
