@@ -80,6 +80,30 @@ type cli struct {
 // errSaid is an error about which the user has been told all.
 var errSaid = errors.New("")
 
+// errInterrupted: the user wants no more of it.
+var errInterrupted = errors.New("interrupted")
+
+// interruptible is what read returns, or errInterrupted as soon as ctx ends. The read itself cannot be ended, and is
+// left behind: the process ends soon.
+func interruptible[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	type outcome struct {
+		value T
+		err   error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		value, err := read()
+		done <- outcome{value, err}
+	}()
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-ctx.Done():
+		var none T
+		return none, errInterrupted
+	}
+}
+
 // usagef is wrong usage: exit code 2.
 func usagef(format string, args ...any) *Error { return errorf(codeInvalidArgument, format, args...) }
 
@@ -127,6 +151,7 @@ func (c *cli) run(ctx context.Context) (err error) {
 		var stop context.CancelFunc
 		ctx, stop = signal.NotifyContext(ctx, os.Interrupt)
 		defer stop()
+		context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
 	}
 	act := v.setup(c, f)
 	args, err := v.parse(f, rest)
@@ -270,9 +295,10 @@ func (c *cli) explain(err error) (code int, text, hint string) {
 	if exit, ok := errors.AsType[exitError](err); ok && exit.code != 0 {
 		return exit.code, text, hint
 	}
-	switch grpcCode {
-	case codes.Canceled:
+	if errors.Is(err, errInterrupted) || grpcCode == codes.Canceled {
 		return exitInterrupted, "interrupted", ""
+	}
+	switch grpcCode {
 	case codes.Unavailable, codes.DeadlineExceeded:
 		return c.explainSilence(grpcCode, text)
 	case codes.Unimplemented:

@@ -15,10 +15,12 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
@@ -302,7 +304,7 @@ func loginVerb(c *cli, f *flag.FlagSet) action {
 		if _, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err != nil {
 			return err
 		}
-		if err := c.readLogin(in, *fromStdin); err != nil {
+		if err := c.readLogin(ctx, in, *fromStdin); err != nil {
 			return err
 		}
 		return ask(ctx, c, api.Login, in)
@@ -310,22 +312,85 @@ func loginVerb(c *cli, f *flag.FlagSet) action {
 }
 
 // readLogin reads what is missing, from the pipe or by asking.
-func (c *cli) readLogin(in *daemonpb.LoginRequest, fromStdin bool) error {
+func (c *cli) readLogin(ctx context.Context, in *daemonpb.LoginRequest, fromStdin bool) (err error) {
 	if fromStdin {
-		password, err := io.ReadAll(io.LimitReader(c.stdin, 64<<10))
-		in.Password = strings.TrimRight(string(password), "\r\n")
+		in.Password, err = c.pipedPassword(ctx)
 		return err
 	}
 	if in.Username == "" {
-		fmt.Fprint(c.stderr, "Username: ")
-		line, _ := bufio.NewReader(c.stdin).ReadString('\n') // its end may come without a newline
-		in.Username = strings.TrimSpace(line)
+		if in.Username, err = c.askUsername(ctx); err != nil {
+			return err
+		}
 	}
-	fmt.Fprint(c.stderr, "Password: ")
-	password, err := term.ReadPassword(int(c.stdin.Fd()))
-	fmt.Fprintln(c.stderr)
-	in.Password = string(password)
+	in.Password, err = c.askPassword(ctx)
 	return err
+}
+
+func (c *cli) pipedPassword(ctx context.Context) (string, error) {
+	text, err := interruptible(ctx, func() ([]byte, error) {
+		return io.ReadAll(io.LimitReader(c.stdin, 64<<10))
+	})
+	return strings.TrimRight(string(text), "\r\n"), err
+}
+
+func (c *cli) askUsername(ctx context.Context) (string, error) {
+	fmt.Fprint(c.stderr, "Username: ")
+	line, err := interruptible(ctx, func() (string, error) {
+		return bufio.NewReader(c.stdin).ReadString('\n')
+	})
+	if errors.Is(err, io.EOF) { // the last line may have no newline
+		err = nil
+	}
+	if err != nil {
+		fmt.Fprintln(c.stderr)
+		return "", err
+	}
+	name := strings.TrimSpace(line)
+	if name == "" {
+		return "", usagef("login: no username was typed")
+	}
+	return name, nil
+}
+
+// askPassword reads a password that is not shown. The terminal is raw meanwhile, so that the keys that would end the
+// process reach us, and so is the terminal as it was, whichever way this ends.
+func (c *cli) askPassword(ctx context.Context) (password string, err error) {
+	signals := slices.Concat(terminateSignals, []os.Signal{syscall.SIGHUP, syscall.SIGQUIT})
+	ctx, stop := signal.NotifyContext(ctx, signals...)
+	defer stop()
+	fd := int(c.stdin.Fd())
+	before, err := term.MakeRaw(fd)
+	if err != nil {
+		return "", fmt.Errorf("cannot ask for the password: %w", err)
+	}
+	defer func() {
+		restoreErr := term.Restore(fd, before)
+		fmt.Fprintln(c.stderr)
+		if err == nil {
+			err = restoreErr
+		}
+	}()
+	fmt.Fprint(c.stderr, "Password: ")
+	keyboard := term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{keys{c.stdin}, io.Discard}, "")
+	password, err = interruptible(ctx, func() (string, error) { return keyboard.ReadPassword("") })
+	if errors.Is(err, io.EOF) || err == nil && password == "" {
+		return "", errorf(codeFailedPrecondition, "no password was typed").hint("try again: honeydew login")
+	}
+	return password, err
+}
+
+// keys is a raw terminal, at which Ctrl-C and Ctrl-\ interrupt.
+type keys struct{ io.Reader }
+
+func (k keys) Read(into []byte) (int, error) {
+	n, err := k.Reader.Read(into)
+	if bytes.ContainsAny(into[:n], "\x03\x1c") {
+		return 0, errInterrupted
+	}
+	return n, err
 }
 
 func scheduleAddVerb(c *cli, f *flag.FlagSet) action {
@@ -338,7 +403,7 @@ func scheduleAddVerb(c *cli, f *flag.FlagSet) action {
 	f.StringVar(&in.Jitter, "jitter", "", "start up to this `DURATION` later, at random")
 	return func(ctx context.Context, args []string) (err error) {
 		in.Name, in.CronExpr, in.Command = args[0], args[1], args[2]
-		if in.Payload, err = c.payload(in.Command, *payload, args[3:]); err != nil {
+		if in.Payload, err = c.payload(ctx, in.Command, *payload, args[3:]); err != nil {
 			return err
 		}
 		return ask(ctx, c, api.ScheduleJob, in)

@@ -286,7 +286,7 @@ func submitVerb(c *cli, f *flag.FlagSet) action {
 
 // submit submits a job with the arguments that text and words say, and prints its id, or waits for it in the way of then.
 func (c *cli) submit(ctx context.Context, in *daemonpb.SubmitJobRequest, text string, words []string, wait bool, then action) (err error) {
-	if in.Payload, err = c.payload(in.Command, text, words); err != nil {
+	if in.Payload, err = c.payload(ctx, in.Command, text, words); err != nil {
 		return err
 	}
 	out, err := c.client.SubmitJob(ctx, in)
@@ -310,7 +310,7 @@ func (c *cli) submitted(ctx context.Context, out interface {
 }
 
 func (c *cli) submitBatch(ctx context.Context, name string) error {
-	data, err := c.readInput(name)
+	data, err := c.readInput(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -328,21 +328,23 @@ func (c *cli) submitBatch(ctx context.Context, name string) error {
 	return ask(ctx, c, api.SubmitJobs, in)
 }
 
-// readInput reads a file, or stdin for -.
-func (c *cli) readInput(name string) ([]byte, error) {
-	if name == "-" {
-		return io.ReadAll(c.stdin)
-	}
-	return os.ReadFile(expandPath(name, c.userHome))
+// readInput reads a file, or stdin for -. Either may be a pipe that nobody writes to.
+func (c *cli) readInput(ctx context.Context, name string) ([]byte, error) {
+	return interruptible(ctx, func() ([]byte, error) {
+		if name == "-" {
+			return io.ReadAll(c.stdin)
+		}
+		return os.ReadFile(expandPath(name, c.userHome))
+	})
 }
 
 // payload makes a command's arguments of --payload and key=value words, which win.
-func (c *cli) payload(command, text string, words []string) (*structpb.Struct, error) {
+func (c *cli) payload(ctx context.Context, command, text string, words []string) (*structpb.Struct, error) {
 	payload, given := &structpb.Struct{}, map[string]any{}
 	if text != "" {
 		data, err := []byte(text), error(nil)
 		if text == "-" || text[0] == '@' {
-			data, err = c.readInput(strings.TrimPrefix(text, "@"))
+			data, err = c.readInput(ctx, strings.TrimPrefix(text, "@"))
 		}
 		if err != nil {
 			return nil, err
