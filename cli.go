@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -75,6 +76,7 @@ type cli struct {
 	conn     *grpc.ClientConn
 	client   api
 	skewTold bool
+	stranger atomic.Pointer[error] // why nothing was sent to the socket
 }
 
 // errSaid is an error about which the user has been told all.
@@ -136,7 +138,9 @@ func (c *cli) run(ctx context.Context) (err error) {
 		}
 		return table
 	})
-	if c.conn, err = dial(sync.OnceValue(c.socketPath), c.intercept); err != nil {
+	peer := peerCredentials{refused: func(err error) { c.stranger.Store(&err) }}
+	c.conn, err = dial(sync.OnceValue(c.socketPath), c.intercept, grpc.WithTransportCredentials(peer))
+	if err != nil {
 		return err
 	}
 	c.client = daemonpb.NewDaemonClient(c.conn)
@@ -319,6 +323,10 @@ func (c *cli) explain(err error) (code int, text, hint string) {
 // explainSilence says why no answer came: text is what gRPC says of it. Whether a daemon runs is what its lock says,
 // for a socket tells a stopped or busy daemon from a dead one badly.
 func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint string) {
+	if stranger := c.stranger.Load(); stranger != nil {
+		return exitFailed, printable((*stranger).Error()),
+			"do not trust it; remove it, or let $HONEYDEW_SOCKET or daemon.socket_path name your own daemon's"
+	}
 	held, err := c.daemonHolds(code)
 	switch {
 	case outOfFiles(err) || strings.Contains(text, syscall.EMFILE.Error()):

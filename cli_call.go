@@ -23,7 +23,6 @@ import (
 	"google.golang.org/grpc"
 	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -68,10 +67,11 @@ func (c *cli) socketPath() string {
 }
 
 // dial connects by our own dialer, when the first call is made: gRPC would read the path as a URL, and ask a proxy.
-func dial(path func() string, interceptor grpc.UnaryClientInterceptor) (*grpc.ClientConn, error) {
-	return grpc.NewClient("passthrough:///daemon",
+// It speaks only to the user's own daemon, or to root's. More options win.
+func dial(path func() string, interceptor grpc.UnaryClientInterceptor, more ...grpc.DialOption) (*grpc.ClientConn, error) {
+	options := []grpc.DialOption{
 		grpc.WithAuthority("localhost"),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(peerCredentials{}),
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive)),
@@ -79,7 +79,9 @@ func dial(path func() string, interceptor grpc.UnaryClientInterceptor) (*grpc.Cl
 		grpc.WithUnaryInterceptor(interceptor),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path())
-		}))
+		}),
+	}
+	return grpc.NewClient("passthrough:///daemon", append(options, more...)...)
 }
 
 // connectParams lets a call's own deadline end the wait for a connection. By gRPC's own, a daemon that is stopped would

@@ -70,6 +70,9 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 		if err == nil {
 			return c.show("running", nil, ping)
 		}
+		if c.stranger.Load() != nil {
+			return err
+		}
 		// One that is there but says nothing would make a second daemon end at once.
 		if held, lockErr := lockHeld(lockPath(c.home)); held && lockErr == nil && status.Code(err) == codes.DeadlineExceeded {
 			return err
