@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -34,6 +35,8 @@ const (
 	startPatience = time.Minute           // an old, large database may have to be upgraded
 	poll          = 20 * time.Millisecond // while another process starts or stops
 	logPoll       = 200 * time.Millisecond
+
+	maxStderrBytes = 1 << 20 // of daemon.stderr, at which it starts anew
 )
 
 func daemonVerbs() []verb {
@@ -84,33 +87,88 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 		if *config != "" {
 			args = append(args, "--config", c.absolute(*config))
 		}
-		daemon, err := c.spawn(args)
+		daemon, begin, err := c.spawn(args)
 		if err != nil {
 			return err
 		}
-		return c.awaitReady(ctx, daemon)
+		return c.awaitReady(ctx, daemon, begin)
 	}
 }
 
 // stderrPath is where a daemon in the background prints, and a crash leaves its stack.
 func (c *cli) stderrPath() string { return filepath.Join(c.home, "daemon.stderr") }
 
-// spawn runs this binary, detached.
-func (c *cli) spawn(args []string) (*exec.Cmd, error) {
-	out, err := os.OpenFile(c.stderrPath(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+// spawn runs this binary, detached. It gets the home, its output and no other descriptor or promise of ours: a lock or
+// pipe that the caller left open would be held for as long as the daemon runs. The number says where in the file of
+// stderrPath its words begin.
+func (c *cli) spawn(args []string) (daemon *exec.Cmd, begin int64, err error) {
+	out, begin, err := openStderr(c.stderrPath())
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer out.Close()
 	cmd := exec.Command(c.executable, args...)
 	cmd.Args[0] = "honeydew"
-	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = c.home, out, out, detached()
-	return cmd, cmd.Start()
+	cmd.Dir = c.home
+	cmd.Env = append(daemonEnvironment(os.Environ()), "HONEYDEW_HOME="+c.home) // absolute, whatever the caller said
+	cmd.Stdout = out
+	cmd.Stderr = out
+	cmd.SysProcAttr = detached()
+	keepDescriptors(syscall.CloseOnExec)
+	return cmd, begin, cmd.Start()
+}
+
+// openStderr opens the file for the words of a daemon in the background, behind those of others that may still write
+// there, and says where that is. It starts anew only where it has grown too large.
+func openStderr(path string) (out *os.File, begin int64, err error) {
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, 0, errorf(codeFailedPrecondition, "%s is in the way: it is no regular file", path).hint("move it away")
+	}
+	out, err = os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := out.Stat()
+	if err == nil && info.Size() > maxStderrBytes {
+		return out, 0, out.Truncate(0)
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, out.Close())
+	}
+	return out, info.Size(), nil
+}
+
+// daemonEnvironment is the caller's environment without what a service manager said to the caller alone.
+func daemonEnvironment(environment []string) []string {
+	private := []string{"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID"}
+	return slices.DeleteFunc(slices.Clone(environment), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return slices.Contains(private, name)
+	})
+}
+
+// keepDescriptors keeps every descriptor but the first three from programs that this one executes: Go does so for those
+// that it opened, not for those that it was born with. set is syscall.CloseOnExec, whose argument differs by system.
+func keepDescriptors[T ~int | ~uintptr](set func(T)) {
+	if runtime.GOOS == "windows" { // where nothing is handed on that is not named
+		return
+	}
+	for fd := 3; fd < 256; fd++ { // not all systems list them, and one that is not open is no fault
+		set(T(fd))
+	}
+	for _, list := range []string{"/proc/self/fd", "/dev/fd"} {
+		entries, _ := os.ReadDir(list)
+		for _, entry := range entries {
+			if fd, err := strconv.Atoi(entry.Name()); err == nil && fd >= 3 {
+				set(T(fd))
+			}
+		}
+	}
 }
 
 // awaitReady returns when the daemon answers, or with the daemon's own words and exit code when it ended instead. If
 // it ended because another one was quicker, that one is as good.
-func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd) error {
+func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd, begin int64) error {
 	ended := make(chan error, 1)
 	go func() { ended <- daemon.Wait() }()
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
@@ -120,6 +178,7 @@ func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd) error {
 		case <-ended:
 			if code := daemon.ProcessState.ExitCode(); code != exitAlreadyRunning {
 				words, err := os.ReadFile(c.stderrPath())
+				words = words[min(begin, int64(len(words))):]
 				c.note("%s", cmp.Or(string(bytes.TrimSpace(words)), "honeydew: the daemon ended at once"))
 				return exitError{max(code, exitFailed), cmp.Or(err, errSaid)} // -1: killed
 			}

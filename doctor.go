@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"honeydew/daemonpb"
 )
@@ -94,9 +95,8 @@ func (c *cli) examine(ctx context.Context) (all findings) {
 		all.add("database", "its header is sound", exceptAbsent(inspectDatabase(cfg.Storage.DatabasePath)),
 			"restore a backup, or move the file away and start anew")
 		dead := "not running"
-		if text, err := os.ReadFile(c.stderrPath()); err == nil && len(text) > 0 {
-			line, _, _ := strings.Cut(string(text), "\n")
-			dead += "; it last said: " + line
+		if line, when := lastWords(c.stderrPath()); line != "" {
+			dead += fmt.Sprintf("; what it last said, at %s: %s", when.Format(time.DateTime), line)
 		}
 		all.add("daemon", "", errors.New(dead), "start it with: honeydew start")
 		return all
@@ -116,6 +116,24 @@ func (c *cli) examine(ctx context.Context) (all findings) {
 		faultIf(s.HeldUntil != "", "the API asked to wait until %s", localTime(s.HeldUntil))),
 		"resume it with: honeydew queue resume; where the API asked to wait, it goes on by itself")
 	return all
+}
+
+// lastWords are the line in the file at path that says best why the last daemon in the background ended: its own last
+// sentence, or where the stack of its crash begins.
+func lastWords(path string) (line string, when time.Time) {
+	text, err := os.ReadFile(path)
+	info, statErr := os.Stat(path)
+	if err != nil || statErr != nil {
+		return "", time.Time{}
+	}
+	for one := range strings.Lines(string(text)) {
+		for _, first := range []string{"honeydew: ", "panic: ", "fatal error: "} {
+			if strings.HasPrefix(one, first) {
+				line = strings.TrimSpace(one)
+			}
+		}
+	}
+	return line, info.ModTime()
 }
 
 // tryWrite writes and removes a small file, which also finds a full disk.
