@@ -5,7 +5,6 @@ package main
 // talks to the daemon; what the verbs do is in cli_daemon.go and cli_jobs.go.
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -24,6 +23,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/term"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -51,7 +51,7 @@ type process struct {
 	stdout, stderr *os.File
 	queries        fs.FS
 	version        string
-	stdoutWidth    int // columns of the terminal, 0 if it is none
+	stdoutWidth    int // columns of the terminal, 0 if it is none or does not know
 }
 
 // action is what a verb does with its arguments.
@@ -112,7 +112,7 @@ func usagef(format string, args ...any) *Error { return errorf(codeInvalidArgume
 // runCLI is the whole program; it returns the exit code.
 func runCLI(ctx context.Context, p process) int {
 	c := &cli{process: p, home: defaultHome(p.getenv, p.userHome)}
-	c.printer = printer{out: bufio.NewWriterSize(p.stdout, 64<<10), width: p.stdoutWidth}
+	c.printer = newPrinter(p.stdout, term.IsTerminal(int(p.stdout.Fd())), p.stdoutWidth)
 	err := c.run(ctx)
 	if flushErr := c.out.Flush(); flushErr != nil {
 		err = fmt.Errorf("cannot write to stdout: %w", flushErr)
@@ -295,7 +295,7 @@ func (c *cli) absolute(path string) string {
 // explain is the one place where errors become words and exit codes.
 func (c *cli) explain(err error) (code int, text, hint string) {
 	e, grpcCode := asError(err)
-	text, hint = printable(e.Message), printable(e.Hint)
+	text, hint = neutral(e.Message), neutral(e.Hint)
 	if exit, ok := errors.AsType[exitError](err); ok && exit.code != 0 {
 		return exit.code, text, hint
 	}
@@ -324,7 +324,7 @@ func (c *cli) explain(err error) (code int, text, hint string) {
 // for a socket tells a stopped or busy daemon from a dead one badly.
 func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint string) {
 	if stranger := c.stranger.Load(); stranger != nil {
-		return exitFailed, printable((*stranger).Error()),
+		return exitFailed, neutral((*stranger).Error()),
 			"do not trust it; remove it, or let $HONEYDEW_SOCKET or daemon.socket_path name your own daemon's"
 	}
 	held, err := c.daemonHolds(code)
@@ -336,7 +336,7 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 		return exitFailed, "the daemon's socket is not yours to use",
 			"it belongs to another user, or $HONEYDEW_SOCKET names the wrong file"
 	case err != nil:
-		return exitFailed, printable(fmt.Sprintf("the daemon does not answer, and whether it runs is not known: %v", err)),
+		return exitFailed, neutral(fmt.Sprintf("the daemon does not answer, and whether it runs is not known: %v", err)),
 			"look with: honeydew doctor"
 	case held:
 		pid := c.daemonPID()
@@ -398,5 +398,5 @@ func asError(err error) (*Error, codes.Code) {
 // errorText is an error for people.
 func errorText(err error) string {
 	e, _ := asError(err)
-	return printable(e.Message)
+	return neutral(e.Message)
 }

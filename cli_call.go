@@ -17,7 +17,6 @@ import (
 	"strings"
 	"text/template"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"google.golang.org/grpc"
@@ -124,7 +123,7 @@ func outlast(ctx context.Context) context.Context {
 func (c *cli) noteVersion(header metadata.MD) {
 	if v := header.Get(versionHeader); len(v) > 0 && v[0] != c.version && !c.skewTold {
 		c.skewTold = true
-		c.note("warning: this is honeydew %s, the daemon is %s; restart it with: honeydew stop && honeydew start", c.version, printable(v[0]))
+		c.note("warning: this is honeydew %s, the daemon is %s; restart it with: honeydew stop && honeydew start", c.version, neutral(v[0]))
 	}
 }
 
@@ -228,7 +227,7 @@ func (c *cli) showText(key, text string) error {
 // note prints to stderr what is not the answer itself.
 func (c *cli) note(format string, args ...any) {
 	_ = c.out.Flush() // its error comes up again at the end
-	fmt.Fprintf(c.stderr, format+"\n", args...)
+	fmt.Fprintln(c.stderr, neutralised(fmt.Sprintf(format, args...), "\n\t", dropped))
 }
 
 const separator = "\x1f" // of columns, in place of the tabs of the templates
@@ -253,12 +252,7 @@ func (c *cli) render(name string, data any) error {
 	if err := shown.Execute(&out, data); err != nil {
 		return err
 	}
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) || r == '\n' || string(r) == separator {
-			return r
-		}
-		return -1
-	}, strings.TrimRight(out.String(), "\n"))
+	text = neutralised(strings.TrimRight(out.String(), "\n"), "\n"+separator, dropped)
 	first, _, _ := strings.Cut(text, "\n")
 	columns := 1 + strings.Count(first, separator)
 	if columns == 1 {

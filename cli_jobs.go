@@ -138,7 +138,7 @@ func eachVerb(past string, states []string, do deed) setup {
 				} else if err != nil {
 					failures++
 					_, text, _ := c.explain(err)
-					c.note("job %s: %s", printable(id), text)
+					c.note("job %s: %s", neutral(id), text)
 				} else if done = append(done, one); !c.json {
 					c.printf("%s", one["jobId"])
 				}
@@ -465,7 +465,7 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus, err erro
 	}
 	var whole bytes.Buffer
 	var out io.Writer = c.out
-	if c.width > 0 && !c.json {
+	if c.terminal && !c.json {
 		out = &whole
 	}
 	err = stream(ctx, c, longTimeout, &daemonpb.GetJobResultRequest{JobId: job.JobId}, func(chunk *daemonpb.ResultChunk) error {
@@ -477,7 +477,7 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus, err erro
 	}
 	c.printf("%s", indented(whole.Bytes()))
 	if job.ErrorCode == codePartial {
-		c.note("warning: the result is incomplete: %s", printable(job.Error))
+		c.note("warning: the result is incomplete: %s", neutral(job.Error))
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func completeVerb(c *cli, _ *flag.FlagSet) action {
 		slices.Sort(candidates)
 		for _, word := range slices.Compact(candidates) {
 			if strings.HasPrefix(word, args[last]) && !strings.HasPrefix(word, "__") {
-				c.printf("%s", printable(word))
+				c.printf("%s", word)
 			}
 		}
 		return err
