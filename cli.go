@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -144,6 +146,9 @@ func (c *cli) run(ctx context.Context) (err error) {
 		return err
 	}
 	c.client = daemonpb.NewDaemonClient(c.conn)
+	if err := checkWords(c.args); err != nil {
+		return err
+	}
 	v, rest, err := c.find(c.args)
 	if v == nil {
 		return err
@@ -165,7 +170,48 @@ func (c *cli) run(ctx context.Context) (err error) {
 	} else if err != nil {
 		return err
 	}
+	if err := c.checkHomeKnown(v.name); err != nil {
+		return err
+	}
 	return act(ctx, args)
+}
+
+// checkWords refuses arguments that are no UTF-8, which the daemon's protocol cannot carry.
+func checkWords(args []string) error {
+	for i, word := range args {
+		if !utf8.ValidString(word) {
+			return usagef("argument %d is no UTF-8: %q", i+1, word).hint("is the locale of this shell UTF-8?")
+		}
+	}
+	return nil
+}
+
+// checkHomeKnown refuses a verb that needs the home where nobody says which it is, or where its name cannot travel.
+func (c *cli) checkHomeKnown(verb string) error {
+	if verb == "version" || verb == "completion" {
+		return nil
+	}
+	variable := "HOME"
+	if runtime.GOOS == "windows" {
+		variable = "USERPROFILE"
+	}
+	own := c.getenv("HONEYDEW_HOME")
+	var fault *Error
+	switch {
+	case c.getenv(variable) == "" && own == "":
+		fault = usagef("neither HONEYDEW_HOME nor %s is set, so there is no place for honeydew's files", variable).
+			hint("set one of them, for example: HONEYDEW_HOME=/var/lib/honeydew")
+	case c.getenv(variable) == "" && strings.HasPrefix(own, "~"):
+		fault = usagef("HONEYDEW_HOME is %q, but %s is not set", own, variable).hint("set it, or write the whole path")
+	case !utf8.ValidString(c.home):
+		fault = usagef("the home's path is no UTF-8: %q", c.home).hint("let HONEYDEW_HOME name another directory")
+	default:
+		return nil
+	}
+	if verb == "daemon" {
+		return exitError{exitConfig, fault}
+	}
+	return fault
 }
 
 // verbs ranges over the table. The commands, of which the last ones are made, are read only for who comes to them.

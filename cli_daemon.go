@@ -23,6 +23,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 	"google.golang.org/grpc/codes"
@@ -319,7 +320,11 @@ func adminVerbs() []verb {
 			})},
 		{"backup", "FILE", "Write a consistent copy of the database", "honeydew backup ~/honeydew.db", func(c *cli, _ *flag.FlagSet) action {
 			return func(ctx context.Context, args []string) error {
-				return ask(ctx, c, api.Backup, &daemonpb.BackupRequest{Path: c.absolute(args[0])})
+				path := c.absolute(args[0])
+				if !utf8.ValidString(path) { // of the working directory
+					return usagef("backup: the path is no UTF-8: %q", path).hint("write it elsewhere")
+				}
+				return ask(ctx, c, api.Backup, &daemonpb.BackupRequest{Path: path})
 			}
 		}},
 	}
@@ -392,6 +397,10 @@ func (c *cli) pipedPassword(ctx context.Context) (string, error) {
 	text, err := interruptible(ctx, func() ([]byte, error) {
 		return io.ReadAll(io.LimitReader(c.stdin, 64<<10))
 	})
+	if err != nil {
+		return "", err
+	}
+	text, err = plainText("login: the password on stdin", text)
 	return strings.TrimRight(string(text), "\r\n"), err
 }
 
@@ -410,6 +419,9 @@ func (c *cli) askUsername(ctx context.Context) (string, error) {
 	name := strings.TrimSpace(line)
 	if name == "" {
 		return "", usagef("login: no username was typed")
+	}
+	if !utf8.ValidString(name) {
+		return "", usagef("login: the username is no UTF-8: %q", name).hint("is the locale of this terminal UTF-8?")
 	}
 	return name, nil
 }

@@ -34,6 +34,10 @@ func (impostor) SubmitJob(context.Context, *daemonpb.SubmitJobRequest, ...grpc.C
 	return &daemonpb.SubmitJobResponse{JobId: evil}, nil
 }
 
+func (impostor) SubmitJobs(context.Context, *daemonpb.SubmitJobsRequest, ...grpc.CallOption) (*daemonpb.SubmitJobsResponse, error) {
+	return &daemonpb.SubmitJobsResponse{Jobs: []*daemonpb.SubmitJobResponse{{JobId: evil}}}, nil
+}
+
 func (impostor) ListSchedules(context.Context, *daemonpb.ListSchedulesRequest, ...grpc.CallOption) (*daemonpb.ListSchedulesResponse, error) {
 	return &daemonpb.ListSchedulesResponse{Schedules: []*daemonpb.Schedule{{Name: evil, CronExpr: evil}}}, nil
 }

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -330,12 +331,28 @@ func (c *cli) submitBatch(ctx context.Context, name string) error {
 
 // readInput reads a file, or stdin for -. Either may be a pipe that nobody writes to.
 func (c *cli) readInput(ctx context.Context, name string) ([]byte, error) {
-	return interruptible(ctx, func() ([]byte, error) {
+	text, err := interruptible(ctx, func() ([]byte, error) {
 		if name == "-" {
 			return io.ReadAll(c.stdin)
 		}
 		return os.ReadFile(expandPath(name, c.userHome))
 	})
+	if err != nil {
+		return nil, err
+	}
+	return plainText(name, text)
+}
+
+// plainText is what an editor saved, without the mark that some put in front of UTF-8.
+func plainText(name string, text []byte) ([]byte, error) {
+	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
+		return nil, usagef("%s is UTF-16", name).hint("save it as UTF-8")
+	}
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
+	if !utf8.Valid(text) {
+		return nil, usagef("%s is no UTF-8", name).hint("save it as UTF-8")
+	}
+	return text, nil
 }
 
 // payload makes a command's arguments of --payload and key=value words, which win.
