@@ -237,7 +237,10 @@ var answers string
 
 // render prints what the template of that name makes of data.
 func (c *cli) render(name string, data any) error {
-	_, text, _ := strings.Cut(answers, "\n== "+name+"\n")
+	_, text, found := strings.Cut(answers, "\n== "+name+"\n")
+	if !found {
+		return errorf(codeInternal, "this honeydew does not know how to show the answer %q", name).hint("see it with --json")
+	}
 	text, _, _ = strings.Cut(text, "\n== ")
 	shown, err := template.New(name).Funcs(template.FuncMap{
 		"bytes": bytesText, "local": localTime, "short": shortTime, "moment": parseTimeText,

@@ -230,6 +230,9 @@ func logsVerb(c *cli, f *flag.FlagSet) action {
 		for {
 			// Looked for before this file is read to its end: what it got before its rotation comes before what the next one has.
 			next := reopened(file, cfg.Logging.File)
+			if err := rewindTruncated(file); err != nil {
+				return err
+			}
 			if err := c.printLog(file, *last); err != nil || !*follow {
 				return err
 			}
@@ -261,6 +264,20 @@ func reopened(old *os.File, path string) *os.File {
 	}
 	_ = next.Close()
 	return nil
+}
+
+// rewindTruncated goes back to the start of a file that was emptied in place, as copytruncate does.
+func rewindTruncated(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	at, err := file.Seek(0, io.SeekCurrent)
+	if err != nil || at <= info.Size() {
+		return err
+	}
+	_, err = file.Seek(0, io.SeekStart)
+	return err
 }
 
 // printLog prints the whole lines that follow, or only the last of them, and leaves one that is still written for later.
@@ -331,26 +348,88 @@ func adminVerbs() []verb {
 }
 
 func scheduleVerbs() []verb {
-	pause, resume := &daemonpb.SetScheduleEnabledRequest{}, &daemonpb.SetScheduleEnabledRequest{Enabled: true}
-	remove := &daemonpb.UnscheduleJobRequest{}
 	return []verb{
 		{"schedule add", "NAME CRON COMMAND [KEY=VALUE...]", "Submit a command again and again",
 			"honeydew schedule add nightly '0 2 * * *' github.commits organization=acme repository=api startDate=last-success", scheduleAddVerb},
 		{"schedule list", "", "List the schedules", "honeydew schedule list", asking(api.ListSchedules, &daemonpb.ListSchedulesRequest{}, nil)},
-		{"schedule remove", "NAME", "Remove a schedule; its jobs stay", "honeydew schedule remove nightly",
-			asking(api.UnscheduleJob, remove, nil, &remove.Name)},
-		{"schedule pause", "NAME", "Fire it no more until resumed", "honeydew schedule pause nightly",
-			asking(api.SetScheduleEnabled, pause, nil, &pause.Name)},
-		{"schedule resume", "NAME", "Fire it again, from now on", "honeydew schedule resume nightly",
-			asking(api.SetScheduleEnabled, resume, nil, &resume.Name)},
-		{"schedule run", "NAME", "Submit its job now", "honeydew schedule run nightly", func(c *cli, f *flag.FlagSet) action {
-			wait := f.Bool("wait", false, "wait for the end of the job")
-			return func(ctx context.Context, args []string) error {
-				out, err := c.client.TriggerSchedule(ctx, &daemonpb.TriggerScheduleRequest{Name: args[0]})
-				return c.submitted(ctx, out, err, *wait, c.waitAll)
-			}
-		}},
+		{"schedule remove", "NAME", "Remove a schedule; its jobs stay", "honeydew schedule remove nightly", scheduleRemoveVerb},
+		{"schedule pause", "NAME", "Fire it no more until resumed", "honeydew schedule pause nightly", scheduleEnabledVerb(false)},
+		{"schedule resume", "NAME", "Fire it again, from now on", "honeydew schedule resume nightly", scheduleEnabledVerb(true)},
+		{"schedule run", "NAME", "Submit its job now", "honeydew schedule run nightly", scheduleRunVerb},
 		{"schedule test", "CRON|NAME", "Show the next five times", "honeydew schedule test '*/15 9-17 * * 1-5'", scheduleTestVerb},
+	}
+}
+
+// minIDPrefix is as short as a schedule's id may be written: what is shorter is rather a mistyped name.
+const minIDPrefix = 4
+
+// schedule finds the schedule of that name, or else of that id, which may be shortened; nil if there is none.
+func (c *cli) schedule(ctx context.Context, text string) (*daemonpb.Schedule, error) {
+	all, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
+	if err != nil {
+		return nil, err
+	}
+	var found []*daemonpb.Schedule
+	for _, s := range all.Schedules {
+		if s.Name == text {
+			return s, nil
+		}
+		if len(text) >= minIDPrefix && strings.HasPrefix(s.ScheduleId, text) {
+			found = append(found, s)
+		}
+	}
+	if len(found) > 1 {
+		return nil, usagef("%q begins the ids of %s", text, count(len(found), "schedule")).hint("write more of it, or the name")
+	}
+	if len(found) == 0 {
+		return nil, nil
+	}
+	return found[0], nil
+}
+
+// scheduleName is the name of the schedule that the user means; that of one that is not there is left to the daemon.
+func (c *cli) scheduleName(ctx context.Context, text string) (string, error) {
+	s, err := c.schedule(ctx, text)
+	if err != nil {
+		return "", err
+	}
+	if s == nil {
+		return text, nil
+	}
+	return s.Name, nil
+}
+
+func scheduleRemoveVerb(c *cli, _ *flag.FlagSet) action {
+	return func(ctx context.Context, args []string) error {
+		name, err := c.scheduleName(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		return ask(ctx, c, api.UnscheduleJob, &daemonpb.UnscheduleJobRequest{Name: name})
+	}
+}
+
+func scheduleEnabledVerb(enabled bool) setup {
+	return func(c *cli, _ *flag.FlagSet) action {
+		return func(ctx context.Context, args []string) error {
+			name, err := c.scheduleName(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return ask(ctx, c, api.SetScheduleEnabled, &daemonpb.SetScheduleEnabledRequest{Name: name, Enabled: enabled})
+		}
+	}
+}
+
+func scheduleRunVerb(c *cli, f *flag.FlagSet) action {
+	wait := f.Bool("wait", false, "wait for the end of the job")
+	return func(ctx context.Context, args []string) error {
+		name, err := c.scheduleName(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		out, err := c.client.TriggerSchedule(ctx, &daemonpb.TriggerScheduleRequest{Name: name})
+		return c.submitted(ctx, out, err, *wait, c.waitAll)
 	}
 }
 
@@ -486,17 +565,17 @@ func scheduleAddVerb(c *cli, f *flag.FlagSet) action {
 
 func scheduleTestVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, args []string) error {
+		s, err := c.schedule(ctx, args[0])
+		if err != nil {
+			return err
+		}
 		in := &daemonpb.PreviewScheduleRequest{CronExpr: args[0]}
-		if !strings.ContainsAny(args[0], " @") { // no expression: a name
-			all, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
-			if err != nil {
-				return err
-			}
-			i := slices.IndexFunc(all.Schedules, func(s *daemonpb.Schedule) bool { return s.Name == args[0] })
-			if i < 0 {
-				return errorf(codeNotFound, "no schedule %q, and no cron expression either", args[0]).hint("list them with: honeydew schedule list")
-			}
-			in.CronExpr = all.Schedules[i].CronExpr
+		switch {
+		case s != nil:
+			in.CronExpr = s.CronExpr
+		case !strings.ContainsAny(args[0], " \t@"):
+			return errorf(codeNotFound, "no schedule %q, and no cron expression either", args[0]).
+				hint("list them with: honeydew schedule list")
 		}
 		return ask(ctx, c, api.PreviewSchedule, in)
 	}
