@@ -106,3 +106,25 @@ func TestAByteOrderMarkIsNoPartOfWhatIsRead(t *testing.T) {
 		t.Errorf("a batch with a mark: %v", err)
 	}
 }
+
+func TestAFileIsCompletedWhereOneIsMeant(t *testing.T) {
+	for line, want := range map[string]string{
+		"backup x":                              fileMark,
+		"daemon --config x":                     fileMark,
+		"start --config x":                      fileMark,
+		"submit --batch x":                      fileMark,
+		"submit account.me --payload @x":        atFileMark,
+		"schedule add a b c --payload @":        atFileMark,
+		"submit account.me --payload x":         "",
+		"env add x":                             "",
+		"completion ba":                         "bash",
+		"schedule add nightly @daily account.m": "account.me",
+		"schedule add nightly --overlap al":     "allow",
+		"submit account.me --idempotency-ke":    "--idempotency-key",
+	} {
+		stdout, _, err := runVerb(t, impostor{}, append([]string{"__complete", "--"}, strings.Fields(line)...)...)
+		if got := strings.TrimSpace(stdout); err != nil || got != want && !strings.HasPrefix(got, want+"\n") {
+			t.Errorf("%s: %q (%v), want %q", line, got, err, want)
+		}
+	}
+}
