@@ -186,16 +186,20 @@ func checkWords(args []string) error {
 	return nil
 }
 
+// homeVariable is the environment variable that names the user's home.
+func homeVariable() string {
+	if runtime.GOOS == "windows" {
+		return "USERPROFILE"
+	}
+	return "HOME"
+}
+
 // checkHomeKnown refuses a verb that needs the home where nobody says which it is, or where its name cannot travel.
 func (c *cli) checkHomeKnown(verb string) error {
 	if verb == "version" || verb == "completion" {
 		return nil
 	}
-	variable := "HOME"
-	if runtime.GOOS == "windows" {
-		variable = "USERPROFILE"
-	}
-	own := c.getenv("HONEYDEW_HOME")
+	variable, own := homeVariable(), c.getenv("HONEYDEW_HOME")
 	var fault *Error
 	switch {
 	case c.getenv(variable) == "" && own == "":

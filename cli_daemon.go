@@ -119,6 +119,30 @@ func (c *cli) spawn(args []string) (daemon *exec.Cmd, begin int64, err error) {
 	return cmd, begin, cmd.Start()
 }
 
+// installedPath is the path by which the user called the program at executable, if it is that program's: a link there
+// outlives an upgrade, the file that it points to today may not.
+func installedPath(executable string) string {
+	return pathOf(os.Args[0], executable)
+}
+
+// pathOf is where name, as typed, leads, if that is the program at executable; else executable.
+func pathOf(name, executable string) string {
+	found, err := exec.LookPath(name)
+	if err != nil {
+		return executable
+	}
+	found, err = filepath.Abs(found)
+	if err != nil {
+		return executable
+	}
+	typed, err1 := os.Stat(found)
+	real, err2 := os.Stat(executable)
+	if err1 != nil || err2 != nil || !os.SameFile(typed, real) {
+		return executable
+	}
+	return found
+}
+
 // openStderr opens the file for the words of a daemon in the background, behind those of others that may still write
 // there, and says where that is. It starts anew only where it has grown too large.
 func openStderr(path string) (out *os.File, begin int64, err error) {

@@ -135,3 +135,70 @@ func TestTheLastWordsOfADaemon(t *testing.T) {
 		}
 	}
 }
+
+func TestALinkToTheProgramStaysALink(t *testing.T) {
+	dir := shortDir(t)
+	executable := filepath.Join(dir, "honeydew-1.2.3")
+	other := filepath.Join(dir, "other")
+	link := filepath.Join(dir, "honeydew")
+	for _, path := range []string{executable, other} {
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(executable, link); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir)
+	t.Chdir(dir)
+	for name, want := range map[string]string{
+		"honeydew":   link,
+		link:         link,
+		"./honeydew": link,
+		executable:   executable,
+		other:        executable,
+		"other":      executable,
+		"nosuch":     executable,
+		"":           executable,
+	} {
+		if got := pathOf(name, executable); got != want {
+			t.Errorf("called as %q: %s, want %s", name, got, want)
+		}
+	}
+}
+
+func TestPathsInAServiceFile(t *testing.T) {
+	for text, want := range map[string]string{
+		`/a b`:       `/a b`,
+		`/100%`:      `/100%%`,
+		`/"a"`:       `/\"a\"`,
+		`/a\b`:       `/a\\b`,
+		`/$HOME/'x'`: `/$HOME/'x'`,
+		`/%h"\`:      `/%%h\"\\`,
+	} {
+		if got := systemdEscape(text); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+	for _, home := range []string{"/a\nb", "/a\x00b", "/a\tb", "/a\xff"} {
+		c, _ := testCLI(t, 0)
+		c.home, c.executable = home, "/bin/honeydew"
+		c.getenv = os.Getenv
+		if _, err := c.service(); err == nil || !strings.Contains(err.Error(), "no service file can hold") {
+			t.Errorf("%q: %v", home, err)
+		}
+	}
+}
+
+func TestWhetherADaemonIsTheServices(t *testing.T) {
+	for groups, want := range map[string]bool{
+		"0::/user.slice/user-1000.slice/user@1000.service/app.slice/honeydew.service\n": true,
+		"0::/user.slice/user-1000.slice/session-2.scope\n":                              false,
+		"0::/user.slice/user@1000.service/app.slice/my-honeydew.service\n":              false,
+		"": false,
+	} {
+		if got := inService(groups); got != want {
+			t.Errorf("%q: %v", groups, got)
+		}
+	}
+}
