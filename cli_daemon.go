@@ -329,7 +329,7 @@ func (c *cli) printLog(file *os.File, last int) error {
 func adminVerbs() []verb {
 	logout, auth := &daemonpb.LogoutRequest{}, &daemonpb.GetAuthStatusRequest{}
 	add, use, remove := &daemonpb.AddEnvironmentRequest{}, &daemonpb.SetActiveEnvironmentRequest{}, &daemonpb.RemoveEnvironmentRequest{}
-	prune := &daemonpb.PruneRequest{}
+	prune, resumeQueue := &daemonpb.PruneRequest{}, &daemonpb.ResumeQueueRequest{}
 	return []verb{
 		{"login", "", "Log in to the active environment", "honeydew login --username ada", loginVerb},
 		{"logout", "", "Forget the stored login", "honeydew logout", asking(api.Logout, logout, func(f *flag.FlagSet) {
@@ -353,7 +353,9 @@ func adminVerbs() []verb {
 			asking(api.RemoveEnvironment, remove, nil, &remove.Name)},
 		{"queue pause", "", "Start no more jobs until resumed", "honeydew queue pause",
 			asking(api.PauseQueue, &daemonpb.PauseQueueRequest{}, nil)},
-		{"queue resume", "", "Start jobs again", "honeydew queue resume", asking(api.ResumeQueue, &daemonpb.ResumeQueueRequest{}, nil)},
+		{"queue resume", "", "Start jobs again", "honeydew queue resume", asking(api.ResumeQueue, resumeQueue, func(f *flag.FlagSet) {
+			f.BoolVar(&resumeQueue.ReleaseHolds, "now", false, "also those for which the API asked to wait")
+		})},
 		{"prune", "", "Delete finished jobs and shrink the database", "honeydew prune --older-than 7d --dry-run",
 			asking(api.Prune, prune, func(f *flag.FlagSet) {
 				f.StringVar(&prune.OlderThan, "older-than", "", "delete what ended longer than `AGE` ago, such as 7d (default: storage.retention)")
@@ -578,6 +580,10 @@ func scheduleAddVerb(c *cli, f *flag.FlagSet) action {
 	f.StringVar(&in.Missed, "missed", "", "what to do about times missed while down or asleep: `run_once` (default) or skip")
 	f.StringVar(&in.Overlap, "overlap", "", "while its previous job is unfinished: `skip` (default) or allow")
 	f.StringVar(&in.Jitter, "jitter", "", "start up to this `DURATION` later, at random")
+	f.BoolVar(&in.Replace, "replace", false, "change the schedule of that name; its history stays")
+	f.StringVar(&in.Timeout, "timeout", "", "`DURATION` of one attempt of its jobs, such as 90s (default: api.timeout)")
+	number(f, "max-retries", 0, "`N` retries of its jobs after a failure that may pass (default: 12, or more if queue.max_retries is)",
+		func(n int32) { in.MaxRetries = &n })
 	return func(ctx context.Context, args []string) (err error) {
 		in.Name, in.CronExpr, in.Command = args[0], args[1], args[2]
 		if in.Payload, err = c.payload(ctx, in.Command, *payload, args[3:]); err != nil {

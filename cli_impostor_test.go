@@ -74,6 +74,58 @@ func runVerb(t *testing.T, client api, args ...string) (stdout, stderr string, e
 	return out.String(), string(said), err
 }
 
+// cliRun is what one run of the command line left behind.
+type cliRun struct {
+	code           int
+	stdout, stderr string
+}
+
+// testProcess is a process whose home is the given one, and that prints to files.
+func testProcess(t *testing.T, home string, args ...string) process {
+	t.Helper()
+	file := func(name string) *os.File {
+		f, err := os.Create(filepath.Join(t.TempDir(), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	vars := map[string]string{"HONEYDEW_HOME": home, "HOME": filepath.Dir(home)}
+	return process{
+		args:       args,
+		executable: "/nonexistent/honeydew",
+		getenv:     func(name string) string { return vars[name] },
+		userHome:   filepath.Dir(home),
+		stdin:      file("stdin"),
+		stdout:     file("stdout"),
+		stderr:     file("stderr"),
+		queries:    queries,
+		version:    "1.2.3",
+	}
+}
+
+// run runs the command line.
+func (p process) run(ctx context.Context, t *testing.T) cliRun {
+	t.Helper()
+	code := runCLI(ctx, p)
+	read := func(f *os.File) string {
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	return cliRun{
+		code:   code,
+		stdout: read(p.stdout),
+		stderr: read(p.stderr),
+	}
+}
+
 func TestAnImpostorCannotDriveTheTerminal(t *testing.T) {
 	for _, line := range []string{
 		"job list --limit 1",

@@ -48,9 +48,9 @@ func jobVerbs() []verb {
 		}},
 		{"job wait", "ID...", "Wait until jobs have ended", "honeydew job wait 4k2m", func(c *cli, _ *flag.FlagSet) action { return c.waitAll }},
 		{"job cancel", "[ID...]", "Cancel jobs, by id or filter", "honeydew job cancel --status pending --command github.commits --dry-run",
-			eachVerb("cancelled", []string{statusPending, statusRunning}, (*cli).cancel)},
-		{"job retry", "[ID...]", "Submit failed or cancelled jobs again", "honeydew job retry --status failed",
-			eachVerb("submitted again", []string{statusFailed, statusCancelled}, (*cli).retry)},
+			eachVerb("cancelled", []string{statusPending, statusRunning}, (*cli).matching, (*cli).cancel)},
+		{"job retry", "[ID...]", "Submit failed or cancelled jobs again", "honeydew job retry --status failed --since -1d --dry-run",
+			eachVerb("submitted again", []string{statusFailed, statusCancelled}, (*cli).retryable, (*cli).retry)},
 	}
 }
 
@@ -60,7 +60,14 @@ func filterFlags(f *flag.FlagSet) *daemonpb.ListJobsRequest {
 	f.StringVar(&in.Status, "status", "", "only `pending`, running, completed, failed or cancelled ones")
 	f.StringVar(&in.Command, "command", "", "only those of `COMMAND`")
 	f.StringVar(&in.Schedule, "schedule", "", "only those of the schedule `NAME`")
+	f.StringVar(&in.Since, "since", "", "only those submitted since `TIME`: "+allowedDates)
+	f.StringVar(&in.ErrorCode, "code", "", "only those that failed with `CODE`, such as TIMEOUT")
 	return in
+}
+
+// filtered reports whether a filter was given.
+func filtered(in *daemonpb.ListJobsRequest) bool {
+	return in.Status+in.Command+in.Schedule+in.Since+in.ErrorCode != ""
 }
 
 // list reads up to limit jobs, in pages; the token is where the rest begins.
@@ -114,19 +121,25 @@ func (c *cli) retry(ctx context.Context, id string) (map[string]any, error) {
 	return map[string]any{"jobId": out.GetJobId(), "retryOf": id}, err
 }
 
-// eachVerb is a verb that does something to every job named, or to every one that a filter finds in one of the states.
-func eachVerb(past string, states []string, do deed) setup {
+// choice finds the jobs of a filter that are in one of the states.
+type choice = func(c *cli, ctx context.Context, filter *daemonpb.ListJobsRequest, states []string) ([]*daemonpb.JobStatus, error)
+
+// eachVerb is a verb that does something to every job named, or to every one that choose finds.
+func eachVerb(past string, states []string, choose choice, do deed) setup {
 	return func(c *cli, f *flag.FlagSet) action {
 		filter := filterFlags(f)
 		dryRun := f.Bool("dry-run", false, "only list them")
 		return func(ctx context.Context, ids []string) (err error) {
 			named := len(ids) > 0
-			if filtered := filter.Status+filter.Command+filter.Schedule != ""; named == filtered {
-				return usagef("name either jobs or a filter: --status, --command, --schedule")
-			} else if filtered {
-				if ids, err = c.matching(ctx, filter, states); err != nil {
+			if named == filtered(filter) {
+				return usagef("name either jobs or a filter: --status, --command, --schedule, --since, --code")
+			}
+			if !named {
+				jobs, err := choose(c, ctx, filter, states)
+				if err != nil {
 					return err
 				}
+				ids = namesOf(jobs, (*daemonpb.JobStatus).GetJobId)
 			}
 			done, failures := []map[string]any{}, 0
 			for _, id := range ids {
@@ -165,17 +178,50 @@ func eachVerb(past string, states []string, do deed) setup {
 }
 
 // matching lists the jobs that a filter finds in one of the states.
-func (c *cli) matching(ctx context.Context, filter *daemonpb.ListJobsRequest, states []string) (ids []string, err error) {
+func (c *cli) matching(ctx context.Context, filter *daemonpb.ListJobsRequest, states []string) ([]*daemonpb.JobStatus, error) {
 	if filter.Status != "" && !slices.Contains(states, filter.Status) {
 		return nil, usagef("--status: %q; allowed here: %s", filter.Status, strings.Join(states, ", "))
 	}
 	found, err := c.list(ctx, filter, math.MaxInt32)
-	for _, j := range found.GetJobs() {
-		if slices.Contains(states, j.Status) {
-			ids = append(ids, j.JobId)
-		}
+	if err != nil {
+		return nil, err
 	}
-	return ids, err
+	return slices.DeleteFunc(found.Jobs, func(j *daemonpb.JobStatus) bool { return !slices.Contains(states, j.Status) }), nil
+}
+
+// retryable lists the jobs that a filter finds and that can be submitted again without a second thought: not those that
+// were, nor those of which nobody knows whether they were carried out, nor those whose environment is gone.
+func (c *cli) retryable(ctx context.Context, filter *daemonpb.ListJobsRequest, states []string) ([]*daemonpb.JobStatus, error) {
+	filter.Unretried = true
+	jobs, err := c.matching(ctx, filter, states)
+	if err != nil || len(jobs) == 0 {
+		return nil, err
+	}
+	environments, err := c.client.ListEnvironments(ctx, &daemonpb.ListEnvironmentsRequest{})
+	if err != nil {
+		return nil, err
+	}
+	present := namesOf(environments.Environments, (*daemonpb.Environment).GetName)
+	unknown, homeless := 0, 0
+	jobs = slices.DeleteFunc(jobs, func(j *daemonpb.JobStatus) bool {
+		switch {
+		case j.ErrorCode == codeOutcomeUnknown:
+			unknown++
+			return true
+		case !slices.Contains(present, j.Environment):
+			homeless++
+			return true
+		}
+		return false
+	})
+	const byID = "left out; if it shall be, name them: honeydew job retry ID..."
+	if unknown > 0 {
+		c.note("%s whose outcome is unknown (%s) %s", count(unknown, "job"), codeOutcomeUnknown, byID)
+	}
+	if homeless > 0 {
+		c.note("%s of removed environments %s", count(homeless, "job"), byID)
+	}
+	return jobs, nil
 }
 
 // providerVerbs turns the command table into verbs.

@@ -1,14 +1,16 @@
+//go:build unix
+
 package main
 
 // What the command line says of a daemon that does not answer, and whom it speaks to.
 
 import (
 	"context"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,55 +18,16 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// cliRun is what one run of the command line left behind.
-type cliRun struct {
-	code           int
-	stdout, stderr string
-}
-
-// testProcess is a process whose home is the given one, and that prints to files.
-func testProcess(t *testing.T, home string, args ...string) process {
+// holdLock holds a lock as a daemon does.
+func holdLock(t *testing.T, path string) {
 	t.Helper()
-	file := func(name string) *os.File {
-		f, err := os.Create(filepath.Join(t.TempDir(), name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-		return f
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
 	}
-	vars := map[string]string{"HONEYDEW_HOME": home, "HOME": filepath.Dir(home)}
-	return process{
-		args:       args,
-		executable: "/nonexistent/honeydew",
-		getenv:     func(name string) string { return vars[name] },
-		userHome:   filepath.Dir(home),
-		stdin:      file("stdin"),
-		stdout:     file("stdout"),
-		stderr:     file("stderr"),
-		queries:    queries,
-		version:    "1.2.3",
-	}
-}
-
-// run runs the command line.
-func (p process) run(ctx context.Context, t *testing.T) cliRun {
-	t.Helper()
-	code := runCLI(ctx, p)
-	read := func(f *os.File) string {
-		if _, err := f.Seek(0, io.SeekStart); err != nil {
-			t.Fatal(err)
-		}
-		text, err := io.ReadAll(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(text)
-	}
-	return cliRun{
-		code:   code,
-		stdout: read(p.stdout),
-		stderr: read(p.stderr),
+	t.Cleanup(func() { f.Close() })
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -99,11 +62,7 @@ func TestWhetherADaemonRunsIsWhatItsLockSays(t *testing.T) {
 			home := shortDir(t)
 			putFile(t, home, "daemon.pid", "4711\n")
 			if row.locked {
-				lock, err := lockInstance(lockPath(home))
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = lock.release() })
+				holdLock(t, lockPath(home))
 			}
 			if row.socket {
 				silentSocket(t, filepath.Join(home, "daemon.sock"))

@@ -113,8 +113,12 @@ func (c *cli) values(ctx context.Context, v verb, kind, last string) ([]string, 
 		return namesOf(out.GetEnvironments(), (*daemonpb.Environment).GetName), err
 	}
 	return map[string][]string{
-		"SHELL":   {"bash", "zsh", "fish"},
-		"status":  {statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled},
+		"SHELL":  {"bash", "zsh", "fish"},
+		"status": {statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled},
+		"code": {
+			codeAuthRequired, codeAuthExpired, codeAuthInvalid, codeAuthNetwork, codeNetwork, codeTimeout, codeRateLimited, codeServer,
+			codeAPI, codeBadResponse, codeResultTooLarge, codeOutcomeUnknown, codeInterrupted, codeInternal,
+		},
 		"missed":  {missedRunOnce, missedSkip},
 		"overlap": {overlapSkip, overlapAllow},
 	}[kind], nil

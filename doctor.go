@@ -117,7 +117,7 @@ func (c *cli) examine(ctx context.Context) (all findings) {
 	all.add("login", "logged in to "+s.Environment, faultIf(!s.Authenticated, "not logged in to %s", s.Environment), "log in with: honeydew login")
 	all.add("queue", "jobs may run", cmp.Or(faultIf(s.QueuePaused, "the queue is paused"),
 		faultIf(s.HeldUntil != "", "the API asked to wait until %s", localTime(s.HeldUntil))),
-		"resume it with: honeydew queue resume; where the API asked to wait, it goes on by itself")
+		"resume it with: honeydew queue resume; where the API asked to wait, it goes on by itself, or with: honeydew queue resume --now")
 	return all
 }
 
@@ -232,7 +232,7 @@ func serviceInstallVerb(c *cli, f *flag.FlagSet) action {
 			return errorf(codeFailedPrecondition, "%s is there, and differs; it was left as it is", s.path).
 				hint("compare: honeydew service install --print | diff %s - ; overwrite it with: honeydew service install --force", path)
 		}
-		if err := replaceFile(s.path, s.text); err != nil {
+		if err := writeServiceFile(s.path, s.text); err != nil {
 			return err
 		}
 		return c.answer("written", map[string]string{"path": s.path, "next": "now run: " + s.enable})
@@ -267,8 +267,8 @@ func inService(groups string) bool {
 	return false
 }
 
-// replaceFile writes the file at path whole or not at all, and makes its directory.
-func replaceFile(path, text string) error {
+// writeServiceFile writes the file at path whole or not at all, and makes its directory.
+func writeServiceFile(path, text string) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err

@@ -663,6 +663,7 @@ type JobStatus struct {
 	Schedule      string                 `protobuf:"bytes,17,opt,name=schedule,proto3" json:"schedule,omitempty"`                                 // name
 	ResultBytes   int64                  `protobuf:"varint,18,opt,name=result_bytes,json=resultBytes,proto3" json:"result_bytes,omitempty"`       // whether or not the result is here
 	ResultOmitted bool                   `protobuf:"varint,19,opt,name=result_omitted,json=resultOmitted,proto3" json:"result_omitted,omitempty"` // too large for this message: GetJobResult has it
+	RetriedBy     string                 `protobuf:"bytes,20,opt,name=retried_by,json=retriedBy,proto3" json:"retried_by,omitempty"`              // the job that RetryJob made of it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -830,6 +831,13 @@ func (x *JobStatus) GetResultOmitted() bool {
 	return false
 }
 
+func (x *JobStatus) GetRetriedBy() string {
+	if x != nil {
+		return x.RetriedBy
+	}
+	return ""
+}
+
 type ListJobsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Status        string                 `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
@@ -837,6 +845,9 @@ type ListJobsRequest struct {
 	Command       string                 `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
 	PageToken     string                 `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	Schedule      string                 `protobuf:"bytes,5,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	Since         string                 `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"` // created at or after: RFC 3339 or a relative date (now, today, -36h, -7d)
+	ErrorCode     string                 `protobuf:"bytes,7,opt,name=error_code,json=errorCode,proto3" json:"error_code,omitempty"`
+	Unretried     bool                   `protobuf:"varint,8,opt,name=unretried,proto3" json:"unretried,omitempty"` // none that has retried_by
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -904,6 +915,27 @@ func (x *ListJobsRequest) GetSchedule() string {
 		return x.Schedule
 	}
 	return ""
+}
+
+func (x *ListJobsRequest) GetSince() string {
+	if x != nil {
+		return x.Since
+	}
+	return ""
+}
+
+func (x *ListJobsRequest) GetErrorCode() string {
+	if x != nil {
+		return x.ErrorCode
+	}
+	return ""
+}
+
+func (x *ListJobsRequest) GetUnretried() bool {
+	if x != nil {
+		return x.Unretried
+	}
+	return false
 }
 
 type ListJobsResponse struct {
@@ -1240,6 +1272,7 @@ func (*PauseQueueResponse) Descriptor() ([]byte, []int) {
 
 type ResumeQueueRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReleaseHolds  bool                   `protobuf:"varint,1,opt,name=release_holds,json=releaseHolds,proto3" json:"release_holds,omitempty"` // also end the pauses that APIs asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1272,6 +1305,13 @@ func (x *ResumeQueueRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ResumeQueueRequest.ProtoReflect.Descriptor instead.
 func (*ResumeQueueRequest) Descriptor() ([]byte, []int) {
 	return file_daemon_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ResumeQueueRequest) GetReleaseHolds() bool {
+	if x != nil {
+		return x.ReleaseHolds
+	}
+	return false
 }
 
 type ResumeQueueResponse struct {
@@ -1502,9 +1542,12 @@ type ScheduleJobRequest struct {
 	Payload       *structpb.Struct       `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
 	Priority      int32                  `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
 	Environment   string                 `protobuf:"bytes,6,opt,name=environment,proto3" json:"environment,omitempty"`
-	Missed        string                 `protobuf:"bytes,7,opt,name=missed,proto3" json:"missed,omitempty"`   // run_once (default), skip
-	Overlap       string                 `protobuf:"bytes,8,opt,name=overlap,proto3" json:"overlap,omitempty"` // skip (default), allow
-	Jitter        string                 `protobuf:"bytes,9,opt,name=jitter,proto3" json:"jitter,omitempty"`   // up to this much later, at random
+	Missed        string                 `protobuf:"bytes,7,opt,name=missed,proto3" json:"missed,omitempty"`                                   // run_once (default), skip
+	Overlap       string                 `protobuf:"bytes,8,opt,name=overlap,proto3" json:"overlap,omitempty"`                                 // skip (default), allow
+	Jitter        string                 `protobuf:"bytes,9,opt,name=jitter,proto3" json:"jitter,omitempty"`                                   // up to this much later, at random
+	Replace       bool                   `protobuf:"varint,10,opt,name=replace,proto3" json:"replace,omitempty"`                               // change the schedule of that name; it keeps its id, history and last-success
+	MaxRetries    *int32                 `protobuf:"varint,11,opt,name=max_retries,json=maxRetries,proto3,oneof" json:"max_retries,omitempty"` // of its jobs; default: the larger of 12 and queue.max_retries
+	Timeout       string                 `protobuf:"bytes,12,opt,name=timeout,proto3" json:"timeout,omitempty"`                                // of one attempt; default: api.timeout
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1598,6 +1641,27 @@ func (x *ScheduleJobRequest) GetOverlap() string {
 func (x *ScheduleJobRequest) GetJitter() string {
 	if x != nil {
 		return x.Jitter
+	}
+	return ""
+}
+
+func (x *ScheduleJobRequest) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+func (x *ScheduleJobRequest) GetMaxRetries() int32 {
+	if x != nil && x.MaxRetries != nil {
+		return *x.MaxRetries
+	}
+	return 0
+}
+
+func (x *ScheduleJobRequest) GetTimeout() string {
+	if x != nil {
+		return x.Timeout
 	}
 	return ""
 }
@@ -1840,6 +1904,8 @@ type Schedule struct {
 	Jitter        string                 `protobuf:"bytes,14,opt,name=jitter,proto3" json:"jitter,omitempty"`
 	LastJobId     string                 `protobuf:"bytes,15,opt,name=last_job_id,json=lastJobId,proto3" json:"last_job_id,omitempty"`
 	LastJobStatus string                 `protobuf:"bytes,16,opt,name=last_job_status,json=lastJobStatus,proto3" json:"last_job_status,omitempty"`
+	MaxRetries    int32                  `protobuf:"varint,17,opt,name=max_retries,json=maxRetries,proto3" json:"max_retries,omitempty"`
+	Timeout       string                 `protobuf:"bytes,18,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1982,6 +2048,20 @@ func (x *Schedule) GetLastJobId() string {
 func (x *Schedule) GetLastJobStatus() string {
 	if x != nil {
 		return x.LastJobStatus
+	}
+	return ""
+}
+
+func (x *Schedule) GetMaxRetries() int32 {
+	if x != nil {
+		return x.MaxRetries
+	}
+	return 0
+}
+
+func (x *Schedule) GetTimeout() string {
+	if x != nil {
+		return x.Timeout
 	}
 	return ""
 }
@@ -5573,7 +5653,7 @@ const file_daemon_proto_rawDesc = "" +
 	"\x13GetJobResultRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"!\n" +
 	"\vResultChunk\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"\xe2\x04\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\x81\x05\n" +
 	"\tJobStatus\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x18\n" +
 	"\acommand\x18\x02 \x01(\tR\acommand\x121\n" +
@@ -5600,14 +5680,20 @@ const file_daemon_proto_rawDesc = "" +
 	"\venvironment\x18\x10 \x01(\tR\venvironment\x12\x1a\n" +
 	"\bschedule\x18\x11 \x01(\tR\bschedule\x12!\n" +
 	"\fresult_bytes\x18\x12 \x01(\x03R\vresultBytes\x12%\n" +
-	"\x0eresult_omitted\x18\x13 \x01(\bR\rresultOmitted\"\x94\x01\n" +
+	"\x0eresult_omitted\x18\x13 \x01(\bR\rresultOmitted\x12\x1d\n" +
+	"\n" +
+	"retried_by\x18\x14 \x01(\tR\tretriedBy\"\xe7\x01\n" +
 	"\x0fListJobsRequest\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x05R\x05limit\x12\x18\n" +
 	"\acommand\x18\x03 \x01(\tR\acommand\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\x12\x1a\n" +
-	"\bschedule\x18\x05 \x01(\tR\bschedule\"c\n" +
+	"\bschedule\x18\x05 \x01(\tR\bschedule\x12\x14\n" +
+	"\x05since\x18\x06 \x01(\tR\x05since\x12\x1d\n" +
+	"\n" +
+	"error_code\x18\a \x01(\tR\terrorCode\x12\x1c\n" +
+	"\tunretried\x18\b \x01(\bR\tunretried\"c\n" +
 	"\x10ListJobsResponse\x12'\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x13.honeydew.JobStatusR\x04jobs\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x15\n" +
@@ -5624,8 +5710,9 @@ const file_daemon_proto_rawDesc = "" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1a\n" +
 	"\brequired\x18\x03 \x01(\bR\brequired\"\x13\n" +
 	"\x11PauseQueueRequest\"\x14\n" +
-	"\x12PauseQueueResponse\"\x14\n" +
-	"\x12ResumeQueueRequest\"\x15\n" +
+	"\x12PauseQueueResponse\"9\n" +
+	"\x12ResumeQueueRequest\x12#\n" +
+	"\rrelease_holds\x18\x01 \x01(\bR\freleaseHolds\"\x15\n" +
 	"\x13ResumeQueueResponse\"F\n" +
 	"\fPruneRequest\x12\x1d\n" +
 	"\n" +
@@ -5636,7 +5723,7 @@ const file_daemon_proto_rawDesc = "" +
 	"\rBackupRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\"&\n" +
 	"\x0eBackupResponse\x12\x14\n" +
-	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\"\x9a\x02\n" +
+	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\"\x84\x03\n" +
 	"\x12ScheduleJobRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tcron_expr\x18\x02 \x01(\tR\bcronExpr\x12\x18\n" +
@@ -5646,7 +5733,13 @@ const file_daemon_proto_rawDesc = "" +
 	"\venvironment\x18\x06 \x01(\tR\venvironment\x12\x16\n" +
 	"\x06missed\x18\a \x01(\tR\x06missed\x12\x18\n" +
 	"\aoverlap\x18\b \x01(\tR\aoverlap\x12\x16\n" +
-	"\x06jitter\x18\t \x01(\tR\x06jitter\"V\n" +
+	"\x06jitter\x18\t \x01(\tR\x06jitter\x12\x18\n" +
+	"\areplace\x18\n" +
+	" \x01(\bR\areplace\x12$\n" +
+	"\vmax_retries\x18\v \x01(\x05H\x00R\n" +
+	"maxRetries\x88\x01\x01\x12\x18\n" +
+	"\atimeout\x18\f \x01(\tR\atimeoutB\x0e\n" +
+	"\f_max_retries\"V\n" +
 	"\x13ScheduleJobResponse\x12\x1f\n" +
 	"\vschedule_id\x18\x01 \x01(\tR\n" +
 	"scheduleId\x12\x1e\n" +
@@ -5658,7 +5751,7 @@ const file_daemon_proto_rawDesc = "" +
 	"\x15UnscheduleJobResponse\"\x16\n" +
 	"\x14ListSchedulesRequest\"I\n" +
 	"\x15ListSchedulesResponse\x120\n" +
-	"\tschedules\x18\x01 \x03(\v2\x12.honeydew.ScheduleR\tschedules\"\xf2\x03\n" +
+	"\tschedules\x18\x01 \x03(\v2\x12.honeydew.ScheduleR\tschedules\"\xad\x04\n" +
 	"\bSchedule\x12\x1f\n" +
 	"\vschedule_id\x18\x01 \x01(\tR\n" +
 	"scheduleId\x12\x12\n" +
@@ -5678,7 +5771,10 @@ const file_daemon_proto_rawDesc = "" +
 	"\aoverlap\x18\r \x01(\tR\aoverlap\x12\x16\n" +
 	"\x06jitter\x18\x0e \x01(\tR\x06jitter\x12\x1e\n" +
 	"\vlast_job_id\x18\x0f \x01(\tR\tlastJobId\x12&\n" +
-	"\x0flast_job_status\x18\x10 \x01(\tR\rlastJobStatus\"I\n" +
+	"\x0flast_job_status\x18\x10 \x01(\tR\rlastJobStatus\x12\x1f\n" +
+	"\vmax_retries\x18\x11 \x01(\x05R\n" +
+	"maxRetries\x12\x18\n" +
+	"\atimeout\x18\x12 \x01(\tR\atimeout\"I\n" +
 	"\x19SetScheduleEnabledRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aenabled\x18\x02 \x01(\bR\aenabled\"L\n" +
@@ -5691,10 +5787,10 @@ const file_daemon_proto_rawDesc = "" +
 	"\x16PreviewScheduleRequest\x12\x1b\n" +
 	"\tcron_expr\x18\x01 \x01(\tR\bcronExpr\"/\n" +
 	"\x17PreviewScheduleResponse\x12\x14\n" +
-	"\x05times\x18\x01 \x03(\tR\x05times\"m\n" +
+	"\x05times\x18\x01 \x03(\tR\x05times\"h\n" +
 	"\fLoginRequest\x12\x1a\n" +
-	"\busername\x18\x01 \x01(\tR\busername\x12\x1f\n" +
-	"\bpassword\x18\x02 \x01(\tB\x03\x80\x01\x01R\bpassword\x12 \n" +
+	"\busername\x18\x01 \x01(\tR\busername\x12\x1a\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\x12 \n" +
 	"\venvironment\x18\x03 \x01(\tR\venvironment\"\xb3\x01\n" +
 	"\rLoginResponse\x12 \n" +
 	"\venvironment\x18\x01 \x01(\tR\venvironment\x12\x1a\n" +
@@ -6219,6 +6315,7 @@ func file_daemon_proto_init() {
 		return
 	}
 	file_daemon_proto_msgTypes[0].OneofWrappers = []any{}
+	file_daemon_proto_msgTypes[27].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

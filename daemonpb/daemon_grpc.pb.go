@@ -110,25 +110,27 @@ type DaemonClient interface {
 	// CancelJob cancels a pending or running job; a running one's request is aborted.
 	// NotFound; FailedPrecondition: it has ended already.
 	CancelJob(ctx context.Context, in *CancelJobRequest, opts ...grpc.CallOption) (*CancelJobResponse, error)
-	// RetryJob submits a failed or cancelled job again as a new job, without an idempotency key.
-	// NotFound; FailedPrecondition: it is not failed or cancelled; ResourceExhausted.
+	// RetryJob submits a failed or cancelled job again as a new job, without an idempotency key; the old one's retried_by
+	// names it. NotFound; FailedPrecondition: it is not failed or cancelled, or was retried already; ResourceExhausted.
 	RetryJob(ctx context.Context, in *RetryJobRequest, opts ...grpc.CallOption) (*RetryJobResponse, error)
 	// GetJobStatus answers with the job and its result; where the message would pass 3 MiB the result is left out and
 	// result_omitted is set. NotFound.
 	GetJobStatus(ctx context.Context, in *GetJobStatusRequest, opts ...grpc.CallOption) (*JobStatus, error)
 	// WatchJob sends the job's present state and then each transition, and ends after a terminal one. NotFound.
 	// Unavailable: the daemon is stopping, or this client reads too slowly; ask again.
+	// Results of more than 256 KiB may be left out (result_omitted).
 	WatchJob(ctx context.Context, in *WatchJobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JobStatus], error)
 	// GetJobResult sends a result of any size in chunks of at most 1 MiB.
 	// NotFound; FailedPrecondition: the job is not completed.
 	GetJobResult(ctx context.Context, in *GetJobResultRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ResultChunk], error)
 	// ListJobs pages through jobs, newest first, without results; pages stop short of 3 MiB.
-	// InvalidArgument: status, limit or page_token.
+	// InvalidArgument: status, limit, since or page_token.
 	ListJobs(ctx context.Context, in *ListJobsRequest, opts ...grpc.CallOption) (*ListJobsResponse, error)
 	// ListCommands answers with every command that can be submitted or scheduled.
 	ListCommands(ctx context.Context, in *ListCommandsRequest, opts ...grpc.CallOption) (*ListCommandsResponse, error)
 	// PauseQueue starts no more jobs until ResumeQueue, restarts included; running ones go on.
 	PauseQueue(ctx context.Context, in *PauseQueueRequest, opts ...grpc.CallOption) (*PauseQueueResponse, error)
+	// ResumeQueue starts jobs again; with release_holds also those whose API asked to wait.
 	ResumeQueue(ctx context.Context, in *ResumeQueueRequest, opts ...grpc.CallOption) (*ResumeQueueResponse, error)
 	// Prune deletes jobs that ended longer ago than older_than (default: storage.retention) and gives their space
 	// back to the file system. InvalidArgument: older_than.
@@ -137,8 +139,9 @@ type DaemonClient interface {
 	// AlreadyExists: something is there. ResourceExhausted: disk full.
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (*BackupResponse, error)
 	// ScheduleJob submits a command at each time that a cron expression names.
-	// InvalidArgument: name, cron_expr (also one that never fires), command, payload, missed, overlap or jitter.
-	// AlreadyExists: the name is taken. NotFound: environment.
+	// InvalidArgument: name, cron_expr (also one that never fires), command, payload, missed, overlap, jitter,
+	// max_retries or timeout.
+	// AlreadyExists: the name is taken, and replace is not set. NotFound: environment.
 	ScheduleJob(ctx context.Context, in *ScheduleJobRequest, opts ...grpc.CallOption) (*ScheduleJobResponse, error)
 	// UnscheduleJob removes a schedule, by id or name; its jobs stay. NotFound.
 	UnscheduleJob(ctx context.Context, in *UnscheduleJobRequest, opts ...grpc.CallOption) (*UnscheduleJobResponse, error)
@@ -712,25 +715,27 @@ type DaemonServer interface {
 	// CancelJob cancels a pending or running job; a running one's request is aborted.
 	// NotFound; FailedPrecondition: it has ended already.
 	CancelJob(context.Context, *CancelJobRequest) (*CancelJobResponse, error)
-	// RetryJob submits a failed or cancelled job again as a new job, without an idempotency key.
-	// NotFound; FailedPrecondition: it is not failed or cancelled; ResourceExhausted.
+	// RetryJob submits a failed or cancelled job again as a new job, without an idempotency key; the old one's retried_by
+	// names it. NotFound; FailedPrecondition: it is not failed or cancelled, or was retried already; ResourceExhausted.
 	RetryJob(context.Context, *RetryJobRequest) (*RetryJobResponse, error)
 	// GetJobStatus answers with the job and its result; where the message would pass 3 MiB the result is left out and
 	// result_omitted is set. NotFound.
 	GetJobStatus(context.Context, *GetJobStatusRequest) (*JobStatus, error)
 	// WatchJob sends the job's present state and then each transition, and ends after a terminal one. NotFound.
 	// Unavailable: the daemon is stopping, or this client reads too slowly; ask again.
+	// Results of more than 256 KiB may be left out (result_omitted).
 	WatchJob(*WatchJobRequest, grpc.ServerStreamingServer[JobStatus]) error
 	// GetJobResult sends a result of any size in chunks of at most 1 MiB.
 	// NotFound; FailedPrecondition: the job is not completed.
 	GetJobResult(*GetJobResultRequest, grpc.ServerStreamingServer[ResultChunk]) error
 	// ListJobs pages through jobs, newest first, without results; pages stop short of 3 MiB.
-	// InvalidArgument: status, limit or page_token.
+	// InvalidArgument: status, limit, since or page_token.
 	ListJobs(context.Context, *ListJobsRequest) (*ListJobsResponse, error)
 	// ListCommands answers with every command that can be submitted or scheduled.
 	ListCommands(context.Context, *ListCommandsRequest) (*ListCommandsResponse, error)
 	// PauseQueue starts no more jobs until ResumeQueue, restarts included; running ones go on.
 	PauseQueue(context.Context, *PauseQueueRequest) (*PauseQueueResponse, error)
+	// ResumeQueue starts jobs again; with release_holds also those whose API asked to wait.
 	ResumeQueue(context.Context, *ResumeQueueRequest) (*ResumeQueueResponse, error)
 	// Prune deletes jobs that ended longer ago than older_than (default: storage.retention) and gives their space
 	// back to the file system. InvalidArgument: older_than.
@@ -739,8 +744,9 @@ type DaemonServer interface {
 	// AlreadyExists: something is there. ResourceExhausted: disk full.
 	Backup(context.Context, *BackupRequest) (*BackupResponse, error)
 	// ScheduleJob submits a command at each time that a cron expression names.
-	// InvalidArgument: name, cron_expr (also one that never fires), command, payload, missed, overlap or jitter.
-	// AlreadyExists: the name is taken. NotFound: environment.
+	// InvalidArgument: name, cron_expr (also one that never fires), command, payload, missed, overlap, jitter,
+	// max_retries or timeout.
+	// AlreadyExists: the name is taken, and replace is not set. NotFound: environment.
 	ScheduleJob(context.Context, *ScheduleJobRequest) (*ScheduleJobResponse, error)
 	// UnscheduleJob removes a schedule, by id or name; its jobs stay. NotFound.
 	UnscheduleJob(context.Context, *UnscheduleJobRequest) (*UnscheduleJobResponse, error)
