@@ -5,7 +5,6 @@ package main
 // talks to the daemon; what the verbs do is in cli_daemon.go and cli_jobs.go.
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -16,12 +15,17 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
+	"unicode/utf8"
 
+	"golang.org/x/term"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -49,7 +53,7 @@ type process struct {
 	stdout, stderr *os.File
 	queries        fs.FS
 	version        string
-	stdoutWidth    int // columns of the terminal, 0 if it is none
+	stdoutWidth    int // columns of the terminal, 0 if it is none or does not know
 }
 
 // action is what a verb does with its arguments.
@@ -74,10 +78,35 @@ type cli struct {
 	conn     *grpc.ClientConn
 	client   api
 	skewTold bool
+	stranger atomic.Pointer[error] // why nothing was sent to the socket
 }
 
 // errSaid is an error about which the user has been told all.
 var errSaid = errors.New("")
+
+// errInterrupted: the user wants no more of it.
+var errInterrupted = errors.New("interrupted")
+
+// interruptible is what read returns, or errInterrupted as soon as ctx ends. The read itself cannot be ended, and is
+// left behind: the process ends soon.
+func interruptible[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	type outcome struct {
+		value T
+		err   error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		value, err := read()
+		done <- outcome{value, err}
+	}()
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-ctx.Done():
+		var none T
+		return none, errInterrupted
+	}
+}
 
 // usagef is wrong usage: exit code 2.
 func usagef(format string, args ...any) *Error { return errorf(codeInvalidArgument, format, args...) }
@@ -85,7 +114,7 @@ func usagef(format string, args ...any) *Error { return errorf(codeInvalidArgume
 // runCLI is the whole program; it returns the exit code.
 func runCLI(ctx context.Context, p process) int {
 	c := &cli{process: p, home: defaultHome(p.getenv, p.userHome)}
-	c.printer = printer{out: bufio.NewWriterSize(p.stdout, 64<<10), width: p.stdoutWidth}
+	c.printer = newPrinter(p.stdout, term.IsTerminal(int(p.stdout.Fd())), p.stdoutWidth)
 	err := c.run(ctx)
 	if flushErr := c.out.Flush(); flushErr != nil {
 		err = fmt.Errorf("cannot write to stdout: %w", flushErr)
@@ -111,10 +140,15 @@ func (c *cli) run(ctx context.Context) (err error) {
 		}
 		return table
 	})
-	if c.conn, err = dial(sync.OnceValue(c.socketPath), c.intercept); err != nil {
+	peer := peerCredentials{refused: func(err error) { c.stranger.Store(&err) }}
+	c.conn, err = dial(sync.OnceValue(c.socketPath), c.intercept, grpc.WithTransportCredentials(peer))
+	if err != nil {
 		return err
 	}
 	c.client = daemonpb.NewDaemonClient(c.conn)
+	if err := checkWords(c.args); err != nil {
+		return err
+	}
 	v, rest, err := c.find(c.args)
 	if v == nil {
 		return err
@@ -126,6 +160,7 @@ func (c *cli) run(ctx context.Context) (err error) {
 		var stop context.CancelFunc
 		ctx, stop = signal.NotifyContext(ctx, os.Interrupt)
 		defer stop()
+		context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
 	}
 	act := v.setup(c, f)
 	args, err := v.parse(f, rest)
@@ -135,7 +170,52 @@ func (c *cli) run(ctx context.Context) (err error) {
 	} else if err != nil {
 		return err
 	}
+	if err := c.checkHomeKnown(v.name); err != nil {
+		return err
+	}
 	return act(ctx, args)
+}
+
+// checkWords refuses arguments that are no UTF-8, which the daemon's protocol cannot carry.
+func checkWords(args []string) error {
+	for i, word := range args {
+		if !utf8.ValidString(word) {
+			return usagef("argument %d is no UTF-8: %q", i+1, word).hint("is the locale of this shell UTF-8?")
+		}
+	}
+	return nil
+}
+
+// homeVariable is the environment variable that names the user's home.
+func homeVariable() string {
+	if runtime.GOOS == "windows" {
+		return "USERPROFILE"
+	}
+	return "HOME"
+}
+
+// checkHomeKnown refuses a verb that needs the home where nobody says which it is, or where its name cannot travel.
+func (c *cli) checkHomeKnown(verb string) error {
+	if verb == "version" || verb == "completion" {
+		return nil
+	}
+	variable, own := homeVariable(), c.getenv("HONEYDEW_HOME")
+	var fault *Error
+	switch {
+	case c.getenv(variable) == "" && own == "":
+		fault = usagef("neither HONEYDEW_HOME nor %s is set, so there is no place for honeydew's files", variable).
+			hint("set one of them, for example: HONEYDEW_HOME=/var/lib/honeydew")
+	case c.getenv(variable) == "" && strings.HasPrefix(own, "~"):
+		fault = usagef("HONEYDEW_HOME is %q, but %s is not set", own, variable).hint("set it, or write the whole path")
+	case !utf8.ValidString(c.home):
+		fault = usagef("the home's path is no UTF-8: %q", c.home).hint("let HONEYDEW_HOME name another directory")
+	default:
+		return nil
+	}
+	if verb == "daemon" {
+		return exitError{exitConfig, fault}
+	}
+	return fault
 }
 
 // verbs ranges over the table. The commands, of which the last ones are made, are read only for who comes to them.
@@ -265,30 +345,86 @@ func (c *cli) absolute(path string) string {
 // explain is the one place where errors become words and exit codes.
 func (c *cli) explain(err error) (code int, text, hint string) {
 	e, grpcCode := asError(err)
-	text, hint = printable(e.Message), printable(e.Hint)
-	exit, _ := errors.AsType[exitError](err)
-	for _, row := range []struct {
-		fits       bool
-		code       int
-		text, hint string
-	}{
-		{exit.code != 0, exit.code, text, hint},
-		{grpcCode == codes.Canceled, exitInterrupted, "interrupted", ""},
-		{grpcCode == codes.Unavailable && strings.Contains(text, syscall.EACCES.Error()), exitFailed,
-			"the daemon's socket is not yours to use", "it belongs to another user, or $HONEYDEW_SOCKET names the wrong file"},
-		{grpcCode == codes.Unavailable, exitNotRunning, "the daemon is not running", "start it with: honeydew start"},
-		{e.Code == codeShuttingDown, exitNotRunning, "the daemon is shutting down", "start it again with: honeydew start"},
-		{grpcCode == codes.DeadlineExceeded, exitFailed, "the daemon is busy and did not answer in time", "try again, and see: honeydew status"},
-		{grpcCode == codes.Unimplemented, exitFailed, "the daemon is of another release and does not know this",
-			"restart it with: honeydew stop && honeydew start"},
-		{slices.Contains([]string{codeAuthRequired, codeAuthExpired, codeAuthInvalid}, e.Code), exitLogin, text, "log in with: honeydew login"},
-		{e.Code == codeInvalidArgument || e.Code == codeUnknownCommand, exitUsage, text, hint},
-	} {
-		if row.fits {
-			return row.code, row.text, row.hint
-		}
+	text, hint = neutral(e.Message), neutral(e.Hint)
+	if exit, ok := errors.AsType[exitError](err); ok && exit.code != 0 {
+		return exit.code, text, hint
+	}
+	if errors.Is(err, errInterrupted) || grpcCode == codes.Canceled {
+		return exitInterrupted, "interrupted", ""
+	}
+	switch grpcCode {
+	case codes.Unavailable, codes.DeadlineExceeded:
+		return c.explainSilence(grpcCode, text)
+	case codes.Unimplemented:
+		return exitFailed, "the daemon is of another release and does not know this",
+			"restart it with: honeydew stop && honeydew start"
+	}
+	switch e.Code {
+	case codeShuttingDown:
+		return exitNotRunning, "the daemon is shutting down", "start it again with: honeydew start"
+	case codeAuthRequired, codeAuthExpired, codeAuthInvalid:
+		return exitLogin, text, "log in with: honeydew login"
+	case codeInvalidArgument, codeUnknownCommand:
+		return exitUsage, text, hint
 	}
 	return exitFailed, text, hint
+}
+
+// explainSilence says why no answer came: text is what gRPC says of it. Whether a daemon runs is what its lock says,
+// for a socket tells a stopped or busy daemon from a dead one badly.
+func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint string) {
+	if stranger := c.stranger.Load(); stranger != nil {
+		return exitFailed, neutral((*stranger).Error()),
+			"do not trust it; remove it, or let $HONEYDEW_SOCKET or daemon.socket_path name your own daemon's"
+	}
+	held, err := c.daemonHolds(code)
+	switch {
+	case outOfFiles(err) || strings.Contains(text, syscall.EMFILE.Error()):
+		return exitFailed, "too many open files: this process may open no more, and so cannot ask the daemon",
+			"raise the limit, for example with: ulimit -n 256"
+	case strings.Contains(text, syscall.EACCES.Error()):
+		return exitFailed, "the daemon's socket is not yours to use",
+			"it belongs to another user, or $HONEYDEW_SOCKET names the wrong file"
+	case err != nil:
+		return exitFailed, neutral(fmt.Sprintf("the daemon does not answer, and whether it runs is not known: %v", err)),
+			"look with: honeydew doctor"
+	case held:
+		pid := c.daemonPID()
+		return exitFailed, fmt.Sprintf("the daemon runs (pid %s) but does not answer: busy or stopped", pid),
+			fmt.Sprintf("try again; kill -CONT %s wakes a stopped one, kill %s ends it; see also: honeydew logs", pid, pid)
+	case code == codes.DeadlineExceeded:
+		return exitFailed, "no answer came in time, and no daemon of this home runs",
+			"see which socket is asked with: honeydew doctor"
+	}
+	return exitNotRunning, "the daemon is not running", "start it with: honeydew start"
+}
+
+// daemonHolds reports whether a daemon holds the lock of the home. One whose connection broke may be at its end, and
+// is given a moment to reach it.
+func (c *cli) daemonHolds(code codes.Code) (held bool, err error) {
+	patience := time.Now().Add(endPatience)
+	for {
+		held, err = lockHeld(lockPath(c.home))
+		if !held || err != nil || code != codes.Unavailable || time.Now().After(patience) {
+			return held, err
+		}
+		time.Sleep(poll)
+	}
+}
+
+// daemonPID is the daemon's process, as its PID file has it.
+func (c *cli) daemonPID() string {
+	cfg, _ := c.config()
+	text, err := os.ReadFile(cfg.Daemon.PIDFile)
+	if pid, convErr := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && convErr == nil {
+		return strconv.Itoa(pid)
+	}
+	return "unknown"
+}
+
+// outOfFiles reports whether err is that of a process, or of a system, that can open no more files.
+func outOfFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // asError is err as an Error, whether it arose here or came from the daemon; the code is that of gRPC where gRPC itself
@@ -312,5 +448,5 @@ func asError(err error) (*Error, codes.Code) {
 // errorText is an error for people.
 func errorText(err error) string {
 	e, _ := asError(err)
-	return printable(e.Message)
+	return neutral(e.Message)
 }

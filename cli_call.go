@@ -17,12 +17,13 @@ import (
 	"strings"
 	"text/template"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	grpcbackoff "google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -31,9 +32,11 @@ import (
 )
 
 const (
+	pingTimeout  = 10 * time.Second // of a call that costs the daemon nothing
 	callTimeout  = 30 * time.Second
 	longTimeout  = 15 * time.Minute // of what works through the whole database, or waits for the API
 	watchTimeout = time.Hour        // of one call; a longer wait asks again
+	endPatience  = time.Second      // with a daemon that closed its connections, to end
 	answerGrace  = 3 * time.Second  // for an answer that is on its way when the user interrupts
 	maxReceive   = 16 << 20
 )
@@ -63,13 +66,30 @@ func (c *cli) socketPath() string {
 }
 
 // dial connects by our own dialer, when the first call is made: gRPC would read the path as a URL, and ask a proxy.
-func dial(path func() string, interceptor grpc.UnaryClientInterceptor) (*grpc.ClientConn, error) {
-	return grpc.NewClient("passthrough:///daemon", grpc.WithAuthority("localhost"), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithNoProxy(), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive)), grpc.WithDisableServiceConfig(),
+// It speaks only to the user's own daemon, or to root's. More options win.
+func dial(path func() string, interceptor grpc.UnaryClientInterceptor, more ...grpc.DialOption) (*grpc.ClientConn, error) {
+	options := []grpc.DialOption{
+		grpc.WithAuthority("localhost"),
+		grpc.WithTransportCredentials(peerCredentials{}),
+		grpc.WithNoProxy(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive)),
+		grpc.WithConnectParams(connectParams()),
 		grpc.WithUnaryInterceptor(interceptor),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path())
-		}))
+		}),
+	}
+	return grpc.NewClient("passthrough:///daemon", append(options, more...)...)
+}
+
+// connectParams lets a call's own deadline end the wait for a connection. By gRPC's own, a daemon that is stopped would
+// be one that cannot be reached.
+func connectParams() grpc.ConnectParams {
+	return grpc.ConnectParams{
+		Backoff:           grpcbackoff.DefaultConfig,
+		MinConnectTimeout: 2 * watchTimeout,
+	}
 }
 
 // intercept gives every call a deadline, and reads the daemon's version from its answer.
@@ -77,6 +97,8 @@ func (c *cli) intercept(ctx context.Context, method string, in, out any, conn *g
 	opts ...grpc.CallOption) error {
 	timeout := callTimeout
 	switch path.Base(method) {
+	case "Ping":
+		timeout = pingTimeout
 	case "Login", "Prune", "Backup":
 		timeout = longTimeout
 	case "SubmitJob", "TriggerSchedule": // even one who is interrupted shall know the id of what was sent
@@ -101,21 +123,26 @@ func outlast(ctx context.Context) context.Context {
 func (c *cli) noteVersion(header metadata.MD) {
 	if v := header.Get(versionHeader); len(v) > 0 && v[0] != c.version && !c.skewTold {
 		c.skewTold = true
-		c.note("warning: this is honeydew %s, the daemon is %s; restart it with: honeydew stop && honeydew start", c.version, printable(v[0]))
+		c.note("warning: this is honeydew %s, the daemon is %s; restart it with: honeydew stop && honeydew start", c.version, neutral(v[0]))
 	}
 }
 
-// stream is a call that is answered by many messages; timeout is that of all of them together.
+// stream is a call that is answered by many messages; timeout is that of all of them together. The first sign of life
+// must come as soon as the answer of any other call.
 func stream[In, Out any](ctx context.Context, c *cli, timeout time.Duration, in In, each func(*Out) error,
 	method func(api, context.Context, In, ...grpc.CallOption) (grpc.ServerStreamingClient[Out], error)) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	silence := time.AfterFunc(callTimeout, cancel)
 	s, err := method(c.client, ctx, in)
 	if err != nil {
-		return err
+		return silenceError(silence, err)
 	}
-	if header, err := s.Header(); err == nil {
+	if header, headerErr := s.Header(); headerErr == nil { // otherwise the first message's error says more
 		c.noteVersion(header)
+	}
+	if err := silenceError(silence, nil); err != nil {
+		return err
 	}
 	for err == nil {
 		var out *Out
@@ -125,6 +152,14 @@ func stream[In, Out any](ctx context.Context, c *cli, timeout time.Duration, in 
 	}
 	if errors.Is(err, io.EOF) {
 		return nil
+	}
+	return err
+}
+
+// silenceError is err, or that nothing was heard until silence ended the call.
+func silenceError(silence *time.Timer, err error) error {
+	if !silence.Stop() {
+		return status.Error(codes.DeadlineExceeded, "no sign of life")
 	}
 	return err
 }
@@ -192,7 +227,7 @@ func (c *cli) showText(key, text string) error {
 // note prints to stderr what is not the answer itself.
 func (c *cli) note(format string, args ...any) {
 	_ = c.out.Flush() // its error comes up again at the end
-	fmt.Fprintf(c.stderr, format+"\n", args...)
+	fmt.Fprintln(c.stderr, neutralised(fmt.Sprintf(format, args...), "\n\t", dropped))
 }
 
 const separator = "\x1f" // of columns, in place of the tabs of the templates
@@ -202,7 +237,10 @@ var answers string
 
 // render prints what the template of that name makes of data.
 func (c *cli) render(name string, data any) error {
-	_, text, _ := strings.Cut(answers, "\n== "+name+"\n")
+	_, text, found := strings.Cut(answers, "\n== "+name+"\n")
+	if !found {
+		return errorf(codeInternal, "this honeydew does not know how to show the answer %q", name).hint("see it with --json")
+	}
 	text, _, _ = strings.Cut(text, "\n== ")
 	shown, err := template.New(name).Funcs(template.FuncMap{
 		"bytes": bytesText, "local": localTime, "short": shortTime, "moment": parseTimeText,
@@ -217,12 +255,7 @@ func (c *cli) render(name string, data any) error {
 	if err := shown.Execute(&out, data); err != nil {
 		return err
 	}
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) || r == '\n' || string(r) == separator {
-			return r
-		}
-		return -1
-	}, strings.TrimRight(out.String(), "\n"))
+	text = neutralised(strings.TrimRight(out.String(), "\n"), "\n"+separator, dropped)
 	first, _, _ := strings.Cut(text, "\n")
 	columns := 1 + strings.Count(first, separator)
 	if columns == 1 {

@@ -15,14 +15,19 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"honeydew/daemonpb"
 )
@@ -31,6 +36,8 @@ const (
 	startPatience = time.Minute           // an old, large database may have to be upgraded
 	poll          = 20 * time.Millisecond // while another process starts or stops
 	logPoll       = 200 * time.Millisecond
+
+	maxStderrBytes = 1 << 20 // of daemon.stderr, at which it starts anew
 )
 
 func daemonVerbs() []verb {
@@ -63,8 +70,16 @@ func configFlag(f *flag.FlagSet) *string {
 func startVerb(c *cli, f *flag.FlagSet) action {
 	config := configFlag(f)
 	return func(ctx context.Context, _ []string) error {
-		if ping, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err == nil {
+		ping, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
+		if err == nil {
 			return c.show("running", nil, ping)
+		}
+		if c.stranger.Load() != nil {
+			return err
+		}
+		// One that is there but says nothing would make a second daemon end at once.
+		if held, lockErr := lockHeld(lockPath(c.home)); held && lockErr == nil && status.Code(err) == codes.DeadlineExceeded {
+			return err
 		}
 		if err := prepareHome(c.home); err != nil {
 			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
@@ -73,33 +88,112 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 		if *config != "" {
 			args = append(args, "--config", c.absolute(*config))
 		}
-		daemon, err := c.spawn(args)
+		daemon, begin, err := c.spawn(args)
 		if err != nil {
 			return err
 		}
-		return c.awaitReady(ctx, daemon)
+		return c.awaitReady(ctx, daemon, begin)
 	}
 }
 
 // stderrPath is where a daemon in the background prints, and a crash leaves its stack.
 func (c *cli) stderrPath() string { return filepath.Join(c.home, "daemon.stderr") }
 
-// spawn runs this binary, detached.
-func (c *cli) spawn(args []string) (*exec.Cmd, error) {
-	out, err := os.OpenFile(c.stderrPath(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+// spawn runs this binary, detached. It gets the home, its output and no other descriptor or promise of ours: a lock or
+// pipe that the caller left open would be held for as long as the daemon runs. The number says where in the file of
+// stderrPath its words begin.
+func (c *cli) spawn(args []string) (daemon *exec.Cmd, begin int64, err error) {
+	out, begin, err := openStderr(c.stderrPath())
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer out.Close()
 	cmd := exec.Command(c.executable, args...)
 	cmd.Args[0] = "honeydew"
-	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = c.home, out, out, detached()
-	return cmd, cmd.Start()
+	cmd.Dir = c.home
+	cmd.Env = append(daemonEnvironment(os.Environ()), "HONEYDEW_HOME="+c.home) // absolute, whatever the caller said
+	cmd.Stdout = out
+	cmd.Stderr = out
+	cmd.SysProcAttr = detached()
+	keepDescriptors(syscall.CloseOnExec)
+	return cmd, begin, cmd.Start()
+}
+
+// installedPath is the path by which the user called the program at executable, if it is that program's: a link there
+// outlives an upgrade, the file that it points to today may not.
+func installedPath(executable string) string {
+	return pathOf(os.Args[0], executable)
+}
+
+// pathOf is where name, as typed, leads, if that is the program at executable; else executable.
+func pathOf(name, executable string) string {
+	found, err := exec.LookPath(name)
+	if err != nil {
+		return executable
+	}
+	found, err = filepath.Abs(found)
+	if err != nil {
+		return executable
+	}
+	typed, err1 := os.Stat(found)
+	real, err2 := os.Stat(executable)
+	if err1 != nil || err2 != nil || !os.SameFile(typed, real) {
+		return executable
+	}
+	return found
+}
+
+// openStderr opens the file for the words of a daemon in the background, behind those of others that may still write
+// there, and says where that is. It starts anew only where it has grown too large.
+func openStderr(path string) (out *os.File, begin int64, err error) {
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, 0, errorf(codeFailedPrecondition, "%s is in the way: it is no regular file", path).hint("move it away")
+	}
+	out, err = os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := out.Stat()
+	if err == nil && info.Size() > maxStderrBytes {
+		return out, 0, out.Truncate(0)
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, out.Close())
+	}
+	return out, info.Size(), nil
+}
+
+// daemonEnvironment is the caller's environment without what a service manager said to the caller alone.
+func daemonEnvironment(environment []string) []string {
+	private := []string{"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID"}
+	return slices.DeleteFunc(slices.Clone(environment), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return slices.Contains(private, name)
+	})
+}
+
+// keepDescriptors keeps every descriptor but the first three from programs that this one executes: Go does so for those
+// that it opened, not for those that it was born with. set is syscall.CloseOnExec, whose argument differs by system.
+func keepDescriptors[T ~int | ~uintptr](set func(T)) {
+	if runtime.GOOS == "windows" { // where nothing is handed on that is not named
+		return
+	}
+	for fd := 3; fd < 256; fd++ { // not all systems list them, and one that is not open is no fault
+		set(T(fd))
+	}
+	for _, list := range []string{"/proc/self/fd", "/dev/fd"} {
+		entries, _ := os.ReadDir(list)
+		for _, entry := range entries {
+			if fd, err := strconv.Atoi(entry.Name()); err == nil && fd >= 3 {
+				set(T(fd))
+			}
+		}
+	}
 }
 
 // awaitReady returns when the daemon answers, or with the daemon's own words and exit code when it ended instead. If
 // it ended because another one was quicker, that one is as good.
-func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd) error {
+func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd, begin int64) error {
 	ended := make(chan error, 1)
 	go func() { ended <- daemon.Wait() }()
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
@@ -109,6 +203,7 @@ func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd) error {
 		case <-ended:
 			if code := daemon.ProcessState.ExitCode(); code != exitAlreadyRunning {
 				words, err := os.ReadFile(c.stderrPath())
+				words = words[min(begin, int64(len(words))):]
 				c.note("%s", cmp.Or(string(bytes.TrimSpace(words)), "honeydew: the daemon ended at once"))
 				return exitError{max(code, exitFailed), cmp.Or(err, errSaid)} // -1: killed
 			}
@@ -129,11 +224,6 @@ func stopVerb(c *cli, f *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
 		out, err := c.client.Shutdown(ctx, in)
 		held, lockErr := lockHeld(lockPath(c.home))
-		if _, code := asError(err); held && code == codes.Unavailable {
-			cfg, _ := c.config()
-			return exitError{exitNotRunning, errorf(codeInternal, "a daemon is there, but does not answer on its socket").
-				hint("end it with: kill $(cat %s)", cfg.Daemon.PIDFile)}
-		}
 		for held && err == nil {
 			select {
 			case <-time.After(poll):
@@ -164,6 +254,9 @@ func logsVerb(c *cli, f *flag.FlagSet) action {
 		for {
 			// Looked for before this file is read to its end: what it got before its rotation comes before what the next one has.
 			next := reopened(file, cfg.Logging.File)
+			if err := rewindTruncated(file); err != nil {
+				return err
+			}
 			if err := c.printLog(file, *last); err != nil || !*follow {
 				return err
 			}
@@ -197,6 +290,20 @@ func reopened(old *os.File, path string) *os.File {
 	return nil
 }
 
+// rewindTruncated goes back to the start of a file that was emptied in place, as copytruncate does.
+func rewindTruncated(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	at, err := file.Seek(0, io.SeekCurrent)
+	if err != nil || at <= info.Size() {
+		return err
+	}
+	_, err = file.Seek(0, io.SeekStart)
+	return err
+}
+
 // printLog prints the whole lines that follow, or only the last of them, and leaves one that is still written for later.
 func (c *cli) printLog(file *os.File, last int) error {
 	text, err := io.ReadAll(file)
@@ -222,7 +329,7 @@ func (c *cli) printLog(file *os.File, last int) error {
 func adminVerbs() []verb {
 	logout, auth := &daemonpb.LogoutRequest{}, &daemonpb.GetAuthStatusRequest{}
 	add, use, remove := &daemonpb.AddEnvironmentRequest{}, &daemonpb.SetActiveEnvironmentRequest{}, &daemonpb.RemoveEnvironmentRequest{}
-	prune := &daemonpb.PruneRequest{}
+	prune, resumeQueue := &daemonpb.PruneRequest{}, &daemonpb.ResumeQueueRequest{}
 	return []verb{
 		{"login", "", "Log in to the active environment", "honeydew login --username ada", loginVerb},
 		{"logout", "", "Forget the stored login", "honeydew logout", asking(api.Logout, logout, func(f *flag.FlagSet) {
@@ -246,7 +353,9 @@ func adminVerbs() []verb {
 			asking(api.RemoveEnvironment, remove, nil, &remove.Name)},
 		{"queue pause", "", "Start no more jobs until resumed", "honeydew queue pause",
 			asking(api.PauseQueue, &daemonpb.PauseQueueRequest{}, nil)},
-		{"queue resume", "", "Start jobs again", "honeydew queue resume", asking(api.ResumeQueue, &daemonpb.ResumeQueueRequest{}, nil)},
+		{"queue resume", "", "Start jobs again", "honeydew queue resume", asking(api.ResumeQueue, resumeQueue, func(f *flag.FlagSet) {
+			f.BoolVar(&resumeQueue.ReleaseHolds, "now", false, "also those for which the API asked to wait")
+		})},
 		{"prune", "", "Delete finished jobs and shrink the database", "honeydew prune --older-than 7d --dry-run",
 			asking(api.Prune, prune, func(f *flag.FlagSet) {
 				f.StringVar(&prune.OlderThan, "older-than", "", "delete what ended longer than `AGE` ago, such as 7d (default: storage.retention)")
@@ -254,33 +363,99 @@ func adminVerbs() []verb {
 			})},
 		{"backup", "FILE", "Write a consistent copy of the database", "honeydew backup ~/honeydew.db", func(c *cli, _ *flag.FlagSet) action {
 			return func(ctx context.Context, args []string) error {
-				return ask(ctx, c, api.Backup, &daemonpb.BackupRequest{Path: c.absolute(args[0])})
+				path := c.absolute(args[0])
+				if !utf8.ValidString(path) { // of the working directory
+					return usagef("backup: the path is no UTF-8: %q", path).hint("write it elsewhere")
+				}
+				return ask(ctx, c, api.Backup, &daemonpb.BackupRequest{Path: path})
 			}
 		}},
 	}
 }
 
 func scheduleVerbs() []verb {
-	pause, resume := &daemonpb.SetScheduleEnabledRequest{}, &daemonpb.SetScheduleEnabledRequest{Enabled: true}
-	remove := &daemonpb.UnscheduleJobRequest{}
 	return []verb{
 		{"schedule add", "NAME CRON COMMAND [KEY=VALUE...]", "Submit a command again and again",
 			"honeydew schedule add nightly '0 2 * * *' github.commits organization=acme repository=api startDate=last-success", scheduleAddVerb},
 		{"schedule list", "", "List the schedules", "honeydew schedule list", asking(api.ListSchedules, &daemonpb.ListSchedulesRequest{}, nil)},
-		{"schedule remove", "NAME", "Remove a schedule; its jobs stay", "honeydew schedule remove nightly",
-			asking(api.UnscheduleJob, remove, nil, &remove.Name)},
-		{"schedule pause", "NAME", "Fire it no more until resumed", "honeydew schedule pause nightly",
-			asking(api.SetScheduleEnabled, pause, nil, &pause.Name)},
-		{"schedule resume", "NAME", "Fire it again, from now on", "honeydew schedule resume nightly",
-			asking(api.SetScheduleEnabled, resume, nil, &resume.Name)},
-		{"schedule run", "NAME", "Submit its job now", "honeydew schedule run nightly", func(c *cli, f *flag.FlagSet) action {
-			wait := f.Bool("wait", false, "wait for the end of the job")
-			return func(ctx context.Context, args []string) error {
-				out, err := c.client.TriggerSchedule(ctx, &daemonpb.TriggerScheduleRequest{Name: args[0]})
-				return c.submitted(ctx, out, err, *wait, c.waitAll)
-			}
-		}},
+		{"schedule remove", "NAME", "Remove a schedule; its jobs stay", "honeydew schedule remove nightly", scheduleRemoveVerb},
+		{"schedule pause", "NAME", "Fire it no more until resumed", "honeydew schedule pause nightly", scheduleEnabledVerb(false)},
+		{"schedule resume", "NAME", "Fire it again, from now on", "honeydew schedule resume nightly", scheduleEnabledVerb(true)},
+		{"schedule run", "NAME", "Submit its job now", "honeydew schedule run nightly", scheduleRunVerb},
 		{"schedule test", "CRON|NAME", "Show the next five times", "honeydew schedule test '*/15 9-17 * * 1-5'", scheduleTestVerb},
+	}
+}
+
+// minIDPrefix is as short as a schedule's id may be written: what is shorter is rather a mistyped name.
+const minIDPrefix = 4
+
+// schedule finds the schedule of that name, or else of that id, which may be shortened; nil if there is none.
+func (c *cli) schedule(ctx context.Context, text string) (*daemonpb.Schedule, error) {
+	all, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
+	if err != nil {
+		return nil, err
+	}
+	var found []*daemonpb.Schedule
+	for _, s := range all.Schedules {
+		if s.Name == text {
+			return s, nil
+		}
+		if len(text) >= minIDPrefix && strings.HasPrefix(s.ScheduleId, text) {
+			found = append(found, s)
+		}
+	}
+	if len(found) > 1 {
+		return nil, usagef("%q begins the ids of %s", text, count(len(found), "schedule")).hint("write more of it, or the name")
+	}
+	if len(found) == 0 {
+		return nil, nil
+	}
+	return found[0], nil
+}
+
+// scheduleName is the name of the schedule that the user means; that of one that is not there is left to the daemon.
+func (c *cli) scheduleName(ctx context.Context, text string) (string, error) {
+	s, err := c.schedule(ctx, text)
+	if err != nil {
+		return "", err
+	}
+	if s == nil {
+		return text, nil
+	}
+	return s.Name, nil
+}
+
+func scheduleRemoveVerb(c *cli, _ *flag.FlagSet) action {
+	return func(ctx context.Context, args []string) error {
+		name, err := c.scheduleName(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		return ask(ctx, c, api.UnscheduleJob, &daemonpb.UnscheduleJobRequest{Name: name})
+	}
+}
+
+func scheduleEnabledVerb(enabled bool) setup {
+	return func(c *cli, _ *flag.FlagSet) action {
+		return func(ctx context.Context, args []string) error {
+			name, err := c.scheduleName(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return ask(ctx, c, api.SetScheduleEnabled, &daemonpb.SetScheduleEnabledRequest{Name: name, Enabled: enabled})
+		}
+	}
+}
+
+func scheduleRunVerb(c *cli, f *flag.FlagSet) action {
+	wait := f.Bool("wait", false, "wait for the end of the job")
+	return func(ctx context.Context, args []string) error {
+		name, err := c.scheduleName(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		out, err := c.client.TriggerSchedule(ctx, &daemonpb.TriggerScheduleRequest{Name: name})
+		return c.submitted(ctx, out, err, *wait, c.waitAll)
 	}
 }
 
@@ -301,7 +476,7 @@ func loginVerb(c *cli, f *flag.FlagSet) action {
 		if _, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err != nil {
 			return err
 		}
-		if err := c.readLogin(in, *fromStdin); err != nil {
+		if err := c.readLogin(ctx, in, *fromStdin); err != nil {
 			return err
 		}
 		return ask(ctx, c, api.Login, in)
@@ -309,22 +484,92 @@ func loginVerb(c *cli, f *flag.FlagSet) action {
 }
 
 // readLogin reads what is missing, from the pipe or by asking.
-func (c *cli) readLogin(in *daemonpb.LoginRequest, fromStdin bool) error {
+func (c *cli) readLogin(ctx context.Context, in *daemonpb.LoginRequest, fromStdin bool) (err error) {
 	if fromStdin {
-		password, err := io.ReadAll(io.LimitReader(c.stdin, 64<<10))
-		in.Password = strings.TrimRight(string(password), "\r\n")
+		in.Password, err = c.pipedPassword(ctx)
 		return err
 	}
 	if in.Username == "" {
-		fmt.Fprint(c.stderr, "Username: ")
-		line, _ := bufio.NewReader(c.stdin).ReadString('\n') // its end may come without a newline
-		in.Username = strings.TrimSpace(line)
+		if in.Username, err = c.askUsername(ctx); err != nil {
+			return err
+		}
 	}
-	fmt.Fprint(c.stderr, "Password: ")
-	password, err := term.ReadPassword(int(c.stdin.Fd()))
-	fmt.Fprintln(c.stderr)
-	in.Password = string(password)
+	in.Password, err = c.askPassword(ctx)
 	return err
+}
+
+func (c *cli) pipedPassword(ctx context.Context) (string, error) {
+	text, err := interruptible(ctx, func() ([]byte, error) {
+		return io.ReadAll(io.LimitReader(c.stdin, 64<<10))
+	})
+	if err != nil {
+		return "", err
+	}
+	text, err = plainText("login: the password on stdin", text)
+	return strings.TrimRight(string(text), "\r\n"), err
+}
+
+func (c *cli) askUsername(ctx context.Context) (string, error) {
+	fmt.Fprint(c.stderr, "Username: ")
+	line, err := interruptible(ctx, func() (string, error) {
+		return bufio.NewReader(c.stdin).ReadString('\n')
+	})
+	if errors.Is(err, io.EOF) { // the last line may have no newline
+		err = nil
+	}
+	if err != nil {
+		fmt.Fprintln(c.stderr)
+		return "", err
+	}
+	name := strings.TrimSpace(line)
+	if name == "" {
+		return "", usagef("login: no username was typed")
+	}
+	if !utf8.ValidString(name) {
+		return "", usagef("login: the username is no UTF-8: %q", name).hint("is the locale of this terminal UTF-8?")
+	}
+	return name, nil
+}
+
+// askPassword reads a password that is not shown. The terminal is raw meanwhile, so that the keys that would end the
+// process reach us, and so is the terminal as it was, whichever way this ends.
+func (c *cli) askPassword(ctx context.Context) (password string, err error) {
+	signals := slices.Concat(terminateSignals, []os.Signal{syscall.SIGHUP, syscall.SIGQUIT})
+	ctx, stop := signal.NotifyContext(ctx, signals...)
+	defer stop()
+	fd := int(c.stdin.Fd())
+	before, err := term.MakeRaw(fd)
+	if err != nil {
+		return "", fmt.Errorf("cannot ask for the password: %w", err)
+	}
+	defer func() {
+		restoreErr := term.Restore(fd, before)
+		fmt.Fprintln(c.stderr)
+		if err == nil {
+			err = restoreErr
+		}
+	}()
+	fmt.Fprint(c.stderr, "Password: ")
+	keyboard := term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{keys{c.stdin}, io.Discard}, "")
+	password, err = interruptible(ctx, func() (string, error) { return keyboard.ReadPassword("") })
+	if errors.Is(err, io.EOF) || err == nil && password == "" {
+		return "", errorf(codeFailedPrecondition, "no password was typed").hint("try again: honeydew login")
+	}
+	return password, err
+}
+
+// keys is a raw terminal, at which Ctrl-C and Ctrl-\ interrupt.
+type keys struct{ io.Reader }
+
+func (k keys) Read(into []byte) (int, error) {
+	n, err := k.Reader.Read(into)
+	if bytes.ContainsAny(into[:n], "\x03\x1c") {
+		return 0, errInterrupted
+	}
+	return n, err
 }
 
 func scheduleAddVerb(c *cli, f *flag.FlagSet) action {
@@ -335,9 +580,13 @@ func scheduleAddVerb(c *cli, f *flag.FlagSet) action {
 	f.StringVar(&in.Missed, "missed", "", "what to do about times missed while down or asleep: `run_once` (default) or skip")
 	f.StringVar(&in.Overlap, "overlap", "", "while its previous job is unfinished: `skip` (default) or allow")
 	f.StringVar(&in.Jitter, "jitter", "", "start up to this `DURATION` later, at random")
+	f.BoolVar(&in.Replace, "replace", false, "change the schedule of that name; its history stays")
+	f.StringVar(&in.Timeout, "timeout", "", "`DURATION` of one attempt of its jobs, such as 90s (default: api.timeout)")
+	number(f, "max-retries", 0, "`N` retries of its jobs after a failure that may pass (default: 12, or more if queue.max_retries is)",
+		func(n int32) { in.MaxRetries = &n })
 	return func(ctx context.Context, args []string) (err error) {
 		in.Name, in.CronExpr, in.Command = args[0], args[1], args[2]
-		if in.Payload, err = c.payload(in.Command, *payload, args[3:]); err != nil {
+		if in.Payload, err = c.payload(ctx, in.Command, *payload, args[3:]); err != nil {
 			return err
 		}
 		return ask(ctx, c, api.ScheduleJob, in)
@@ -346,17 +595,17 @@ func scheduleAddVerb(c *cli, f *flag.FlagSet) action {
 
 func scheduleTestVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, args []string) error {
+		s, err := c.schedule(ctx, args[0])
+		if err != nil {
+			return err
+		}
 		in := &daemonpb.PreviewScheduleRequest{CronExpr: args[0]}
-		if !strings.ContainsAny(args[0], " @") { // no expression: a name
-			all, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
-			if err != nil {
-				return err
-			}
-			i := slices.IndexFunc(all.Schedules, func(s *daemonpb.Schedule) bool { return s.Name == args[0] })
-			if i < 0 {
-				return errorf(codeNotFound, "no schedule %q, and no cron expression either", args[0]).hint("list them with: honeydew schedule list")
-			}
-			in.CronExpr = all.Schedules[i].CronExpr
+		switch {
+		case s != nil:
+			in.CronExpr = s.CronExpr
+		case !strings.ContainsAny(args[0], " \t@"):
+			return errorf(codeNotFound, "no schedule %q, and no cron expression either", args[0]).
+				hint("list them with: honeydew schedule list")
 		}
 		return ask(ctx, c, api.PreviewSchedule, in)
 	}

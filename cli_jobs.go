@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -47,9 +48,9 @@ func jobVerbs() []verb {
 		}},
 		{"job wait", "ID...", "Wait until jobs have ended", "honeydew job wait 4k2m", func(c *cli, _ *flag.FlagSet) action { return c.waitAll }},
 		{"job cancel", "[ID...]", "Cancel jobs, by id or filter", "honeydew job cancel --status pending --command github.commits --dry-run",
-			eachVerb("cancelled", []string{statusPending, statusRunning}, (*cli).cancel)},
-		{"job retry", "[ID...]", "Submit failed or cancelled jobs again", "honeydew job retry --status failed",
-			eachVerb("submitted again", []string{statusFailed, statusCancelled}, (*cli).retry)},
+			eachVerb("cancelled", []string{statusPending, statusRunning}, (*cli).matching, (*cli).cancel)},
+		{"job retry", "[ID...]", "Submit failed or cancelled jobs again", "honeydew job retry --status failed --since -1d --dry-run",
+			eachVerb("submitted again", []string{statusFailed, statusCancelled}, (*cli).retryable, (*cli).retry)},
 	}
 }
 
@@ -59,7 +60,14 @@ func filterFlags(f *flag.FlagSet) *daemonpb.ListJobsRequest {
 	f.StringVar(&in.Status, "status", "", "only `pending`, running, completed, failed or cancelled ones")
 	f.StringVar(&in.Command, "command", "", "only those of `COMMAND`")
 	f.StringVar(&in.Schedule, "schedule", "", "only those of the schedule `NAME`")
+	f.StringVar(&in.Since, "since", "", "only those submitted since `TIME`: "+allowedDates)
+	f.StringVar(&in.ErrorCode, "code", "", "only those that failed with `CODE`, such as TIMEOUT")
 	return in
+}
+
+// filtered reports whether a filter was given.
+func filtered(in *daemonpb.ListJobsRequest) bool {
+	return in.Status+in.Command+in.Schedule+in.Since+in.ErrorCode != ""
 }
 
 // list reads up to limit jobs, in pages; the token is where the rest begins.
@@ -113,19 +121,25 @@ func (c *cli) retry(ctx context.Context, id string) (map[string]any, error) {
 	return map[string]any{"jobId": out.GetJobId(), "retryOf": id}, err
 }
 
-// eachVerb is a verb that does something to every job named, or to every one that a filter finds in one of the states.
-func eachVerb(past string, states []string, do deed) setup {
+// choice finds the jobs of a filter that are in one of the states.
+type choice = func(c *cli, ctx context.Context, filter *daemonpb.ListJobsRequest, states []string) ([]*daemonpb.JobStatus, error)
+
+// eachVerb is a verb that does something to every job named, or to every one that choose finds.
+func eachVerb(past string, states []string, choose choice, do deed) setup {
 	return func(c *cli, f *flag.FlagSet) action {
 		filter := filterFlags(f)
 		dryRun := f.Bool("dry-run", false, "only list them")
 		return func(ctx context.Context, ids []string) (err error) {
 			named := len(ids) > 0
-			if filtered := filter.Status+filter.Command+filter.Schedule != ""; named == filtered {
-				return usagef("name either jobs or a filter: --status, --command, --schedule")
-			} else if filtered {
-				if ids, err = c.matching(ctx, filter, states); err != nil {
+			if named == filtered(filter) {
+				return usagef("name either jobs or a filter: --status, --command, --schedule, --since, --code")
+			}
+			if !named {
+				jobs, err := choose(c, ctx, filter, states)
+				if err != nil {
 					return err
 				}
+				ids = namesOf(jobs, (*daemonpb.JobStatus).GetJobId)
 			}
 			done, failures := []map[string]any{}, 0
 			for _, id := range ids {
@@ -138,7 +152,7 @@ func eachVerb(past string, states []string, do deed) setup {
 				} else if err != nil {
 					failures++
 					_, text, _ := c.explain(err)
-					c.note("job %s: %s", printable(id), text)
+					c.note("job %s: %s", neutral(id), text)
 				} else if done = append(done, one); !c.json {
 					c.printf("%s", one["jobId"])
 				}
@@ -164,17 +178,50 @@ func eachVerb(past string, states []string, do deed) setup {
 }
 
 // matching lists the jobs that a filter finds in one of the states.
-func (c *cli) matching(ctx context.Context, filter *daemonpb.ListJobsRequest, states []string) (ids []string, err error) {
+func (c *cli) matching(ctx context.Context, filter *daemonpb.ListJobsRequest, states []string) ([]*daemonpb.JobStatus, error) {
 	if filter.Status != "" && !slices.Contains(states, filter.Status) {
 		return nil, usagef("--status: %q; allowed here: %s", filter.Status, strings.Join(states, ", "))
 	}
 	found, err := c.list(ctx, filter, math.MaxInt32)
-	for _, j := range found.GetJobs() {
-		if slices.Contains(states, j.Status) {
-			ids = append(ids, j.JobId)
-		}
+	if err != nil {
+		return nil, err
 	}
-	return ids, err
+	return slices.DeleteFunc(found.Jobs, func(j *daemonpb.JobStatus) bool { return !slices.Contains(states, j.Status) }), nil
+}
+
+// retryable lists the jobs that a filter finds and that can be submitted again without a second thought: not those that
+// were, nor those of which nobody knows whether they were carried out, nor those whose environment is gone.
+func (c *cli) retryable(ctx context.Context, filter *daemonpb.ListJobsRequest, states []string) ([]*daemonpb.JobStatus, error) {
+	filter.Unretried = true
+	jobs, err := c.matching(ctx, filter, states)
+	if err != nil || len(jobs) == 0 {
+		return nil, err
+	}
+	environments, err := c.client.ListEnvironments(ctx, &daemonpb.ListEnvironmentsRequest{})
+	if err != nil {
+		return nil, err
+	}
+	present := namesOf(environments.Environments, (*daemonpb.Environment).GetName)
+	unknown, homeless := 0, 0
+	jobs = slices.DeleteFunc(jobs, func(j *daemonpb.JobStatus) bool {
+		switch {
+		case j.ErrorCode == codeOutcomeUnknown:
+			unknown++
+			return true
+		case !slices.Contains(present, j.Environment):
+			homeless++
+			return true
+		}
+		return false
+	})
+	const byID = "left out; if it shall be, name them: honeydew job retry ID..."
+	if unknown > 0 {
+		c.note("%s whose outcome is unknown (%s) %s", count(unknown, "job"), codeOutcomeUnknown, byID)
+	}
+	if homeless > 0 {
+		c.note("%s of removed environments %s", count(homeless, "job"), byID)
+	}
+	return jobs, nil
 }
 
 // providerVerbs turns the command table into verbs.
@@ -286,7 +333,7 @@ func submitVerb(c *cli, f *flag.FlagSet) action {
 
 // submit submits a job with the arguments that text and words say, and prints its id, or waits for it in the way of then.
 func (c *cli) submit(ctx context.Context, in *daemonpb.SubmitJobRequest, text string, words []string, wait bool, then action) (err error) {
-	if in.Payload, err = c.payload(in.Command, text, words); err != nil {
+	if in.Payload, err = c.payload(ctx, in.Command, text, words); err != nil {
 		return err
 	}
 	out, err := c.client.SubmitJob(ctx, in)
@@ -310,7 +357,7 @@ func (c *cli) submitted(ctx context.Context, out interface {
 }
 
 func (c *cli) submitBatch(ctx context.Context, name string) error {
-	data, err := c.readInput(name)
+	data, err := c.readInput(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -328,21 +375,39 @@ func (c *cli) submitBatch(ctx context.Context, name string) error {
 	return ask(ctx, c, api.SubmitJobs, in)
 }
 
-// readInput reads a file, or stdin for -.
-func (c *cli) readInput(name string) ([]byte, error) {
-	if name == "-" {
-		return io.ReadAll(c.stdin)
+// readInput reads a file, or stdin for -. Either may be a pipe that nobody writes to.
+func (c *cli) readInput(ctx context.Context, name string) ([]byte, error) {
+	text, err := interruptible(ctx, func() ([]byte, error) {
+		if name == "-" {
+			return io.ReadAll(c.stdin)
+		}
+		return os.ReadFile(expandPath(name, c.userHome))
+	})
+	if err != nil {
+		return nil, err
 	}
-	return os.ReadFile(expandPath(name, c.userHome))
+	return plainText(name, text)
+}
+
+// plainText is what an editor saved, without the mark that some put in front of UTF-8.
+func plainText(name string, text []byte) ([]byte, error) {
+	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
+		return nil, usagef("%s is UTF-16", name).hint("save it as UTF-8")
+	}
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
+	if !utf8.Valid(text) {
+		return nil, usagef("%s is no UTF-8", name).hint("save it as UTF-8")
+	}
+	return text, nil
 }
 
 // payload makes a command's arguments of --payload and key=value words, which win.
-func (c *cli) payload(command, text string, words []string) (*structpb.Struct, error) {
+func (c *cli) payload(ctx context.Context, command, text string, words []string) (*structpb.Struct, error) {
 	payload, given := &structpb.Struct{}, map[string]any{}
 	if text != "" {
 		data, err := []byte(text), error(nil)
 		if text == "-" || text[0] == '@' {
-			data, err = c.readInput(strings.TrimPrefix(text, "@"))
+			data, err = c.readInput(ctx, strings.TrimPrefix(text, "@"))
 		}
 		if err != nil {
 			return nil, err
@@ -411,10 +476,10 @@ func (c *cli) wait(ctx context.Context, id string) (job *daemonpb.JobStatus, err
 	switch {
 	case err == nil:
 		return job, nil
-	case ctx.Err() != nil:
+	case errors.Is(ctx.Err(), context.Canceled):
 		c.note("interrupted; job %s goes on, wait for it with: honeydew job wait %s", id, id)
 		return nil, exitError{exitInterrupted, errSaid}
-	case status.Code(err) == codes.DeadlineExceeded:
+	case status.Code(err) == codes.DeadlineExceeded && job != nil:
 		return c.wait(ctx, id)
 	case status.Code(err) == codes.Unavailable:
 		c.note("job %s is kept, and goes on when the daemon runs again", id)
@@ -463,7 +528,7 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus, err erro
 	}
 	var whole bytes.Buffer
 	var out io.Writer = c.out
-	if c.width > 0 && !c.json {
+	if c.terminal && !c.json {
 		out = &whole
 	}
 	err = stream(ctx, c, longTimeout, &daemonpb.GetJobResultRequest{JobId: job.JobId}, func(chunk *daemonpb.ResultChunk) error {
@@ -475,7 +540,7 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus, err erro
 	}
 	c.printf("%s", indented(whole.Bytes()))
 	if job.ErrorCode == codePartial {
-		c.note("warning: the result is incomplete: %s", printable(job.Error))
+		c.note("warning: the result is incomplete: %s", neutral(job.Error))
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package main
 // What the command line makes of words from outside. What its verbs do is driven as a user would, in sandbox/testdata.
 
 import (
-	"bufio"
 	"bytes"
 	"flag"
 	"io"
@@ -26,7 +25,7 @@ func testCLI(t testing.TB, width int) (*cli, *bytes.Buffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &cli{commands: func() *Commands { return table }, printer: printer{out: bufio.NewWriter(&out), width: width}}, &out
+	return &cli{commands: func() *Commands { return table }, printer: newPrinter(&out, width > 0, width)}, &out
 }
 
 func TestFlagsMayStandAnywhereAndEndAtTwoDashes(t *testing.T) {
@@ -164,6 +163,39 @@ func TestEveryAnswerCanBeShown(t *testing.T) {
 	}
 }
 
+func TestWhatATerminalWouldObeyIsTakenOut(t *testing.T) {
+	for _, row := range []struct{ text, want string }{
+		{"plain, \u00e4 \u4e16\u754c", "plain, \u00e4 \u4e16\u754c"},
+		{"\x1b[31mred\x07\x7f", "[31mred"},
+		{"\u009b31m\u0085x", "31m x"},
+		{"a\x9bb", "a\uFFFDb"},
+		{"a\u202eb\u2066c\u200ed\u061ce", "abcde"},
+		{"a\tb\nc\u00a0d\u2028e", "a b c d e"},
+		{"\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"}, // a Persian word
+		{"\u0915\u094d\u200d\u0937", "\u0915\u094d\u200d\u0937"},                                                 // a Hindi syllable
+		{"\U0001F469\U0001F3FD\u200d\U0001F52C", "\U0001F469\U0001F3FD\u200d\U0001F52C"},                         // a scientist
+		{"\u2764\ufe0f\u200d\U0001F525", "\u2764\ufe0f\u200d\U0001F525"},                                         // a heart on fire
+		{"ad\u200dmin\u200c \u200dx\u200d", "admin x"},
+		{"\u4e16\u200d\u200d\u4e16", "\u4e16\u4e16"},
+	} {
+		if got := neutral(row.text); got != row.want {
+			t.Errorf("%q: %q, want %q", row.text, got, row.want)
+		}
+	}
+}
+
+func TestATerminalOfNoColumnsIsATerminal(t *testing.T) {
+	for _, row := range []struct {
+		terminal       bool
+		columns, width int
+	}{{true, 0, usualWidth}, {true, 40, 40}, {false, 0, 0}, {false, 40, 0}} {
+		p := newPrinter(io.Discard, row.terminal, row.columns)
+		if p.terminal != row.terminal || p.width != row.width {
+			t.Errorf("%+v: terminal %v, width %d", row, p.terminal, p.width)
+		}
+	}
+}
+
 // FuzzCommandLine: whatever the words are, they name a verb with its arguments, or are refused with a sentence.
 func FuzzCommandLine(f *testing.F) {
 	for _, line := range []string{"", "github commits acme api --start-date -7d", "job list --limit x", "submit a.b c=d --payload {", "-- --", "help",
@@ -194,8 +226,10 @@ func FuzzShown(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		for _, shown := range []string{logLine(text), printable(string(text))} {
-			if strings.ContainsFunc(shown, func(r rune) bool { return !unicode.IsPrint(r) && r != utf8Error }) {
+		for _, shown := range []string{logLine(text), neutral(string(text))} {
+			if strings.ContainsFunc(shown, func(r rune) bool {
+				return !unicode.IsPrint(r) && r != utf8Error && !strings.ContainsRune("\u200c\u200d", r)
+			}) {
 				t.Errorf("%q is shown as %q", text, shown)
 			}
 		}

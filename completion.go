@@ -21,6 +21,12 @@ func completionVerb(c *cli, _ *flag.FlagSet) action {
 	}
 }
 
+// What __complete prints where the shell shall complete a file, or one behind an @.
+const (
+	fileMark   = "__files"
+	atFileMark = "__files@"
+)
+
 // completeVerb prints what may stand in place of the last of args.
 func completeVerb(c *cli, _ *flag.FlagSet) action {
 	return func(ctx context.Context, args []string) error {
@@ -29,8 +35,10 @@ func completeVerb(c *cli, _ *flag.FlagSet) action {
 		candidates, err := c.candidates(ctx, args[:last], args[last])
 		slices.Sort(candidates)
 		for _, word := range slices.Compact(candidates) {
-			if strings.HasPrefix(word, args[last]) && !strings.HasPrefix(word, "__") {
-				c.printf("%s", printable(word))
+			mark := word == fileMark || word == atFileMark
+			hidden := strings.HasPrefix(word, "__")
+			if mark || !hidden && strings.HasPrefix(word, args[last]) {
+				c.printf("%s", word)
 			}
 		}
 		return err
@@ -53,7 +61,7 @@ func (c *cli) candidates(ctx context.Context, before []string, last string) (wor
 			f := flag.NewFlagSet(v.name, flag.ContinueOnError)
 			v.setup(c, f)
 			if !strings.HasPrefix(last, "-") {
-				return c.values(ctx, v, kindOf(v, f, before[n:]))
+				return c.values(ctx, v, kindOf(v, f, before[n:]), last)
 			}
 			words = []string{"--json", "--help"}
 			f.VisitAll(func(f *flag.Flag) { words = append(words, "--"+f.Name) })
@@ -78,12 +86,20 @@ func kindOf(v verb, f *flag.FlagSet, given []string) string {
 	return strings.Trim(places[min(len(given), len(places)-1)], "[].")
 }
 
-// values lists what can stand for an argument or flag; the daemon is asked for names and ids.
-func (c *cli) values(ctx context.Context, v verb, kind string) ([]string, error) {
+// values lists what can stand for an argument or flag, of which last is the beginning; the daemon is asked for names
+// and ids, the shell for files.
+func (c *cli) values(ctx context.Context, v verb, kind, last string) ([]string, error) {
 	if group, verb, _ := strings.Cut(v.name, " "); strings.HasSuffix(kind, "NAME") && verb != "add" {
 		kind = group
 	}
 	switch kind {
+	case "FILE", "config", "batch":
+		return []string{fileMark}, nil
+	case "payload":
+		if strings.HasPrefix(last, "@") {
+			return []string{atFileMark}, nil
+		}
+		return nil, nil
 	case "COMMAND", "command":
 		return namesOf(c.commands().All(), func(cmd *Command) string { return cmd.Name }), nil
 	case "ID":
@@ -97,8 +113,12 @@ func (c *cli) values(ctx context.Context, v verb, kind string) ([]string, error)
 		return namesOf(out.GetEnvironments(), (*daemonpb.Environment).GetName), err
 	}
 	return map[string][]string{
-		"SHELL":   {"bash", "zsh", "fish"},
-		"status":  {statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled},
+		"SHELL":  {"bash", "zsh", "fish"},
+		"status": {statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled},
+		"code": {
+			codeAuthRequired, codeAuthExpired, codeAuthInvalid, codeAuthNetwork, codeNetwork, codeTimeout, codeRateLimited, codeServer,
+			codeAPI, codeBadResponse, codeResultTooLarge, codeOutcomeUnknown, codeInterrupted, codeInternal,
+		},
 		"missed":  {missedRunOnce, missedSkip},
 		"overlap": {overlapSkip, overlapAllow},
 	}[kind], nil

@@ -9,11 +9,15 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"honeydew/daemonpb"
 )
@@ -21,8 +25,8 @@ import (
 func toolVerbs() []verb {
 	return []verb{
 		{"doctor", "", "Find what keeps the daemon from working", "honeydew doctor", doctorVerb},
-		{"service install", "", "Let systemd or launchd run the daemon", "honeydew service install --print", serviceVerb(true)},
-		{"service uninstall", "", "Remove the service's file again", "honeydew service uninstall", serviceVerb(false)},
+		{"service install", "", "Let systemd or launchd run the daemon", "honeydew service install --print", serviceInstallVerb},
+		{"service uninstall", "", "Remove the service's file again", "honeydew service uninstall", serviceUninstallVerb},
 		{"completion", "SHELL", "Print the completion script of bash, zsh or fish", "source <(honeydew completion bash)", completionVerb},
 		{"__complete", "[WORD...]", "List completions", "", completeVerb},
 	}
@@ -94,25 +98,45 @@ func (c *cli) examine(ctx context.Context) (all findings) {
 		all.add("database", "its header is sound", exceptAbsent(inspectDatabase(cfg.Storage.DatabasePath)),
 			"restore a backup, or move the file away and start anew")
 		dead := "not running"
-		if text, err := os.ReadFile(c.stderrPath()); err == nil && len(text) > 0 {
-			line, _, _ := strings.Cut(string(text), "\n")
-			dead += "; it last said: " + line
+		if line, when := lastWords(c.stderrPath()); line != "" {
+			dead += fmt.Sprintf("; what it last said, at %s: %s", when.Format(time.DateTime), line)
 		}
 		all.add("daemon", "", errors.New(dead), "start it with: honeydew start")
 		return all
 	}
 	s, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
-	if !all.add("daemon", "it answers", err, "look at honeydew logs; it ends with: kill $(cat "+cfg.Daemon.PIDFile+")") {
+	if err != nil {
+		_, text, hint := c.explain(err)
+		all.add("daemon", "", errors.New(text), cmp.Or(hint, "look at: honeydew logs"))
 		return all
 	}
+	all.add("daemon", "it answers", nil, "")
 	all.add("version", "honeydew "+s.Version, faultIf(s.Version != c.version, "the daemon is honeydew %s, this is %s", s.Version, c.version),
 		"restart it with: honeydew stop && honeydew start")
 	all.add("operation", "nothing is degraded", faultIf(len(s.Problems) > 0, "%s", strings.Join(s.Problems, "; ")), "see: honeydew logs")
 	all.add("login", "logged in to "+s.Environment, faultIf(!s.Authenticated, "not logged in to %s", s.Environment), "log in with: honeydew login")
 	all.add("queue", "jobs may run", cmp.Or(faultIf(s.QueuePaused, "the queue is paused"),
 		faultIf(s.HeldUntil != "", "the API asked to wait until %s", localTime(s.HeldUntil))),
-		"resume it with: honeydew queue resume; where the API asked to wait, it goes on by itself")
+		"resume it with: honeydew queue resume; where the API asked to wait, it goes on by itself, or with: honeydew queue resume --now")
 	return all
+}
+
+// lastWords are the line in the file at path that says best why the last daemon in the background ended: its own last
+// sentence, or where the stack of its crash begins.
+func lastWords(path string) (line string, when time.Time) {
+	text, err := os.ReadFile(path)
+	info, statErr := os.Stat(path)
+	if err != nil || statErr != nil {
+		return "", time.Time{}
+	}
+	for one := range strings.Lines(string(text)) {
+		for _, first := range []string{"honeydew: ", "panic: ", "fatal error: "} {
+			if strings.HasPrefix(one, first) {
+				line = strings.TrimSpace(one)
+			}
+		}
+	}
+	return line, info.ModTime()
 }
 
 // tryWrite writes and removes a small file, which also finds a full disk.
@@ -126,50 +150,170 @@ func tryWrite(dir string) error {
 }
 
 // service is the file for this system's service manager, and what to run after it was written or removed.
-type service struct{ path, text, enable, disable string }
+type service struct {
+	path, text    string
+	link          string // that the service manager makes to enable it, and does not miss
+	enable, after string
+}
 
 func (c *cli) service() (s service, err error) {
-	// systemd reads % as a specifier, and quotes as quotes.
-	source, escape := "honeydew.service", strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%")
+	executable := installedPath(c.executable)
+	for what, path := range map[string]string{"the program": executable, "the home": c.home} {
+		if strings.ContainsFunc(path, unicode.IsControl) || !utf8.ValidString(path) {
+			return s, errorf(codeFailedPrecondition, "%s is at %q, a path that no service file can hold", what, path).
+				hint("move it to a path without control characters")
+		}
+	}
+	if c.getenv(homeVariable()) == "" {
+		return s, usagef("%s is not set, so there is no place for a service file", homeVariable())
+	}
+	source, escape := "honeydew.service", systemdEscape
 	switch runtime.GOOS {
 	case "windows":
 		return s, errors.New("there is no service file for this system; run: honeydew start")
 	case "darwin":
-		source, escape = "honeydew.plist", strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
+		source, escape = "honeydew.plist", xmlEscape
 		s.path = filepath.Join(c.userHome, "Library", "LaunchAgents", source)
-		s.enable, s.disable = "launchctl bootstrap gui/$(id -u) "+s.path, "launchctl bootout gui/$(id -u)/honeydew"
+		s.enable = "launchctl bootstrap gui/$(id -u) " + shellQuoted(s.path)
+		s.after = "launchctl bootout gui/$(id -u)/honeydew"
 	default:
-		s.path = filepath.Join(cmp.Or(c.getenv("XDG_CONFIG_HOME"), filepath.Join(c.userHome, ".config")), "systemd", "user", source)
-		s.enable = "systemctl --user daemon-reload && systemctl --user enable --now honeydew\nto keep it running after you log out: loginctl enable-linger"
-		s.disable = "systemctl --user disable --now honeydew"
+		config := c.getenv("XDG_CONFIG_HOME")
+		if !filepath.IsAbs(config) { // which the specification says to ignore
+			config = filepath.Join(c.userHome, ".config")
+		}
+		dir := filepath.Join(config, "systemd", "user")
+		s.path = filepath.Join(dir, source)
+		s.link = filepath.Join(dir, "default.target.wants", source)
+		s.enable = "systemctl --user daemon-reload && systemctl --user enable --now honeydew\n" +
+			"to keep it running after you log out: loginctl enable-linger"
+		s.after = "systemctl --user stop honeydew; systemctl --user daemon-reload"
 	}
 	text, err := texts.ReadFile("texts/" + source)
-	s.text = strings.NewReplacer("@EXECUTABLE@", escape.Replace(c.executable), "@HOME@", escape.Replace(c.home)).Replace(string(text))
+	values := strings.NewReplacer("@EXECUTABLE@", escape(executable), "@HOME@", escape(c.home))
+	s.text = values.Replace(string(text))
 	return s, err
 }
 
-// serviceVerb installs the service or removes it again.
-func serviceVerb(install bool) func(*cli, *flag.FlagSet) action {
-	return func(c *cli, f *flag.FlagSet) action {
-		show := f.Bool("print", false, "only print the file, or the path of what would be removed")
-		return func(context.Context, []string) error {
-			s, err := c.service()
-			done, next := "written", "now run: "+s.enable
-			switch {
-			case err != nil:
-			case *show && install:
-				return c.showText("file", strings.TrimSuffix(s.text, "\n"))
-			case *show:
-				return c.showText("path", s.path)
-			case install:
-				err = errors.Join(os.MkdirAll(filepath.Dir(s.path), 0o755), os.WriteFile(s.path, []byte(s.text), 0o644))
-			default:
-				done, next, err = "removed", "if it runs: "+s.disable, os.Remove(s.path)
-			}
-			if err != nil {
+// systemdEscape is a text between double quotes in a unit: % begins a specifier there (systemd.unit(5)), and a backslash
+// an escape (systemd.syntax(7)).
+func systemdEscape(text string) string {
+	return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(text)
+}
+
+func xmlEscape(text string) string {
+	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
+}
+
+// shellQuoted is text as one word of a shell.
+func shellQuoted(text string) string {
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+func serviceInstallVerb(c *cli, f *flag.FlagSet) action {
+	show := f.Bool("print", false, "only print the file")
+	force := f.Bool("force", false, "overwrite a file that is there and differs")
+	return func(context.Context, []string) error {
+		s, err := c.service()
+		if err != nil {
+			return err
+		}
+		if *show {
+			return c.showText("file", strings.TrimSuffix(s.text, "\n"))
+		}
+		if err := c.checkServiceFree(s); err != nil {
+			return err
+		}
+		present, err := os.ReadFile(s.path)
+		if err := exceptAbsent(err); err != nil {
+			return err
+		}
+		if err == nil && string(present) != s.text && !*force {
+			path := shellQuoted(s.path)
+			return errorf(codeFailedPrecondition, "%s is there, and differs; it was left as it is", s.path).
+				hint("compare: honeydew service install --print | diff %s - ; overwrite it with: honeydew service install --force", path)
+		}
+		if err := writeServiceFile(s.path, s.text); err != nil {
+			return err
+		}
+		return c.answer("written", map[string]string{"path": s.path, "next": "now run: " + s.enable})
+	}
+}
+
+// checkServiceFree refuses to install beside a daemon that was started otherwise: the service would end at once.
+func (c *cli) checkServiceFree(s service) error {
+	held, err := lockHeld(lockPath(c.home))
+	if err != nil || !held {
+		return err
+	}
+	pid := c.daemonPID()
+	group, err := os.ReadFile(filepath.Join("/proc", pid, "cgroup"))
+	if err == nil && inService(string(group)) {
+		return nil
+	}
+	if _, statErr := os.Stat(s.path); err != nil && statErr == nil {
+		return nil // nothing tells, and it may well be the service's
+	}
+	return errorf(codeFailedPrecondition, "a daemon (pid %s) already runs, but not as the service, which would end at once beside it", pid).
+		hint("end it first: honeydew stop")
+}
+
+// inService reports whether a process with these control groups, as /proc has them, is one of our unit.
+func inService(groups string) bool {
+	for line := range strings.Lines(groups) {
+		if slices.Contains(strings.Split(strings.TrimSpace(line), "/"), "honeydew.service") {
+			return true
+		}
+	}
+	return false
+}
+
+// writeServiceFile writes the file at path whole or not at all, and makes its directory.
+func writeServiceFile(path, text string) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".honeydew-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+func serviceUninstallVerb(c *cli, f *flag.FlagSet) action {
+	show := f.Bool("print", false, "only print the path of what would be removed")
+	return func(context.Context, []string) error {
+		s, err := c.service()
+		if err != nil {
+			return err
+		}
+		if *show {
+			return c.showText("path", s.path)
+		}
+		err = os.Remove(s.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return errorf(codeNotFound, "no service is installed: there is no %s", s.path)
+		}
+		if err != nil {
+			return err
+		}
+		// The service manager would not remove it any more: it looks for the file first.
+		if s.link != "" {
+			if err := exceptAbsent(os.Remove(s.link)); err != nil {
 				return err
 			}
-			return c.answer(done, map[string]string{"path": s.path, "next": next})
 		}
+		return c.answer("removed", map[string]string{"path": s.path, "next": "to end it, if it runs: " + s.after})
 	}
 }

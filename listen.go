@@ -5,6 +5,7 @@ package main
 // daemon's socket.
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -74,10 +75,11 @@ func checkSocketPath(path string) error {
 	return nil
 }
 
-// peerCredentials is no encryption, which a Unix socket does not need, but knowledge of who is calling. The rest of the
-// interface is for clients: a server asks for nothing but the handshake.
+// peerCredentials is no encryption, which a Unix socket does not need, but knowledge of who is at the other end: the
+// daemon hears who calls, and a client sends nothing to a stranger.
 type peerCredentials struct {
-	credentials.TransportCredentials
+	credentials.TransportCredentials             // nil; the rest of the interface is not called
+	refused                          func(error) // hears of a client's refusal, for gRPC makes a text of it
 }
 
 // peerInfo is the calling process's user, where the platform tells.
@@ -89,19 +91,56 @@ type peerInfo struct {
 
 func (peerInfo) AuthType() string { return "peer-credentials" }
 
+func (peerCredentials) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: peerInfo{}.AuthType()}
+}
+
+func (p peerCredentials) Clone() credentials.TransportCredentials { return p }
+
+// ServerHandshake notes who calls; the daemon decides later what that user may do.
 func (peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	info := peerInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return c, info, nil
-	}
-	raw, err := u.SyscallConn()
+	info, err := peerOf(c)
+	return c, info, err
+}
+
+// ClientHandshake refuses a socket at which another user listens, before anything is sent.
+func (p peerCredentials) ClientHandshake(_ context.Context, _ string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	info, err := peerOf(c)
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := strangerError(c.RemoteAddr().String(), info, os.Getuid()); err != nil {
+		if p.refused != nil {
+			p.refused(err)
+		}
+		return nil, nil, err
+	}
+	return c, info, nil
+}
+
+// strangerError judges who listens at the socket, for a client of the user self: only the user and root may see a
+// password. A platform that does not tell leaves it to the modes of the home.
+func strangerError(socket string, listener peerInfo, self int) error {
+	if !listener.known || listener.uid == self || listener.uid == 0 {
+		return nil
+	}
+	return fmt.Errorf("the socket %s belongs to uid %d, not to you; nothing was sent", socket, listener.uid)
+}
+
+// peerOf asks the system whose process is at the other end of c.
+func peerOf(c net.Conn) (peerInfo, error) {
+	info := peerInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return info, nil
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return info, err
+	}
 	var unasked error
 	err = raw.Control(func(fd uintptr) { info.uid, info.known, unasked = peerUID(fd) })
-	return c, info, errors.Join(err, unasked)
+	return info, errors.Join(err, unasked)
 }
 
 // notifySystemd tells the service manager of a change of state with one datagram, as sd_notify(3) recommends doing

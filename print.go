@@ -1,6 +1,6 @@
 package main
 
-// How answers look to people: tables, pairs, times. What came from outside goes through printable, so that no title of
+// How answers look to people: tables, pairs, times. What came from outside goes through neutralised, so that no title of
 // an issue can move the cursor. Scripts use --json, which does not come through here.
 
 import (
@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -18,12 +19,69 @@ import (
 
 // printer writes to stdout; whoever owns it flushes out, and hears then of a write that failed.
 type printer struct {
-	out   *bufio.Writer
-	width int // columns of the terminal, 0 if it is none
+	out      *bufio.Writer
+	terminal bool // a person looks at it
+	width    int  // columns of the terminal, 0 if it is none
 }
 
-// printf prints a line; what came from outside must go through printable.
-func (p *printer) printf(format string, args ...any) { fmt.Fprintf(p.out, format+"\n", args...) }
+const usualWidth = 80 // of a terminal that does not know its own
+
+// newPrinter prints to out, a terminal of that many columns, or none.
+func newPrinter(out io.Writer, terminal bool, columns int) printer {
+	p := printer{
+		out:      bufio.NewWriterSize(out, 64<<10),
+		terminal: terminal,
+	}
+	if terminal {
+		p.width = cmp.Or(columns, usualWidth)
+	}
+	return p
+}
+
+// printf prints a line, without what a terminal would obey.
+func (p *printer) printf(format string, args ...any) {
+	fmt.Fprintln(p.out, neutralised(fmt.Sprintf(format, args...), "\n\t", dropped))
+}
+
+const dropped rune = -1 // in place of a character: nothing
+
+// neutralised is s with instead in place of each character that a terminal obeys (C0, C1) or that turns the order of
+// the others (bidi controls), except those of keep. Joiners that hold a word or an emoji together stay.
+func neutralised(s, keep string, instead rune) string {
+	var out strings.Builder
+	before := rune(0)
+	for i, r := range s { // bytes that are no UTF-8 become U+FFFD
+		switch {
+		case unicode.IsGraphic(r), strings.ContainsRune(keep, r), joins(before, r, s[i:]):
+			out.WriteRune(r)
+		case unicode.IsSpace(r) && instead == dropped:
+			out.WriteRune(' ')
+		case instead != dropped:
+			out.WriteRune(instead)
+		}
+		before = r
+	}
+	return out.String()
+}
+
+// joins reports whether r, with which rest begins, is a joiner between two characters of one word or emoji: U+200C
+// divides letters in Persian, U+200D joins them in Indian scripts, and the parts of a family.
+func joins(before, r rune, rest string) bool {
+	if r != '\u200c' && r != '\u200d' {
+		return false
+	}
+	after, _ := utf8.DecodeRuneInString(rest[utf8.RuneLen(r):])
+	return joinable(before) && joinable(after)
+}
+
+func joinable(r rune) bool {
+	return r > unicode.MaxASCII && r != utf8.RuneError && (unicode.IsLetter(r) || unicode.IsMark(r) || unicode.IsSymbol(r))
+}
+
+// neutral makes one line of s, without what a terminal would obey.
+func neutral(s string) string {
+	return strings.Join(strings.Fields(neutralised(s, "", dropped)), " ")
+}
 
 const minColumn = 8 // a column is not cut to less than this many characters
 
@@ -33,7 +91,7 @@ func (p *printer) columns(indent string, width int, rows [][]string) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i := range row {
-			row[i] = printable(row[i])
+			row[i] = neutral(row[i])
 			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
 		}
 	}
@@ -117,21 +175,16 @@ func count(n int, what string) string {
 func indented(text []byte) []byte {
 	var out bytes.Buffer
 	if json.Indent(&out, text, "", "  ") != nil {
-		return []byte(printable(string(text)))
+		return []byte(neutral(string(text)))
 	}
-	return bytes.Map(func(r rune) rune {
-		if r == '\n' || unicode.IsGraphic(r) {
-			return r
-		}
-		return utf8.RuneError
-	}, out.Bytes())
+	return []byte(neutralised(out.String(), "\n", utf8.RuneError))
 }
 
 // logLine is a line of the log for people: time, level, message, fields.
 func logLine(line []byte) string {
 	decoder := json.NewDecoder(bytes.NewReader(line))
 	if t, err := decoder.Token(); err != nil || t != json.Delim('{') {
-		return printable(string(line))
+		return neutral(string(line))
 	}
 	var when, level string
 	words := []string{""} // the message, then the fields
@@ -139,7 +192,7 @@ func logLine(line []byte) string {
 		key, err := decoder.Token()
 		var value json.RawMessage
 		if err = cmp.Or(err, decoder.Decode(&value)); err != nil {
-			return printable(string(line))
+			return neutral(string(line))
 		}
 		text := string(value)
 		_ = json.Unmarshal(value, &text) // a string without its quotes; anything else stays as it is
@@ -157,5 +210,5 @@ func logLine(line []byte) string {
 			words = append(words, fmt.Sprintf("%v=%s", key, text))
 		}
 	}
-	return fmt.Sprintf("%s %-5s %s", printable(when), printable(level), printable(strings.Join(words, " ")))
+	return fmt.Sprintf("%s %-5s %s", neutral(when), neutral(level), neutral(strings.Join(words, " ")))
 }

@@ -1,7 +1,14 @@
 #compdef honeydew
 _honeydew() {
   local -a candidates
-  candidates=(${(f)"$(honeydew __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)"})
-  compadd -a candidates
+  candidates=(${(f)"$(honeydew __complete -- "${(@Q)words[2,CURRENT]}" 2>/dev/null)"})
+  if [[ $candidates == __files@ ]]; then
+    compset -P @
+    _files
+  elif [[ $candidates == __files ]]; then
+    _files
+  else
+    compadd -a candidates
+  fi
 }
 compdef _honeydew honeydew

@@ -1,0 +1,107 @@
+//go:build unix
+
+package main
+
+// What the command line says of a daemon that does not answer, and whom it speaks to.
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// holdLock holds a lock as a daemon does.
+func holdLock(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// silentSocket is a socket that takes connections, and never says a word.
+func silentSocket(t *testing.T, path string) {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+}
+
+func TestWhetherADaemonRunsIsWhatItsLockSays(t *testing.T) {
+	for _, row := range []struct {
+		name           string
+		locked, socket bool
+		verb           string
+		code           int
+		stderr, hint   string
+	}{
+		{"nothing there", false, false, "ping", exitNotRunning, "the daemon is not running", "honeydew start"},
+		{"locked, no socket", true, false, "ping", exitFailed, "the daemon runs (pid 4711) but does not answer: busy or stopped", "kill -CONT 4711"},
+		{"locked, silent", true, true, "ping", exitFailed, "the daemon runs (pid 4711) but does not answer: busy or stopped", "kill -CONT 4711"},
+		{"locked, silent, status", true, true, "status", exitFailed, "the daemon runs (pid 4711)", "kill -CONT 4711"},
+		{"locked, silent, stop", true, true, "stop", exitFailed, "the daemon runs (pid 4711)", "kill -CONT 4711"},
+		{"locked, silent, start", true, true, "start", exitFailed, "the daemon runs (pid 4711)", "kill -CONT 4711"},
+		{"locked, silent, job wait", true, true, "job wait x", exitFailed, "the daemon runs (pid 4711)", "kill -CONT 4711"},
+		{"another's silent socket", false, true, "ping", exitFailed, "no daemon of this home runs", "honeydew doctor"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			home := shortDir(t)
+			putFile(t, home, "daemon.pid", "4711\n")
+			if row.locked {
+				holdLock(t, lockPath(home))
+			}
+			if row.socket {
+				silentSocket(t, filepath.Join(home, "daemon.sock"))
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			got := testProcess(t, home, strings.Fields(row.verb)...).run(ctx, t)
+			if got.code != row.code || !strings.Contains(got.stderr, row.stderr) || !strings.Contains(got.stderr, row.hint) {
+				t.Errorf("exit %d: %s, want %d: %s; %s", got.code, got.stderr, row.code, row.stderr, row.hint)
+			}
+		})
+	}
+}
+
+func TestNoConnectionIsGivenUpBeforeItsCall(t *testing.T) {
+	for _, timeout := range []time.Duration{pingTimeout, callTimeout, longTimeout, watchTimeout} {
+		if connectParams().MinConnectTimeout <= timeout {
+			t.Errorf("a connection is given up after %s, its call only after %s", connectParams().MinConnectTimeout, timeout)
+		}
+	}
+}
+
+func TestWhyNoAnswerCame(t *testing.T) {
+	for _, row := range []struct {
+		code codes.Code
+		text string
+		exit int
+		said string
+	}{
+		{codes.Unavailable, "connection error: desc = \"dial unix /h/daemon.sock: socket: too many open files\"", exitFailed, "too many open files"},
+		{codes.Unavailable, "connection error: desc = \"dial unix /h/daemon.sock: connect: permission denied\"", exitFailed, "not yours"},
+		{codes.Unavailable, "error reading from server: EOF", exitNotRunning, "not running"},
+		{codes.DeadlineExceeded, "context deadline exceeded", exitFailed, "no answer came in time"},
+	} {
+		c, _ := testCLI(t, 0)
+		c.home = shortDir(t)
+		exit, said, hint := c.explain(status.Error(row.code, row.text))
+		if exit != row.exit || !strings.Contains(said, row.said) || hint == "" {
+			t.Errorf("%s: exit %d, %q, hint %q, want %d, %q", row.text, exit, said, hint, row.exit, row.said)
+		}
+	}
+}
