@@ -79,6 +79,7 @@ type cli struct {
 	client   api
 	skewTold bool
 	stranger atomic.Pointer[error] // why nothing was sent to the socket
+	warned   sync.Once             // of a broken configuration
 }
 
 // errSaid is an error about which the user has been told all.
@@ -141,7 +142,7 @@ func (c *cli) run(ctx context.Context) (err error) {
 		return table
 	})
 	peer := peerCredentials{refused: func(err error) { c.stranger.Store(&err) }}
-	c.conn, err = dial(sync.OnceValue(c.socketPath), c.intercept, grpc.WithTransportCredentials(peer))
+	c.conn, err = dial(c.socketPath, c.intercept, grpc.WithTransportCredentials(peer))
 	if err != nil {
 		return err
 	}

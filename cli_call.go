@@ -49,18 +49,25 @@ type rpc[In, Out proto.Message] = func(api, context.Context, In, ...grpc.CallOpt
 
 // config is the configuration or, beside the error, the defaults: a broken one does not keep a client from trying.
 func (c *cli) config() (*Config, error) {
-	cfg, err := loadConfig(c.home, "", c.userHome)
+	file, err := notedIn(lockPath(c.home)) // what the running daemon reads
+	if err != nil {
+		return defaultConfig(c.home), err
+	}
+	cfg, err := loadConfig(c.home, file, c.userHome)
 	return cmp.Or(cfg, defaultConfig(c.home)), err
 }
 
-// socketPath is $HONEYDEW_SOCKET, else the configured one.
+// socketPath is $HONEYDEW_SOCKET, else the configured one. It is asked at every attempt to connect: a daemon that is only
+// just starting may read another configuration.
 func (c *cli) socketPath() string {
 	if path := c.getenv("HONEYDEW_SOCKET"); path != "" {
 		return c.absolute(path)
 	}
 	cfg, err := c.config()
 	if err != nil {
-		fmt.Fprintln(c.stderr, "warning:", errorText(err)) // not by note: gRPC dials in a goroutine of its own
+		c.warned.Do(func() {
+			fmt.Fprintln(c.stderr, "warning:", errorText(err)) // not by note: gRPC dials in a goroutine of its own
+		})
 	}
 	return cfg.Daemon.SocketPath
 }

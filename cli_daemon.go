@@ -50,7 +50,11 @@ func daemonVerbs() []verb {
 		{"daemon", "", "Run the daemon in the foreground", "honeydew daemon --config ./config.yaml", func(c *cli, f *flag.FlagSet) action {
 			config := configFlag(f)
 			return func(ctx context.Context, _ []string) error {
-				return runDaemon(ctx, DaemonOptions{Home: c.home, UserHome: c.userHome, ConfigFile: *config, Version: c.version, Queries: c.queries,
+				file := *config
+				if file != "" { // it is noted for clients that run elsewhere
+					file = c.absolute(file)
+				}
+				return runDaemon(ctx, DaemonOptions{Home: c.home, UserHome: c.userHome, ConfigFile: file, Version: c.version, Queries: c.queries,
 					Getenv: c.getenv, Stderr: c.stderr})
 			}
 		}},
@@ -86,7 +90,11 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 		}
 		args := []string{"daemon"}
 		if *config != "" {
-			args = append(args, "--config", c.absolute(*config))
+			*config = c.absolute(*config)
+			args = append(args, "--config", *config)
+		}
+		if err := c.checkSocket(*config); err != nil {
+			return err
 		}
 		daemon, begin, err := c.spawn(args)
 		if err != nil {
@@ -94,6 +102,20 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 		}
 		return c.awaitReady(ctx, daemon, begin)
 	}
+}
+
+// checkSocket refuses a start whose daemon would listen elsewhere than where $HONEYDEW_SOCKET makes clients look.
+func (c *cli) checkSocket(config string) error {
+	named := c.getenv("HONEYDEW_SOCKET")
+	cfg, err := loadConfig(c.home, config, c.userHome)
+	if named == "" || err != nil { // a broken configuration is the daemon's to refuse
+		return nil
+	}
+	if named = c.absolute(named); named != cfg.Daemon.SocketPath {
+		return usagef("$HONEYDEW_SOCKET is %s, but the daemon would listen on %s", named, cfg.Daemon.SocketPath).
+			hint("unset HONEYDEW_SOCKET, or set daemon.socket_path in config.yaml")
+	}
+	return nil
 }
 
 // stderrPath is where a daemon in the background prints, and a crash leaves its stack.
@@ -218,21 +240,57 @@ func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd, begin int64) err
 	}
 }
 
+// awaitEnd waits for the end of the daemon that was asked to stop, whichever home it belongs to: its database's lock is
+// the last that it lets go.
+func awaitEnd(ctx context.Context, database string) error {
+	path, err := realPath(database)
+	if err != nil {
+		return err
+	}
+	for {
+		held, err := lockHeld(path + ".lock")
+		if err != nil || !held {
+			return err
+		}
+		select {
+		case <-time.After(poll):
+		case <-ctx.Done():
+			return exitError{exitInterrupted, errors.New("interrupted; the daemon goes on stopping")}
+		}
+	}
+}
+
+// stopFailed is err, but for a daemon that is not running: that is what was asked for.
+func (c *cli) stopFailed(err error) error {
+	code, text, _ := c.explain(err)
+	if code != exitNotRunning {
+		return err
+	}
+	c.note("honeydew: %s", text)
+	if c.json {
+		return c.show("Shutdown", nil, &daemonpb.ShutdownResponse{})
+	}
+	return nil
+}
+
 func stopVerb(c *cli, f *flag.FlagSet) action {
 	in := &daemonpb.ShutdownRequest{}
 	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they are taken up again at the next start")
 	return func(ctx context.Context, _ []string) error {
-		out, err := c.client.Shutdown(ctx, in)
-		held, lockErr := lockHeld(lockPath(c.home))
-		for held && err == nil {
-			select {
-			case <-time.After(poll):
-				held, lockErr = lockHeld(lockPath(c.home))
-			case <-ctx.Done():
-				return exitError{exitInterrupted, errors.New("interrupted; the daemon goes on stopping")}
-			}
+		cfg, err := c.config()
+		if err != nil {
+			c.note("honeydew: %v", err)
 		}
-		if err = cmp.Or(err, lockErr); err != nil {
+		database := cfg.Storage.DatabasePath
+		// $HONEYDEW_SOCKET may lead to the daemon of another home. One whose database fails does not say.
+		if there, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{}); err == nil {
+			database = there.DatabasePath
+		}
+		out, err := c.client.Shutdown(ctx, in)
+		if err != nil {
+			return c.stopFailed(err)
+		}
+		if err := awaitEnd(ctx, database); err != nil {
 			return err
 		}
 		return c.show("Shutdown", in, out)

@@ -202,7 +202,7 @@ func (d *Daemon) takeHome() error {
 	if err != nil {
 		return exitError{exitStorage, fmt.Errorf("lock: %w", err)}
 	}
-	d.later(d.lock.release)
+	d.later(d.releaseLocks)
 	if err := d.lock.note(d.ConfigFile); err != nil { // every verb reads what the daemon reads
 		return exitError{exitStorage, fmt.Errorf("lock: %w", err)}
 	}
@@ -219,6 +219,15 @@ func (d *Daemon) takeHome() error {
 		return removeOurs(d.cfg.Daemon.PIDFile, pid)
 	})
 	return nil
+}
+
+// releaseLocks comes last, and the database's lock after the home's: whoever waits for it, as `stop` does, may start anew.
+func (d *Daemon) releaseLocks() error {
+	err := d.lock.release()
+	if d.dbLock != nil {
+		err = errors.Join(err, d.dbLock.release())
+	}
+	return err
 }
 
 // listen makes the socket, which the stop removes if it is still ours.
@@ -347,7 +356,6 @@ func (d *Daemon) openDatabase() error {
 	if err != nil {
 		return exitError{exitStorage, fmt.Errorf("database lock: %w", err)}
 	}
-	d.later(d.dbLock.release)
 	noted, err := d.dbLock.noted()
 	if err != nil {
 		return exitError{exitStorage, fmt.Errorf("database lock: %w", err)}
