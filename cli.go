@@ -378,6 +378,10 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 		return exitFailed, neutral((*stranger).Error()),
 			"do not trust it; remove it, or let $HONEYDEW_SOCKET or daemon.socket_path name your own daemon's"
 	}
+	if path := c.otherSocket(); path != "" && code == codes.Unavailable && isNobodyThere(text) {
+		return exitNotRunning, neutral("the daemon is not running: nobody listens at " + path + ", which $HONEYDEW_SOCKET names"),
+			"start it with: honeydew start, or unset HONEYDEW_SOCKET"
+	}
 	held, err := c.daemonHolds(code)
 	switch {
 	case outOfFiles(err) || strings.Contains(text, syscall.EMFILE.Error()):
@@ -398,6 +402,24 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 			"see which socket is asked with: honeydew doctor"
 	}
 	return exitNotRunning, "the daemon is not running", "start it with: honeydew start"
+}
+
+// otherSocket is the socket that $HONEYDEW_SOCKET names in place of the home's own, of which the home's lock says
+// nothing; "" if it does not.
+func (c *cli) otherSocket() string {
+	if c.getenv("HONEYDEW_SOCKET") == "" {
+		return ""
+	}
+	cfg, _ := c.config()
+	if path := c.socketPath(); path != cfg.Daemon.SocketPath {
+		return path
+	}
+	return ""
+}
+
+// isNobodyThere reports whether gRPC's text says that no process listens at the socket.
+func isNobodyThere(text string) bool {
+	return strings.Contains(text, syscall.ENOENT.Error()) || strings.Contains(text, syscall.ECONNREFUSED.Error())
 }
 
 // daemonHolds reports whether a daemon holds the lock of the home. One whose connection broke may be at its end, and

@@ -77,6 +77,33 @@ func TestWhetherADaemonRunsIsWhatItsLockSays(t *testing.T) {
 	}
 }
 
+func TestAnotherSocketIsNotWhatTheLockSpeaksOf(t *testing.T) {
+	home := shortDir(t)
+	holdLock(t, lockPath(home))
+	nowhere, silent := filepath.Join(home, "nowhere"), filepath.Join(home, "silent")
+	silentSocket(t, silent)
+	for socket, want := range map[string]cliRun{
+		nowhere:                            {code: exitNotRunning, stderr: "nobody listens at " + nowhere + ", which $HONEYDEW_SOCKET names"},
+		silent:                             {code: exitFailed, stderr: "does not answer"},
+		filepath.Join(home, "daemon.sock"): {code: exitFailed, stderr: "the daemon runs"},
+	} {
+		p := testProcess(t, home, "ping")
+		inner := p.getenv
+		p.getenv = func(name string) string {
+			if name == "HONEYDEW_SOCKET" {
+				return socket
+			}
+			return inner(name)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		got := p.run(ctx, t)
+		cancel()
+		if got.code != want.code || !strings.Contains(got.stderr, want.stderr) {
+			t.Errorf("%s: exit %d, %s, want %d: %s", socket, got.code, got.stderr, want.code, want.stderr)
+		}
+	}
+}
+
 func TestNoConnectionIsGivenUpBeforeItsCall(t *testing.T) {
 	for _, timeout := range []time.Duration{pingTimeout, callTimeout, longTimeout, watchTimeout} {
 		if connectParams().MinConnectTimeout <= timeout {

@@ -25,7 +25,11 @@ func testCLI(t testing.TB, width int) (*cli, *bytes.Buffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &cli{commands: func() *Commands { return table }, printer: newPrinter(&out, width > 0, width)}, &out
+	return &cli{
+		process:  process{getenv: func(string) string { return "" }},
+		commands: func() *Commands { return table },
+		printer:  newPrinter(&out, width > 0, width),
+	}, &out
 }
 
 func TestFlagsMayStandAnywhereAndEndAtTwoDashes(t *testing.T) {
