@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-home=$(mktemp -d /tmp/honeydew-demo.XXXXXX)
+work=$(mktemp -d /tmp/honeydew-demo.XXXXXX)
+home=$work/home
 export HONEYDEW_HOME=$home
 unset HONEYDEW_SOCKET HONEYDEW_PASSPHRASE
 PATH=$PWD/bin:$PATH
@@ -17,7 +18,7 @@ cleanup() {
     echo "the demo failed; the daemon's log ends so:" >&2
     tail -n 20 "$home/daemon.log" >&2 || true
   fi
-  rm -rf "$home"
+  rm -rf "$work"
   exit $status
 }
 trap cleanup EXIT
@@ -27,12 +28,12 @@ run() { printf '\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 # shorten shows the beginning of a long answer.
 shorten() { head -c 700 "$1"; [ "$(wc -c <"$1")" -le 700 ] || printf ' ... (%s bytes)\n' "$(wc -c <"$1")"; }
 
-bin/sandbox -addr 127.0.0.1:0 -repos . >"$home/api" 2>"$home/api.err" &
+bin/sandbox -addr 127.0.0.1:0 -repos . >"$work/api" 2>"$work/api.err" &
 sandbox_pid=$!
-until grep -q http "$home/api" 2>/dev/null; do
-  kill -0 "$sandbox_pid" || { cat "$home/api.err" >&2; exit 1; }
+until grep -q http "$work/api" 2>/dev/null; do
+  kill -0 "$sandbox_pid" || { cat "$work/api.err" >&2; exit 1; }
 done
-api=$(sed -n 's/^sandbox: //p' "$home/api")
+api=$(sed -n 's/^sandbox: //p' "$work/api")
 control=${api%/graphql}/control
 repository=$(basename "$(git rev-parse --show-toplevel)")
 

@@ -3,14 +3,15 @@
 # replaced. `make picture`; the check makes it anew and compares.
 set -euo pipefail
 cd "$(dirname "$0")"
-export HONEYDEW_HOME=$(mktemp -d /tmp/honeydew-picture.XXXXXX) TZ=UTC
+work=$(mktemp -d /tmp/honeydew-picture.XXXXXX)
+export HONEYDEW_HOME=$work/home TZ=UTC
 unset HONEYDEW_SOCKET
 PATH=$PWD/bin:$PATH
 api_pid=
-trap 'honeydew stop --force >/dev/null 2>&1 || true; [ -z "$api_pid" ] || kill $api_pid; rm -rf "$HONEYDEW_HOME"' EXIT
+trap 'honeydew stop --force >/dev/null 2>&1 || true; [ -z "$api_pid" ] || kill $api_pid; rm -rf "$work"' EXIT
 
 # A repository that is always the same.
-repo=$HONEYDEW_HOME/repos/api
+repo=$work/repos/api
 git init -q -b main "$repo"
 commit() { # date, file, message
   echo "$3" >>"$repo/$2"
@@ -19,14 +20,14 @@ commit() { # date, file, message
 }
 commit 2026-01-05T09:00:00Z server.go 'Answer health checks'
 commit 2026-01-06T15:30:00Z server.go 'Close idle connections'
-sandbox -addr 127.0.0.1:0 -schema queries/schema.graphql -repos "$HONEYDEW_HOME/repos" >"$HONEYDEW_HOME/api" &
+sandbox -addr 127.0.0.1:0 -schema queries/schema.graphql -repos "$work/repos" >"$work/api" &
 api_pid=$!
-until grep -q http "$HONEYDEW_HOME/api"; do kill -0 $api_pid; done
+until grep -q http "$work/api"; do kill -0 $api_pid; done
 
 session() {
   say() { printf '$ %s\n' "$*"; }
   say honeydew start && honeydew start
-  honeydew env add demo "$(sed -n 's/^sandbox: //p' "$HONEYDEW_HOME/api")" --use >/dev/null
+  honeydew env add demo "$(sed -n 's/^sandbox: //p' "$work/api")" --use >/dev/null
   say honeydew login --username ada
   echo demo | honeydew login --username demo --password-stdin | sed 's/as demo/as ada/; s/to demo/to production/'
   say "honeydew github commits acme api --start-date -1w | jq -r '.commits[] | [.date, .author, .message] | @tsv'"
@@ -38,7 +39,7 @@ session() {
   say honeydew schedule test "'0 9 1 1 *'"
   honeydew schedule test 'CRON_TZ=UTC 0 9 1 1 *' | sed -E 's/^... 20[0-9-]+ /Fri 2027-01-01 /; s/  in .*//' | head -n 1
 }
-session | sed -E "s/$(printf '[a-z2-7]{16}')/4k2mzq7xw3p5ar2n/g; s/honeydew [0-9a-f]{7}[-a-z]* started/honeydew started/" >"$HONEYDEW_HOME/session"
+session | sed -E "s/$(printf '[a-z2-7]{16}')/4k2mzq7xw3p5ar2n/g; s/honeydew [0-9a-f]{7}[-a-z]* started/honeydew started/" >"$work/session"
 
 awk '
   function escape(s) { gsub(/&/, "\\&amp;", s); gsub(/</, "\\&lt;", s); gsub(/>/, "\\&gt;", s); return s }
@@ -51,4 +52,4 @@ awk '
     for (i = 1; i <= NR; i++)
       printf "<text x=\"20\" y=\"%d\" fill=\"%s\">%s</text>\n", 14 + i * 20, lines[i] ~ /^\$/ ? "#b8e986" : "#d5d5d5", escape(lines[i])
     print "</g>\n</svg>"
-  }' "$HONEYDEW_HOME/session" >session.svg
+  }' "$work/session" >session.svg

@@ -2,15 +2,16 @@
 # Runs every example client against a daemon and a local API in a temporary home; `make examples`.
 set -euo pipefail
 cd "$(dirname "$0")"
-export HONEYDEW_HOME=$(mktemp -d /tmp/honeydew-examples.XXXXXX)
+work=$(mktemp -d /tmp/honeydew-examples.XXXXXX)
+export HONEYDEW_HOME=$work/home
 unset HONEYDEW_SOCKET
 PATH=$PWD/../bin:$PATH
-sandbox -schema ../queries/schema.graphql -repos .. -addr 127.0.0.1:0 >"$HONEYDEW_HOME/api" &
+sandbox -schema ../queries/schema.graphql -repos .. -addr 127.0.0.1:0 >"$work/api" &
 api_pid=$!
-trap 'honeydew stop --force >/dev/null 2>&1 || true; kill $api_pid; rm -rf "$HONEYDEW_HOME"' EXIT
-until grep -q http "$HONEYDEW_HOME/api"; do kill -0 $api_pid; done
+trap 'honeydew stop --force >/dev/null 2>&1 || true; kill $api_pid; rm -rf "$work"' EXIT
+until grep -q http "$work/api"; do kill -0 $api_pid; done
 honeydew start
-honeydew env add sandbox "$(sed -n 's/^sandbox: //p' "$HONEYDEW_HOME/api")" --use
+honeydew env add sandbox "$(sed -n 's/^sandbox: //p' "$work/api")" --use
 echo demo | honeydew login --username demo --password-stdin
 
 echo "== Go"
