@@ -49,7 +49,7 @@ type rpc[In, Out proto.Message] = func(api, context.Context, In, ...grpc.CallOpt
 
 // config is the configuration or, beside the error, the defaults: a broken one does not keep a client from trying.
 func (c *cli) config() (*Config, error) {
-	cfg, err := loadConfig(c.home, "", c.userHome)
+	cfg, err := loadConfig(c.home, c.file, c.userHome)
 	return cmp.Or(cfg, defaultConfig(c.home)), err
 }
 

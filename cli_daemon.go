@@ -70,6 +70,9 @@ func configFlag(f *flag.FlagSet) *string {
 func startVerb(c *cli, f *flag.FlagSet) action {
 	config := configFlag(f)
 	return func(ctx context.Context, _ []string) error {
+		if *config != "" {
+			c.file = c.absolute(*config) // names the socket that is waited for
+		}
 		ping, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
 		if err == nil {
 			return c.show("running", nil, ping)
@@ -85,8 +88,8 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
 		}
 		args := []string{"daemon"}
-		if *config != "" {
-			args = append(args, "--config", c.absolute(*config))
+		if c.file != "" {
+			args = append(args, "--config", c.file)
 		}
 		daemon, begin, err := c.spawn(args)
 		if err != nil {
