@@ -74,6 +74,7 @@ type cli struct {
 	printer
 	home     string
 	json     bool
+	file     string // of the configuration, where it is not the home's
 	commands func() *Commands
 	conn     *grpc.ClientConn
 	client   api

@@ -53,7 +53,7 @@ func (c *cli) config() (*Config, error) {
 	if err != nil {
 		return defaultConfig(c.home), err
 	}
-	cfg, err := loadConfig(c.home, file, c.userHome)
+	cfg, err := loadConfig(c.home, cmp.Or(c.file, file), c.userHome)
 	return cmp.Or(cfg, defaultConfig(c.home)), err
 }
 

@@ -74,6 +74,9 @@ func configFlag(f *flag.FlagSet) *string {
 func startVerb(c *cli, f *flag.FlagSet) action {
 	config := configFlag(f)
 	return func(ctx context.Context, _ []string) error {
+		if *config != "" {
+			c.file = c.absolute(*config) // names the socket that is waited for
+		}
 		ping, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
 		if err == nil {
 			return c.show("running", nil, ping)
@@ -89,11 +92,10 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
 		}
 		args := []string{"daemon"}
-		if *config != "" {
-			*config = c.absolute(*config)
-			args = append(args, "--config", *config)
+		if c.file != "" {
+			args = append(args, "--config", c.file)
 		}
-		if err := c.checkSocket(*config); err != nil {
+		if err := c.checkSocket(c.file); err != nil {
 			return err
 		}
 		daemon, begin, err := c.spawn(args)
