@@ -88,6 +88,9 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 		if held, lockErr := lockHeld(lockPath(c.home)); held && lockErr == nil && status.Code(err) == codes.DeadlineExceeded {
 			return err
 		}
+		if err := c.checkConfigured(); err != nil {
+			return err
+		}
 		if err := prepareHome(c.home); err != nil {
 			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
 		}
@@ -104,6 +107,21 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 		}
 		return c.awaitReady(ctx, daemon, begin)
 	}
+}
+
+// checkConfigured refuses a start with a configuration beside a daemon that runs with another one.
+func (c *cli) checkConfigured() error {
+	path := lockPath(c.home)
+	held, err := lockHeld(path)
+	if err != nil || !held || c.file == "" {
+		return err
+	}
+	noted, err := notedIn(path)
+	if err != nil || noted == c.file {
+		return err
+	}
+	running := fmt.Errorf("a daemon of this home runs already, with %s", cmp.Or(noted, "the configuration in its home"))
+	return exitError{exitAlreadyRunning, running}
 }
 
 // checkSocket refuses a start whose daemon would listen elsewhere than where $HONEYDEW_SOCKET makes clients look.

@@ -1022,15 +1022,6 @@ func TestPanicInAHandlerIsInternalAndLogged(t *testing.T) {
 	}
 }
 
-// fakeStream is a stream of a caller.
-type fakeStream struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-func (f fakeStream) Context() context.Context    { return f.ctx }
-func (f fakeStream) SetHeader(metadata.MD) error { return nil }
-
 func TestOtherUsersAreRefused(t *testing.T) {
 	s := &rpcServer{parts: parts{log: slog.New(slog.DiscardHandler)}}
 	for _, c := range []struct {
