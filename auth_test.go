@@ -700,10 +700,12 @@ func TestClockAloneEndsNoLogin(t *testing.T) {
 }
 
 func newHandlerClient(api http.Handler) *Client {
-	return &Client{
-		clientOptions: clientOptions{Version: "1", MaxBytes: 1 << 20},
-		connections:   newConnections(func() http.RoundTripper { return handlerTransport{api} }),
-	}
+	c := newClient(clientOptions{Version: "1", MaxBytes: 1 << 20})
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetHTTP1(true)
+	transport.RegisterProtocol("https", handlerTransport{api})
+	c.transport.Store(transport)
+	return c
 }
 
 // newFakeClockTokens is a TokenSource without a network, for a test in which the clock is a fake.
