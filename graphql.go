@@ -175,7 +175,7 @@ func (c *Client) renew(old *http.Transport) {
 // Do sends r once. Its error is an *Error: AUTH_INVALID means that the API refused the token.
 func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	r.Secrets = slices.Concat(r.Secrets, c.ProxySecrets)
-	answer, e := c.send(ctx, &r)
+	answer, e := c.do(ctx, &r)
 	if e == nil && r.Mutation {
 		e = r.refusedPayload(answer.Data)
 	}
@@ -205,7 +205,7 @@ func (r *Request) secretForms() (forms []string) {
 	return slices.Compact(forms)
 }
 
-func (c *Client) send(ctx context.Context, r *Request) (Answer, *Error) {
+func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 	connected := false
 	trace := httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { connected = true },
