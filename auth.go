@@ -5,8 +5,7 @@ package main
 //
 // Refresh tokens rotate, and an API may take the second use of a spent one for theft and revoke everything. So each
 // environment has one session, a pair of tokens is replaced by one change at a time (a refresh, a login, a logout), and
-// a new pair is on disk before anyone gets to see its access token. A change belongs to no request: whoever waits for
-// it may go, it goes on. A login or logout ends a refresh that is under way, which may hang.
+// a new pair is on disk before anyone gets to see its access token.
 //
 // The life of a session:
 //
@@ -19,6 +18,17 @@ package main
 //	            +---- anything else: the tokens stay, AUTH_NETWORK_ERROR, tried again
 //
 // The clock of this computer is in none of these arrows but the first refresh: it may be wrong, so it ends no login.
+//
+// Changes in time. One belongs to no request: whoever waits for it may go, it goes on. A login or logout ends a refresh
+// that is under way, which may hang, and whoever waited for that looks again, and waits for what came in its place:
+//
+//	job 1    needs a token --+ starts
+//	job 2      needs one too |---- waits --------------> wakes ---- looks again ---- waits --> has the new pair
+//	refresh                  +======= asks the API ====X told to end
+//	login                        the user types           +=== waits for that, stores its pair ===+
+//
+// A refresh that nobody ends hands its pair, or its failure, to all who wait. So a hundred jobs whose token is refused
+// make one refresh, and where it fails they make no hundred more.
 //
 // session.mu guards the change under way; it is not held across SQL or a request.
 
@@ -66,24 +76,30 @@ type session struct {
 	pair    atomic.Pointer[tokenPair] // as it is on disk; nil: to be read
 	unsaved *tokenPair                // refreshed, but not on disk: the disk refused it
 	failing time.Time                 // since when refreshing fails; zero: it does not
-	asked   time.Time                 // when the API was last asked in spite of what the clock says
+	doubted time.Time                 // when the API was last asked in spite of what the clock says
 	mu      sync.Mutex
 	change  *change // under way
 }
 
+// tokenPair is a login in the clear.
 type tokenPair struct {
-	username, access, refresh     string
-	accessExpires, refreshExpires time.Time // zero: the token does not say
-	renewed                       time.Time // by a refresh of ours
-
-	skew time.Duration // our clock is ahead of the API's by this; 0 also where nobody knows
+	loginFacts
+	access, refresh string
+	renewed         time.Time     // by a refresh of ours
+	skew            time.Duration // our clock is ahead of the API's by this; 0 also where nobody knows
 }
 
-// change is one change of a session under way. All but cancel may be read once done is closed.
+// loginFacts are what everybody may know of a login; the times are zero where the tokens do not say.
+type loginFacts struct {
+	Username                      string
+	AccessExpires, RefreshExpires time.Time
+}
+
+// change is one change of a session under way. Once done is closed there is a pair or an err for whoever waited. There
+// is neither where this was a login or logout, or was ended by one: then they look again.
 type change struct {
 	done   chan struct{}
 	cancel context.CancelFunc
-	again  bool // whoever waits for a refresh is to ask again: this is a login or logout, or one came in between
 	pair   *tokenPair
 	err    error
 }
@@ -111,23 +127,25 @@ func (t *TokenSource) Forget(envID string) { t.sessions.Delete(envID) }
 // startLocked makes run the session's change under way. The one before it is told to end, and waited for.
 func (t *TokenSource) startLocked(s *session, run func(context.Context) (*tokenPair, error)) *change {
 	ctx, cancel := context.WithTimeout(t.ctx, t.Timeout)
-	before, c := s.change, &change{done: make(chan struct{}), cancel: cancel}
-	s.change = c
+	c := &change{done: make(chan struct{}), cancel: cancel}
+	before := s.change
 	if before != nil {
-		before.again = true
 		before.cancel()
 	}
+	s.change = c
 	t.wg.Go(func() {
 		defer close(c.done)
 		defer cancel()
 		if before != nil {
 			<-before.done
 		}
-		c.pair, c.err = run(ctx)
+		pair, err := run(ctx)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.change == c {
+		if s.change == c { // or else what came of it counts no more
 			s.change = nil
+			c.pair = pair
+			c.err = err
 		}
 	})
 	return c
@@ -136,82 +154,83 @@ func (t *TokenSource) startLocked(s *session, run func(context.Context) (*tokenP
 // replace makes pair the session's, nil for a logout, once it is stored.
 func (t *TokenSource) replace(env Environment, pair *tokenPair, store func() error) error {
 	s := t.session(env.ID)
+	var err error
 	s.mu.Lock()
 	c := t.startLocked(s, func(context.Context) (*tokenPair, error) {
-		err := store()
+		err = store()
 		if err == nil {
 			s.unsaved = nil
 			s.failing = time.Time{}
 			s.pair.Store(pair)
 		}
-		return pair, err
+		return nil, nil
 	})
-	c.again = true
 	s.mu.Unlock()
 	<-c.done
-	return c.err
+	return err
 }
 
-var (
-	errAuthRequired = errorf(codeAuthRequired, "not logged in").hint("log in with: honeydew login")
-	errAuthExpired  = errorf(codeAuthExpired, "the login has expired").hint("log in again with: honeydew login")
-)
+// expired is the error of a login that is over.
+func expired(why string) *Error {
+	return errorf(codeAuthExpired, "%s", why).hint("log in again with: honeydew login")
+}
 
-// AuthState is what is known of a login; the times are zero when the tokens do not say.
+// AuthState is what a person is told of a login.
 type AuthState struct {
-	Authenticated, NeedsReauth    bool
-	Username                      string
-	AccessExpires, RefreshExpires time.Time
+	Authenticated, NeedsReauth bool
+	loginFacts
 }
 
 // Status tells of env's login without asking the API.
-func (t *TokenSource) Status(ctx context.Context, env Environment) (AuthState, error) {
+func (t *TokenSource) Status(_ context.Context, env Environment) (AuthState, error) {
 	row, err := t.Store.Tokens(env.ID)
 	if codeOf(err) == codeNotFound {
 		return AuthState{NeedsReauth: env.NeedsReauth}, nil
-	} else if err != nil {
+	}
+	if err != nil {
 		return AuthState{}, err
 	}
-	_, err = t.open(env, row)
-	expired := err != nil || env.NeedsReauth
-	return AuthState{!expired, expired, row.Username, row.AccessExpires, row.RefreshExpires}, nil
+	pair, err := t.open(env, row)
+	usable := err == nil && !env.NeedsReauth
+	return AuthState{usable, !usable, pair.loginFacts}, nil
 }
 
 // due reports whether the pair is to be refreshed before it is used. Without a refresh token it is used until the API
 // refuses it. Tokens that live for less than the margin, or a wrong clock, must not make every request refresh.
 func (p *tokenPair) due() bool {
-	if p.refresh == "" || p.accessExpires.IsZero() {
+	if p.refresh == "" || p.AccessExpires.IsZero() {
 		return false
 	}
-	return time.Until(p.accessExpires.Add(p.skew)) < refreshMargin && time.Since(p.renewed) > refreshInterval
+	return p.left(p.AccessExpires) < refreshMargin && time.Since(p.renewed) > refreshInterval
 }
 
-// refreshOver reports whether the refresh token has expired, if our clock is right.
-func (p *tokenPair) refreshOver() bool {
-	return !p.refreshExpires.IsZero() && time.Until(p.refreshExpires.Add(p.skew)) <= 0
-}
+// left is how long it is until a time that a token says, by the API's clock as far as that is known.
+func (p *tokenPair) left(until time.Time) time.Duration { return time.Until(until.Add(p.skew)) }
 
-// open decrypts what save stored.
+// open decrypts what save stored. Without its key the pair has no tokens.
 func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
-	p := &tokenPair{
-		username:       row.Username,
-		accessExpires:  row.AccessExpires,
-		refreshExpires: row.RefreshExpires,
-	}
+	p := &tokenPair{loginFacts: loginFacts{row.Username, row.AccessExpires, row.RefreshExpires}}
 	place := sealPlace(env)
-	var err error
-	if p.access, err = t.Sealer.open(place, "access", row.Access); err == nil && len(row.Refresh) > 0 {
+	access, err := t.Sealer.open(place, "access", row.Access)
+	if err == nil && len(row.Refresh) > 0 {
 		p.refresh, err = t.Sealer.open(place, "refresh", row.Refresh)
 	}
-	if err == nil {
-		return p, nil
+	if err != nil {
+		t.Log.Debug("tokens cannot be decrypted", "environment", env.Name, "error", err.Error())
+		return p, t.lockedOut(row)
 	}
-	t.Log.Debug("tokens cannot be decrypted", "environment", env.Name, "error", err.Error())
-	if missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access)); ok {
-		return nil, errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
+	p.access = access
+	return p, nil
+}
+
+// lockedOut is what a person can do about a login that this daemon's key does not open.
+func (t *TokenSource) lockedOut(row TokenRow) *Error {
+	missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access))
+	if ok {
+		return errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
 	}
-	e := errorf(codeAuthExpired, "the stored login cannot be decrypted: its key, or the environment's URL, changed")
-	return nil, e.hint("bring it back, or log in again with: honeydew login")
+	e := expired("the stored login cannot be decrypted: its key, or the environment's URL, changed")
+	return e.hint("bring it back, or log in again with: honeydew login")
 }
 
 // mayReplace fails where the login that is stored must not be replaced by one of this daemon's.
@@ -228,24 +247,29 @@ func (t *TokenSource) mayReplace(env Environment) error {
 
 // save seals and stores a pair.
 func (t *TokenSource) save(env Environment, p *tokenPair, login bool) error {
-	if err := t.mayReplace(env); err != nil {
+	err := t.mayReplace(env)
+	if err != nil {
 		return err
+	}
+	place := sealPlace(env)
+	access, err := t.Sealer.seal(place, "access", p.access)
+	if err != nil {
+		return err
+	}
+	var refresh []byte
+	if p.refresh != "" {
+		refresh, err = t.Sealer.seal(place, "refresh", p.refresh)
+		if err != nil {
+			return err
+		}
 	}
 	row := TokenRow{
 		EnvironmentID:  env.ID,
-		Username:       p.username,
-		AccessExpires:  p.accessExpires,
-		RefreshExpires: p.refreshExpires,
-	}
-	place := sealPlace(env)
-	var err error
-	if row.Access, err = t.Sealer.seal(place, "access", p.access); err != nil {
-		return err
-	}
-	if p.refresh != "" {
-		if row.Refresh, err = t.Sealer.seal(place, "refresh", p.refresh); err != nil {
-			return err
-		}
+		Username:       p.Username,
+		Access:         access,
+		Refresh:        refresh,
+		AccessExpires:  p.AccessExpires,
+		RefreshExpires: p.RefreshExpires,
 	}
 	return t.Store.SaveTokens(row, login)
 }
@@ -256,40 +280,46 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 	if username == "" || password == "" {
 		return AuthState{}, errorf(codeInvalidArgument, "username and password: both are needed")
 	}
-	if len(username) > maxCredentialBytes || len(password) > maxCredentialBytes {
-		return AuthState{}, errorf(codeInvalidArgument, "username and password: at most %d bytes each",
-			maxCredentialBytes)
+	if max(len(username), len(password)) > maxCredentialBytes {
+		return AuthState{}, errorf(codeInvalidArgument, "username and password: at most %d bytes each", maxCredentialBytes)
 	}
-	if err := t.mayReplace(env); err != nil { // before the API gives tokens that cannot be kept
+	err := t.mayReplace(env) // before the API gives tokens that cannot be kept
+	if err != nil {
 		return AuthState{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
-	variables := map[string]string{"username": username, "password": password}
-	pair, e := t.ask(ctx, env, t.LoginQuery, "login", variables, password)
+	r := Request{URL: env.BaseURL, Query: t.LoginQuery, Field: "login", Secrets: []string{password}}
+	pair, e := t.obtain(ctx, r, map[string]string{"username": username, "password": password})
 	if e != nil {
-		code, hint := codeAPIUnreachable, "check the environment's URL with: honeydew env list"
-		if refusedByAPI(e) {
-			code, hint = codeLoginRefused, "check the username and password"
-		}
-		return AuthState{}, errorf(code, "login to %s: %s", env.Name, e.Message).hint("%s", hint)
+		return AuthState{}, notLoggedIn(env, e)
 	}
-	pair.username = username
-	if err := t.replace(env, pair, func() error { return t.save(env, pair, true) }); err != nil {
+	pair.Username = username
+	err = t.replace(env, pair, func() error { return t.save(env, pair, true) })
+	if err != nil {
 		return AuthState{}, err
 	}
 	t.Log.Info("logged in", "environment", env.Name, "username", username)
-	return AuthState{
-		Authenticated:  true,
-		Username:       username,
-		AccessExpires:  pair.accessExpires,
-		RefreshExpires: pair.refreshExpires,
-	}, nil
+	return AuthState{Authenticated: true, loginFacts: pair.loginFacts}, nil
+}
+
+// notLoggedIn is the error of a login that e has kept from the API's tokens.
+func notLoggedIn(env Environment, e *Error) *Error {
+	code := codeAPIUnreachable
+	hint := "check the environment's URL with: honeydew env list"
+	if refusedByAPI(e) {
+		code = codeLoginRefused
+		hint = "check the username and password"
+	}
+	return errorf(code, "login to %s: %s", env.Name, e.Message).hint("%s", hint)
 }
 
 // Logout forgets env's tokens and reports whether there were any.
 func (t *TokenSource) Logout(env Environment) (had bool, err error) {
-	err = t.replace(env, nil, func() (err error) { had, err = t.Store.DeleteTokens(env.ID); return err })
+	err = t.replace(env, nil, func() (err error) {
+		had, err = t.Store.DeleteTokens(env.ID)
+		return err
+	})
 	if err == nil {
 		t.Log.Info("logged out", "environment", env.Name)
 	}
@@ -301,39 +331,32 @@ func refusedByAPI(e *Error) bool {
 	return (e.Code == codeAuthInvalid || (e.Code == codeAPI && e.Refused)) && !errors.Is(e, errForeign)
 }
 
-// ask sends a login or refresh and reads the pair of tokens that it gives.
-func (t *TokenSource) ask(
-	ctx context.Context, env Environment, query, field string, variables map[string]string, secret string,
-) (*tokenPair, *Error) {
-	text, _ := json.Marshal(variables) // strings alone: it cannot fail
-	answer, err := t.Client.Do(ctx, Request{
-		URL:       env.BaseURL,
-		Query:     query,
-		Field:     field,
-		Variables: text,
-		Secrets:   []string{secret},
-	})
-	if e, ok := errors.AsType[*Error](err); ok {
+// obtain sends a login or refresh and reads the pair of tokens that it gives.
+func (t *TokenSource) obtain(ctx context.Context, r Request, variables map[string]string) (*tokenPair, *Error) {
+	r.Variables, _ = json.Marshal(variables) // strings alone: it cannot fail
+	answer, err := t.Client.Do(ctx, r)
+	e, failed := errors.AsType[*Error](err)
+	if failed {
 		return nil, e
 	}
 	if len(answer.Data) > maxLoginAnswer {
 		return nil, errorf(codeBadResponse, "the API's answer to %s has %d bytes; allowed are %d",
-			field, len(answer.Data), maxLoginAnswer)
+			r.Field, len(answer.Data), maxLoginAnswer)
 	}
 	var got struct{ AccessToken, RefreshToken string }
-	if err := json.Unmarshal(answer.Data, &got); err != nil || got.AccessToken == "" {
-		return nil, &Error{Code: codeBadResponse, Message: "the API's answer to " + field + " holds no access token"}
-	}
-	if !usableToken(got.AccessToken) || !usableToken(got.RefreshToken) {
-		return nil, errorf(codeBadResponse, "the API's answer to %s holds an unusable token; "+
-			"allowed are %d bytes of visible ASCII", field, maxTokenBytes)
+	err = json.Unmarshal(answer.Data, &got)
+	if err != nil || got.AccessToken == "" || !usableToken(got.AccessToken) || !usableToken(got.RefreshToken) {
+		return nil, errorf(codeBadResponse, "the API's answer to %s holds no token, or an unusable one; "+
+			"allowed are %d bytes of visible ASCII", r.Field, maxTokenBytes)
 	}
 	return &tokenPair{
-		access:         got.AccessToken,
-		refresh:        got.RefreshToken,
-		accessExpires:  tokenExpiry(got.AccessToken),
-		refreshExpires: tokenExpiry(got.RefreshToken),
-		skew:           tokenSkew(got.AccessToken, time.Now()),
+		loginFacts: loginFacts{
+			AccessExpires:  tokenExpiry(got.AccessToken),
+			RefreshExpires: tokenExpiry(got.RefreshToken),
+		},
+		access:  got.AccessToken,
+		refresh: got.RefreshToken,
+		skew:    tokenSkew(got.AccessToken, time.Now()),
 	}, nil
 }
 
@@ -349,7 +372,8 @@ func (t *TokenSource) Do(ctx context.Context, env Environment, send func(token s
 	if codeOf(err) != codeAuthInvalid || !pair.renewed.Before(begin) {
 		return err
 	}
-	if pair, err = t.token(ctx, env, pair.access); err != nil {
+	pair, err = t.token(ctx, env, pair.access)
+	if err != nil {
 		return err
 	}
 	return send(pair.access, []string{pair.refresh})
@@ -359,68 +383,142 @@ func (t *TokenSource) Do(ctx context.Context, env Environment, send func(token s
 func (t *TokenSource) token(ctx context.Context, env Environment, refused string) (*tokenPair, error) {
 	s := t.session(env.ID)
 	for {
-		if pair := s.pair.Load(); pair != nil && pair.access != refused && !pair.due() {
+		pair := s.pair.Load()
+		if pair.good(refused) {
 			return pair, nil
 		}
-		s.mu.Lock()
-		c := s.change
-		if c == nil {
-			c = t.startLocked(s, func(ctx context.Context) (*tokenPair, error) { return t.renew(ctx, env, s, refused) })
-		}
-		s.mu.Unlock()
+		c := t.changeFor(s, env, refused)
 		select {
 		case <-c.done:
 		case <-ctx.Done():
 			return nil, notRefreshed("no fresh token in time", ctx.Err())
 		}
-		if !c.again {
+		if c.pair != nil || c.err != nil {
 			return c.pair, c.err
 		}
 	}
 }
 
+// good reports whether there is a pair that may be used as it is.
+func (p *tokenPair) good(refused string) bool { return p != nil && p.access != refused && !p.due() }
+
+// changeFor is the session's change under way: a refresh, if there was none.
+func (t *TokenSource) changeFor(s *session, env Environment, refused string) *change {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.change != nil {
+		return s.change
+	}
+	return t.startLocked(s, func(ctx context.Context) (*tokenPair, error) {
+		return t.renew(ctx, env, s, refused)
+	})
+}
+
 // renew reads the pair if need be, and trades its refresh token for a new one if it is due or was refused. It is the
 // session's change under way.
 func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, refused string) (*tokenPair, error) {
-	if s.unsaved != nil {
-		if err := t.keep(env, s, s.unsaved); err != nil {
-			return nil, err
-		}
+	pair, err := t.present(env, s)
+	if err != nil {
+		return nil, err
 	}
-	pair, err := s.pair.Load(), error(nil)
-	if pair == nil {
-		if pair, err = t.load(ctx, env); err != nil {
-			return nil, err
-		}
-		s.pair.Store(pair)
-	}
-	if pair.access != refused && !pair.due() { // somebody else was quicker
+	if pair.good(refused) { // somebody else was quicker
 		return pair, nil
 	}
 	if pair.refresh == "" {
-		return nil, t.expire(ctx, env, s, "the API refused the access token, and gave no refresh token")
+		return nil, t.expire(env, s, "the API refused the access token, and gave no refresh token")
 	}
-	if pair.refreshOver() {
+	if !pair.RefreshExpires.IsZero() && pair.left(pair.RefreshExpires) <= 0 {
 		// The clock may be wrong, and ends no login: the API is asked, but not by every job.
-		if wait := time.Until(s.asked.Add(refreshCheck)); wait > 0 {
+		wait := time.Until(s.doubted.Add(refreshCheck))
+		if wait > 0 {
 			return s.untilAsked(pair, refused, wait)
 		}
-		s.asked = time.Now()
+		s.doubted = time.Now()
 	}
-	variables := map[string]string{"refreshToken": pair.refresh}
-	fresh, e := t.ask(ctx, env, t.RefreshQuery, "refreshToken", variables, pair.refresh)
+	r := Request{URL: env.BaseURL, Query: t.RefreshQuery, Field: "refreshToken", Secrets: []string{pair.refresh}}
+	fresh, e := t.obtain(ctx, r, map[string]string{"refreshToken": pair.refresh})
 	if e != nil && errors.Is(e, errEndsLogin) {
-		return nil, t.expire(ctx, env, s, "the API refused the refresh token: "+e.Message)
+		return nil, t.expire(env, s, "the API refused the refresh token: "+e.Message)
 	}
 	if e != nil {
 		return nil, s.refreshFailed(e)
 	}
 	s.failing = time.Time{}
+	fresh.Username = pair.Username
+	fresh.renewed = time.Now()
 	if fresh.refresh == "" { // an API that does not rotate
-		fresh.refresh, fresh.refreshExpires = pair.refresh, pair.refreshExpires
+		fresh.refresh = pair.refresh
+		fresh.RefreshExpires = pair.RefreshExpires
 	}
-	fresh.username, fresh.renewed = pair.username, time.Now()
 	return fresh, t.keep(env, s, fresh)
+}
+
+// present is the session's pair: the one in memory, or else on disk. It fails with AUTH_REQUIRED without a login, and
+// with AUTH_EXPIRED where only a new one helps.
+func (t *TokenSource) present(env Environment, s *session) (*tokenPair, error) {
+	pair := s.unsaved
+	if pair != nil {
+		return pair, t.keep(env, s, pair)
+	}
+	pair = s.pair.Load()
+	if pair != nil {
+		return pair, nil
+	}
+	row, err := t.Store.Tokens(env.ID)
+	if codeOf(err) == codeNotFound {
+		return nil, errorf(codeAuthRequired, "not logged in").hint("log in with: honeydew login")
+	}
+	if err != nil {
+		return nil, err
+	}
+	// The caller's knowledge of the environment may be older than the latest refusal.
+	env, err = t.Store.Environment(env.Name)
+	if err != nil {
+		return nil, err
+	}
+	if env.NeedsReauth {
+		return nil, expired("the login has expired")
+	}
+	pair, err = t.open(env, row)
+	if err != nil {
+		return nil, err
+	}
+	s.pair.Store(pair)
+	return pair, nil
+}
+
+// keep stores a refreshed pair, and lets it be used only then. What the disk refuses is kept and tried again at the
+// next need: the old pair is spent.
+func (t *TokenSource) keep(env Environment, s *session, pair *tokenPair) error {
+	s.unsaved = pair
+	s.pair.Store(nil)
+	err := t.save(env, pair, false)
+	if err != nil {
+		t.Log.Error("the refreshed login could not be stored", "environment", env.Name, "error", err.Error())
+		return notRefreshed("the refreshed login could not be stored: "+err.Error(), err)
+	}
+	s.unsaved = nil
+	s.pair.Store(pair)
+	t.Log.Info("auth token refreshed", "environment", env.Name, "username", pair.Username)
+	return nil
+}
+
+// expire notes that only a login helps; the tokens stay.
+func (t *TokenSource) expire(env Environment, s *session, why string) error {
+	err := t.Store.SetNeedsReauth(env.ID)
+	if err != nil {
+		return err
+	}
+	pair := s.pair.Swap(nil)
+	failed, err := t.Store.AuthFailures(env)
+	if err != nil {
+		return err
+	}
+	t.Log.Error("auth token expired",
+		"environment", env.Name,
+		"username", pair.Username,
+		"failed_jobs_count", failed)
+	return expired(why)
 }
 
 // untilAsked is what there is until the API may be asked again about a refresh token that is over by our clock.
@@ -433,7 +531,7 @@ func (s *session) untilAsked(pair *tokenPair, refused string, wait time.Duration
 	return nil, notRefreshed(message+s.advice(), nil)
 }
 
-// notRefreshed fails an attempt that had no good token, and may have one later.
+// notRefreshed fails an attempt that had no good token, and may have one later. Nothing was sent yet.
 func notRefreshed(message string, cause error) *Error {
 	return &Error{
 		Code:    codeAuthNetwork,
@@ -458,78 +556,38 @@ func (s *session) refreshFailed(e *Error) *Error {
 
 // advice is what a person can do about refreshes that fail, once they have failed for a while.
 func (s *session) advice() string {
-	if s.failing.IsZero() || time.Since(s.failing) <= refreshPatience {
+	lasting := time.Since(s.failing)
+	if s.failing.IsZero() || lasting <= refreshPatience {
 		return ""
 	}
 	return fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, "+
-		"or log in again with `honeydew login`", time.Since(s.failing).Round(time.Minute))
-}
-
-// load reads the environment's tokens: AUTH_REQUIRED without a login, AUTH_EXPIRED where only a new one helps.
-func (t *TokenSource) load(ctx context.Context, env Environment) (*tokenPair, error) {
-	row, err := t.Store.Tokens(env.ID)
-	if codeOf(err) == codeNotFound {
-		return nil, errAuthRequired
-	} else if err != nil {
-		return nil, err
-	}
-	// The caller's knowledge of the environment may be older than the latest refusal.
-	if env, err = t.Store.Environment(env.Name); err != nil {
-		return nil, err
-	} else if env.NeedsReauth {
-		return nil, errAuthExpired
-	}
-	return t.open(env, row)
-}
-
-// keep stores a refreshed pair, and lets it be used only then. What the disk refuses is kept and tried again at the
-// next need: the old pair is spent.
-func (t *TokenSource) keep(env Environment, s *session, pair *tokenPair) error {
-	s.unsaved = pair
-	s.pair.Store(nil)
-	if err := t.save(env, pair, false); err != nil {
-		t.Log.Error("the refreshed login could not be stored", "environment", env.Name, "error", err.Error())
-		return notRefreshed("the refreshed login could not be stored: "+err.Error(), err)
-	}
-	s.unsaved = nil
-	s.pair.Store(pair)
-	t.Log.Info("auth token refreshed", "environment", env.Name, "username", pair.username)
-	return nil
-}
-
-// expire notes that only a login helps; the tokens stay.
-func (t *TokenSource) expire(ctx context.Context, env Environment, s *session, why string) error {
-	if err := t.Store.SetNeedsReauth(env.ID); err != nil {
-		return err
-	}
-	pair := s.pair.Swap(nil)
-	failed, err := t.Store.AuthFailures(env)
-	if err != nil {
-		return err
-	}
-	t.Log.Error("auth token expired", "environment", env.Name, "username", pair.username, "failed_jobs_count", failed)
-	return errorf(codeAuthExpired, "%s", why).hint("log in again with: honeydew login")
+		"or log in again with `honeydew login`", lasting.Round(time.Minute))
 }
 
 // Run refreshes tokens before they are needed, until ctx ends.
 func (t *TokenSource) Run(ctx context.Context) {
 	for tick := time.Tick(refreshCheck); ; {
-		all, err := t.Store.Environments()
-		if err != nil {
-			t.Log.Error("environments cannot be read", "error", err.Error())
-		}
-		for _, env := range all {
-			if !env.HasTokens || env.NeedsReauth {
-				continue
-			}
-			if _, err := t.token(ctx, env, ""); err != nil && ctx.Err() == nil {
-				t.Log.Warn("background refresh failed", "environment", env.Name, "error", err.Error())
-			}
-		}
+		t.refreshAll(ctx)
 		select {
 		case <-tick:
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+func (t *TokenSource) refreshAll(ctx context.Context) {
+	all, err := t.Store.Environments()
+	if err != nil {
+		t.Log.Error("environments cannot be read", "error", err.Error())
+	}
+	for _, env := range all {
+		if !env.HasTokens || env.NeedsReauth {
+			continue
+		}
+		_, err := t.token(ctx, env, "")
+		if err != nil && ctx.Err() == nil {
+			t.Log.Warn("background refresh failed", "environment", env.Name, "error", err.Error())
 		}
 	}
 }

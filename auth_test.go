@@ -694,7 +694,7 @@ func TestClockAloneEndsNoLogin(t *testing.T) {
 		t.Errorf("%+v", state)
 	}
 	s := a.tokens.session(a.env().ID)
-	s.asked = s.asked.Add(-refreshCheck)
+	s.doubted = s.doubted.Add(-refreshCheck)
 	a.wantCall("")
 	a.wantAsked("refresh", 3)
 }
@@ -966,6 +966,13 @@ func TestLogoutIsNotUndoneByASlowReader(t *testing.T) {
 	read, out := make(chan error, 1), make(chan error, 1)
 	go func() { read <- a.tokens.Do(t.Context(), env, func(string, []string) error { return nil }) }()
 	waitForStack(t, "(*sealer).open")
+	s := a.tokens.session(env.ID)
+	underWay := func() *change {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.change
+	}
+	reading := underWay()
 	go func() {
 		had, err := a.tokens.Logout(env)
 		if !had {
@@ -973,13 +980,7 @@ func TestLogoutIsNotUndoneByASlowReader(t *testing.T) {
 		}
 		out <- err
 	}()
-	logoutUnderWay := func() bool {
-		s := a.tokens.session(env.ID)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.change.again
-	}
-	for !logoutUnderWay() {
+	for underWay() == reading {
 		runtime.Gosched()
 	}
 	a.sealer.mu.Unlock()
@@ -1106,7 +1107,7 @@ func TestLoginUnderAPassphraseIsNotReplacedByOneUnderAKeyFile(t *testing.T) {
 	if codeOf(err) != codeAuthExpired || !strings.Contains(e.Hint, "HONEYDEW_PASSPHRASE") {
 		t.Errorf("a call: %+v", e)
 	}
-	if err := a.tokens.save(a.env(), &tokenPair{username: "ada", access: "a", refresh: "r"}, false); codeOf(err) != codeFailedPrecondition {
+	if err := a.tokens.save(a.env(), &tokenPair{loginFacts: loginFacts{Username: "ada"}, access: "a", refresh: "r"}, false); codeOf(err) != codeFailedPrecondition {
 		t.Errorf("a refresh: %v", err)
 	}
 	if after, err := a.store.Tokens(a.env().ID); err != nil || fmt.Sprint(after) != fmt.Sprint(before) {
