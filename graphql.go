@@ -92,8 +92,9 @@ func proxySecrets(getenv func(string) string) (secrets []string, err error) {
 		}
 		proxy, ok := parseProxy(value)
 		if !ok {
-			return nil, fmt.Errorf("%s is not the URL of a proxy; write it as http://USER:PASSWORD@HOST:PORT, and in the user "+
-				"and password %%25 for %%, %%23 for #, %%2F for /, %%3F for ?, %%40 for @ and %%20 for a blank", name)
+			return nil, fmt.Errorf("%s is not the URL of a proxy; write it as http://USER:PASSWORD@HOST:PORT, "+
+				"and in the user and password %%25 for %%, %%23 for #, %%2F for /, %%3F for ?, %%40 for @ "+
+				"and %%20 for a blank", name)
 		}
 		password, _ := proxy.User.Password()
 		if password == "" {
@@ -113,10 +114,7 @@ func parseProxy(value string) (*url.URL, bool) {
 		value = "http://" + value
 	}
 	u, err := url.Parse(value)
-	if err != nil || u.Hostname() == "" {
-		return nil, false
-	}
-	if strings.TrimSuffix(u.Path, "/") != "" || strings.ContainsAny(value, "?#") {
+	if err != nil || u.Hostname() == "" || u.RequestURI() != "/" || strings.Contains(value, "#") {
 		return nil, false
 	}
 	switch u.Scheme {
@@ -420,25 +418,22 @@ func textOf(value []byte) outside {
 // mediaType is the first media type in a Content-Type. Gateways repeat it, or its charset, and some write parameters
 // that nobody can read; what the answer is does not depend on those.
 func mediaType(contentType string) string {
-	first, _, _ := strings.Cut(contentType, ",")
-	first, _, _ = strings.Cut(first, ";")
+	first, _, _ := strings.Cut(strings.ReplaceAll(contentType, ",", ";"), ";")
 	return strings.ToLower(strings.TrimSpace(first))
 }
 
 // retryAfter reads the header of that name: seconds or a date (RFC 9110, section 10.2.3); without a usable one, the
 // default and false. A hold is at least a second, so that an API that says 0 is not asked in a loop.
 func retryAfter(value string, now time.Time) (time.Duration, bool) {
-	var wait time.Duration
-	seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 63)
-	if err == nil || errors.Is(err, strconv.ErrRange) { // what is out of range comes as the largest number
-		wait = time.Duration(min(seconds, uint64(maxHold/time.Second))) * time.Second
-	} else {
-		at, err := http.ParseTime(value)
-		if err != nil {
+	at, err := http.ParseTime(value)
+	if err != nil {
+		seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 32)
+		if err != nil && !errors.Is(err, strconv.ErrRange) { // what is out of range comes as the largest number
 			return defaultHold, false
 		}
-		wait = at.Sub(now).Round(time.Second)
+		at = now.Add(time.Duration(seconds) * time.Second)
 	}
+	wait := at.Sub(now).Round(time.Second)
 	return min(max(wait, time.Second), maxHold), true
 }
 
@@ -537,9 +532,7 @@ func (e *envelope) verdict() string {
 		return codeTimeout
 	case graphQL && usable && e.errors > 0:
 		return ""
-	case e.status >= 500:
-		return codeServer
-	case graphQL && e.saysTrouble():
+	case e.status >= 500, graphQL && e.saysTrouble():
 		return codeServer
 	case e.status >= 400, graphQL && e.errors > 0:
 		return codeAPI
@@ -568,8 +561,8 @@ func (e *envelope) refuser() error {
 	}
 	switch e.status {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		// A service that answers a login without GraphQL may mean no by these. Only the person who just typed a password
-		// is told so; no stored login ends by it.
+		// A service that answers a login without GraphQL may mean no by these. Only the person who just typed a
+		// password is told so; no stored login ends by it.
 		if e.media != "text/html" {
 			return nil
 		}
@@ -593,8 +586,8 @@ func (e *envelope) endsLogin() bool {
 }
 
 // member is the value of that name in an object of valid JSON; nil: there is none, or it is no object. Of a repeated
-// name the last counts, as in encoding/json, which would make a map of all that an answer holds, and take "Data" for
-// data in a struct.
+// name the last counts, as in encoding/json. That would make a map of all the members, of which there may be tens of
+// millions, or a struct, where "Data" is data as well.
 func member(object []byte, name string) (found []byte) {
 	rest, isObject := bytes.CutPrefix(object, []byte("{"))
 	for isObject {
@@ -604,7 +597,9 @@ func member(object []byte, name string) (found []byte) {
 			break
 		}
 		value, rest = nextValue(rest)
-		if nameOf(quoted) == name {
+		var key string
+		_ = json.Unmarshal(quoted, &key) // a valid string: it cannot fail
+		if key == name {
 			found = value
 		}
 	}
@@ -640,14 +635,4 @@ func nextValue(inside []byte) (value, rest []byte) {
 		}
 	}
 	return nil, nil
-}
-
-// nameOf is the text of a JSON string that is known to be valid.
-func nameOf(quoted []byte) string {
-	if !bytes.Contains(quoted, []byte(`\`)) {
-		return string(quoted[1 : len(quoted)-1])
-	}
-	var name string
-	_ = json.Unmarshal(quoted, &name)
-	return name
 }
