@@ -71,8 +71,9 @@ type TokenSource struct {
 	sessions sync.Map // *session by environment id
 }
 
-// session is one environment's login in memory. Only a change under way writes the first four.
+// session is one environment's login in memory. Only a change under way writes pair, unsaved, failing and doubted.
 type session struct {
+	*TokenSource
 	pair    atomic.Pointer[tokenPair] // as it is on disk; nil: to be read
 	unsaved *tokenPair                // refreshed, but not on disk: the disk refused it
 	failing time.Time                 // since when refreshing fails; zero: it does not
@@ -117,7 +118,7 @@ func (t *TokenSource) Close() {
 }
 
 func (t *TokenSource) session(envID string) *session {
-	s, _ := t.sessions.LoadOrStore(envID, &session{})
+	s, _ := t.sessions.LoadOrStore(envID, &session{TokenSource: t})
 	return s.(*session)
 }
 
@@ -125,15 +126,15 @@ func (t *TokenSource) session(envID string) *session {
 func (t *TokenSource) Forget(envID string) { t.sessions.Delete(envID) }
 
 // startLocked makes run the session's change under way. The one before it is told to end, and waited for.
-func (t *TokenSource) startLocked(s *session, run func(context.Context) (*tokenPair, error)) *change {
-	ctx, cancel := context.WithTimeout(t.ctx, t.Timeout)
+func (s *session) startLocked(run func(context.Context) (*tokenPair, error)) *change {
+	ctx, cancel := context.WithTimeout(s.ctx, s.Timeout)
 	c := &change{done: make(chan struct{}), cancel: cancel}
 	before := s.change
 	if before != nil {
 		before.cancel()
 	}
 	s.change = c
-	t.wg.Go(func() {
+	s.wg.Go(func() {
 		defer close(c.done)
 		defer cancel()
 		if before != nil {
@@ -156,7 +157,7 @@ func (t *TokenSource) replace(env Environment, pair *tokenPair, store func() err
 	s := t.session(env.ID)
 	var err error
 	s.mu.Lock()
-	c := t.startLocked(s, func(context.Context) (*tokenPair, error) {
+	c := s.startLocked(func(context.Context) (*tokenPair, error) {
 		err = store()
 		if err == nil {
 			s.unsaved = nil
@@ -201,13 +202,18 @@ func (p *tokenPair) due() bool {
 	if p.refresh == "" || p.AccessExpires.IsZero() {
 		return false
 	}
-	return p.left(p.AccessExpires) < refreshMargin && time.Since(p.renewed) > refreshInterval
+	return time.Until(p.AccessExpires.Add(p.skew)) < refreshMargin && time.Since(p.renewed) > refreshInterval
 }
 
-// left is how long it is until a time that a token says, by the API's clock as far as that is known.
-func (p *tokenPair) left(until time.Time) time.Duration { return time.Until(until.Add(p.skew)) }
+// refreshOver reports whether the refresh token has expired, if our clock is right.
+func (p *tokenPair) refreshOver() bool {
+	return !p.RefreshExpires.IsZero() && time.Until(p.RefreshExpires.Add(p.skew)) <= 0
+}
 
-// open decrypts what save stored. Without its key the pair has no tokens.
+// good reports whether there is a pair that may be used as it is.
+func (p *tokenPair) good(refused string) bool { return p != nil && p.access != refused && !p.due() }
+
+// open decrypts what save stored. Where it fails the pair has no tokens, but says whose they are.
 func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 	p := &tokenPair{loginFacts: loginFacts{row.Username, row.AccessExpires, row.RefreshExpires}}
 	place := sealPlace(env)
@@ -215,22 +221,17 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 	if err == nil && len(row.Refresh) > 0 {
 		p.refresh, err = t.Sealer.open(place, "refresh", row.Refresh)
 	}
-	if err != nil {
-		t.Log.Debug("tokens cannot be decrypted", "environment", env.Name, "error", err.Error())
-		return p, t.lockedOut(row)
+	if err == nil {
+		p.access = access
+		return p, nil
 	}
-	p.access = access
-	return p, nil
-}
-
-// lockedOut is what a person can do about a login that this daemon's key does not open.
-func (t *TokenSource) lockedOut(row TokenRow) *Error {
+	t.Log.Debug("tokens cannot be decrypted", "environment", env.Name, "error", err.Error())
 	missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access))
 	if ok {
-		return errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
+		return p, errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
 	}
-	e := expired("the stored login cannot be decrypted: its key, or the environment's URL, changed")
-	return e.hint("bring it back, or log in again with: honeydew login")
+	return p, errorf(codeAuthExpired, "the stored login cannot be decrypted: its key, or the environment's URL, changed").
+		hint("bring it back, or log in again with: honeydew login")
 }
 
 // mayReplace fails where the login that is stored must not be replaced by one of this daemon's.
@@ -387,7 +388,12 @@ func (t *TokenSource) token(ctx context.Context, env Environment, refused string
 		if pair.good(refused) {
 			return pair, nil
 		}
-		c := t.changeFor(s, env, refused)
+		s.mu.Lock()
+		c := s.change
+		if c == nil {
+			c = s.startLocked(func(ctx context.Context) (*tokenPair, error) { return s.renew(ctx, env, refused) })
+		}
+		s.mu.Unlock()
 		select {
 		case <-c.done:
 		case <-ctx.Done():
@@ -399,25 +405,10 @@ func (t *TokenSource) token(ctx context.Context, env Environment, refused string
 	}
 }
 
-// good reports whether there is a pair that may be used as it is.
-func (p *tokenPair) good(refused string) bool { return p != nil && p.access != refused && !p.due() }
-
-// changeFor is the session's change under way: a refresh, if there was none.
-func (t *TokenSource) changeFor(s *session, env Environment, refused string) *change {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.change != nil {
-		return s.change
-	}
-	return t.startLocked(s, func(ctx context.Context) (*tokenPair, error) {
-		return t.renew(ctx, env, s, refused)
-	})
-}
-
 // renew reads the pair if need be, and trades its refresh token for a new one if it is due or was refused. It is the
 // session's change under way.
-func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, refused string) (*tokenPair, error) {
-	pair, err := t.present(env, s)
+func (s *session) renew(ctx context.Context, env Environment, refused string) (*tokenPair, error) {
+	pair, err := s.present(env)
 	if err != nil {
 		return nil, err
 	}
@@ -425,20 +416,24 @@ func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, re
 		return pair, nil
 	}
 	if pair.refresh == "" {
-		return nil, t.expire(env, s, "the API refused the access token, and gave no refresh token")
+		return nil, s.expire(env, "the API refused the access token, and gave no refresh token")
 	}
-	if !pair.RefreshExpires.IsZero() && pair.left(pair.RefreshExpires) <= 0 {
+	if pair.refreshOver() {
 		// The clock may be wrong, and ends no login: the API is asked, but not by every job.
 		wait := time.Until(s.doubted.Add(refreshCheck))
+		if wait > 0 && pair.access != refused {
+			return pair, nil // the API decides
+		}
 		if wait > 0 {
-			return s.untilAsked(pair, refused, wait)
+			return nil, s.notRefreshedYet("by this computer's clock the refresh token has expired; "+
+				"the API is asked again in %s", wait.Round(time.Second))
 		}
 		s.doubted = time.Now()
 	}
-	r := Request{URL: env.BaseURL, Query: t.RefreshQuery, Field: "refreshToken", Secrets: []string{pair.refresh}}
-	fresh, e := t.obtain(ctx, r, map[string]string{"refreshToken": pair.refresh})
+	r := Request{URL: env.BaseURL, Query: s.RefreshQuery, Field: "refreshToken", Secrets: []string{pair.refresh}}
+	fresh, e := s.obtain(ctx, r, map[string]string{"refreshToken": pair.refresh})
 	if e != nil && errors.Is(e, errEndsLogin) {
-		return nil, t.expire(env, s, "the API refused the refresh token: "+e.Message)
+		return nil, s.expire(env, "the API refused the refresh token: "+e.Message)
 	}
 	if e != nil {
 		return nil, s.refreshFailed(e)
@@ -450,21 +445,21 @@ func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, re
 		fresh.refresh = pair.refresh
 		fresh.RefreshExpires = pair.RefreshExpires
 	}
-	return fresh, t.keep(env, s, fresh)
+	return fresh, s.keep(env, fresh)
 }
 
 // present is the session's pair: the one in memory, or else on disk. It fails with AUTH_REQUIRED without a login, and
 // with AUTH_EXPIRED where only a new one helps.
-func (t *TokenSource) present(env Environment, s *session) (*tokenPair, error) {
+func (s *session) present(env Environment) (*tokenPair, error) {
 	pair := s.unsaved
 	if pair != nil {
-		return pair, t.keep(env, s, pair)
+		return pair, s.keep(env, pair)
 	}
 	pair = s.pair.Load()
 	if pair != nil {
 		return pair, nil
 	}
-	row, err := t.Store.Tokens(env.ID)
+	row, err := s.Store.Tokens(env.ID)
 	if codeOf(err) == codeNotFound {
 		return nil, errorf(codeAuthRequired, "not logged in").hint("log in with: honeydew login")
 	}
@@ -472,14 +467,14 @@ func (t *TokenSource) present(env Environment, s *session) (*tokenPair, error) {
 		return nil, err
 	}
 	// The caller's knowledge of the environment may be older than the latest refusal.
-	env, err = t.Store.Environment(env.Name)
+	env, err = s.Store.Environment(env.Name)
 	if err != nil {
 		return nil, err
 	}
 	if env.NeedsReauth {
 		return nil, expired("the login has expired")
 	}
-	pair, err = t.open(env, row)
+	pair, err = s.open(env, row)
 	if err != nil {
 		return nil, err
 	}
@@ -489,46 +484,36 @@ func (t *TokenSource) present(env Environment, s *session) (*tokenPair, error) {
 
 // keep stores a refreshed pair, and lets it be used only then. What the disk refuses is kept and tried again at the
 // next need: the old pair is spent.
-func (t *TokenSource) keep(env Environment, s *session, pair *tokenPair) error {
+func (s *session) keep(env Environment, pair *tokenPair) error {
 	s.unsaved = pair
 	s.pair.Store(nil)
-	err := t.save(env, pair, false)
+	err := s.save(env, pair, false)
 	if err != nil {
-		t.Log.Error("the refreshed login could not be stored", "environment", env.Name, "error", err.Error())
+		s.Log.Error("the refreshed login could not be stored", "environment", env.Name, "error", err.Error())
 		return notRefreshed("the refreshed login could not be stored: "+err.Error(), err)
 	}
 	s.unsaved = nil
 	s.pair.Store(pair)
-	t.Log.Info("auth token refreshed", "environment", env.Name, "username", pair.Username)
+	s.Log.Info("auth token refreshed", "environment", env.Name, "username", pair.Username)
 	return nil
 }
 
 // expire notes that only a login helps; the tokens stay.
-func (t *TokenSource) expire(env Environment, s *session, why string) error {
-	err := t.Store.SetNeedsReauth(env.ID)
+func (s *session) expire(env Environment, why string) error {
+	err := s.Store.SetNeedsReauth(env.ID)
 	if err != nil {
 		return err
 	}
 	pair := s.pair.Swap(nil)
-	failed, err := t.Store.AuthFailures(env)
+	failed, err := s.Store.AuthFailures(env)
 	if err != nil {
 		return err
 	}
-	t.Log.Error("auth token expired",
+	s.Log.Error("auth token expired",
 		"environment", env.Name,
 		"username", pair.Username,
 		"failed_jobs_count", failed)
 	return expired(why)
-}
-
-// untilAsked is what there is until the API may be asked again about a refresh token that is over by our clock.
-func (s *session) untilAsked(pair *tokenPair, refused string, wait time.Duration) (*tokenPair, error) {
-	if pair.access != refused {
-		return pair, nil // the API decides
-	}
-	message := fmt.Sprintf("by this computer's clock the refresh token has expired; the API is asked again in %s",
-		wait.Round(time.Second))
-	return nil, notRefreshed(message+s.advice(), nil)
 }
 
 // notRefreshed fails an attempt that had no good token, and may have one later. Nothing was sent yet.
@@ -548,46 +533,43 @@ func (s *session) refreshFailed(e *Error) *Error {
 	if s.failing.IsZero() {
 		s.failing = time.Now()
 	}
-	// Without a cause: its end is its own, not that of whoever waits.
-	failed := notRefreshed("refreshing the login: "+e.Message+s.advice(), nil)
+	failed := s.notRefreshedYet("refreshing the login: %s", e.Message)
 	failed.Hold = e.Hold
 	return failed
 }
 
-// advice is what a person can do about refreshes that fail, once they have failed for a while.
-func (s *session) advice() string {
+// notRefreshedYet also says what a person can do, once refreshes have failed for a while. It has no cause: what ended
+// the refresh is not what ends the wait for it.
+func (s *session) notRefreshedYet(format string, args ...any) *Error {
+	message := fmt.Sprintf(format, args...)
 	lasting := time.Since(s.failing)
-	if s.failing.IsZero() || lasting <= refreshPatience {
-		return ""
+	if !s.failing.IsZero() && lasting > refreshPatience {
+		message += fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, "+
+			"or log in again with `honeydew login`", lasting.Round(time.Minute))
 	}
-	return fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, "+
-		"or log in again with `honeydew login`", lasting.Round(time.Minute))
+	return notRefreshed(message, nil)
 }
 
 // Run refreshes tokens before they are needed, until ctx ends.
 func (t *TokenSource) Run(ctx context.Context) {
 	for tick := time.Tick(refreshCheck); ; {
-		t.refreshAll(ctx)
+		all, err := t.Store.Environments()
+		if err != nil {
+			t.Log.Error("environments cannot be read", "error", err.Error())
+		}
+		for _, env := range all {
+			if !env.HasTokens || env.NeedsReauth {
+				continue
+			}
+			_, err := t.token(ctx, env, "")
+			if err != nil && ctx.Err() == nil {
+				t.Log.Warn("background refresh failed", "environment", env.Name, "error", err.Error())
+			}
+		}
 		select {
 		case <-tick:
 		case <-ctx.Done():
 			return
-		}
-	}
-}
-
-func (t *TokenSource) refreshAll(ctx context.Context) {
-	all, err := t.Store.Environments()
-	if err != nil {
-		t.Log.Error("environments cannot be read", "error", err.Error())
-	}
-	for _, env := range all {
-		if !env.HasTokens || env.NeedsReauth {
-			continue
-		}
-		_, err := t.token(ctx, env, "")
-		if err != nil && ctx.Err() == nil {
-			t.Log.Warn("background refresh failed", "environment", env.Name, "error", err.Error())
 		}
 	}
 }
