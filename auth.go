@@ -202,7 +202,8 @@ func (p *tokenPair) due() bool {
 	if p.refresh == "" || p.AccessExpires.IsZero() {
 		return false
 	}
-	return time.Until(p.AccessExpires.Add(p.skew)) < refreshMargin && time.Since(p.renewed) > refreshInterval
+	return time.Until(p.AccessExpires.Add(p.skew)) < refreshMargin &&
+		time.Since(p.renewed) > refreshInterval
 }
 
 // refreshOver reports whether the refresh token has expired, if our clock is right.
@@ -211,11 +212,16 @@ func (p *tokenPair) refreshOver() bool {
 }
 
 // good reports whether there is a pair that may be used as it is.
-func (p *tokenPair) good(refused string) bool { return p != nil && p.access != refused && !p.due() }
+func (p *tokenPair) good(refused string) bool {
+	return p != nil && p.access != refused && !p.due()
+}
 
 // open decrypts what save stored. Where it fails the pair has no tokens, but says whose they are.
 func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
-	p := &tokenPair{loginFacts: loginFacts{row.Username, row.AccessExpires, row.RefreshExpires}}
+	p := &tokenPair{}
+	p.Username = row.Username
+	p.AccessExpires = row.AccessExpires
+	p.RefreshExpires = row.RefreshExpires
 	place := sealPlace(env)
 	access, err := t.Sealer.open(place, "access", row.Access)
 	if err == nil && len(row.Refresh) > 0 {
@@ -225,13 +231,15 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 		p.access = access
 		return p, nil
 	}
-	t.Log.Debug("tokens cannot be decrypted", "environment", env.Name, "error", err.Error())
+	t.Log.Debug("tokens cannot be decrypted",
+		"environment", env.Name,
+		"error", err.Error())
 	missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access))
 	if ok {
 		return p, errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
 	}
-	return p, errorf(codeAuthExpired, "the stored login cannot be decrypted: its key, or the environment's URL, changed").
-		hint("bring it back, or log in again with: honeydew login")
+	e := expired("the stored login cannot be decrypted: its key, or the environment's URL, changed")
+	return p, e.hint("bring it back, or log in again with: honeydew login")
 }
 
 // mayReplace fails where the login that is stored must not be replaced by one of this daemon's.
@@ -290,17 +298,29 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
-	r := Request{URL: env.BaseURL, Query: t.LoginQuery, Field: "login", Secrets: []string{password}}
-	pair, e := t.obtain(ctx, r, map[string]string{"username": username, "password": password})
+	r := Request{
+		URL:     env.BaseURL,
+		Query:   t.LoginQuery,
+		Field:   "login",
+		Secrets: []string{password},
+	}
+	pair, e := t.obtain(ctx, r, map[string]string{
+		"username": username,
+		"password": password,
+	})
 	if e != nil {
 		return AuthState{}, notLoggedIn(env, e)
 	}
 	pair.Username = username
-	err = t.replace(env, pair, func() error { return t.save(env, pair, true) })
+	err = t.replace(env, pair, func() error {
+		return t.save(env, pair, true)
+	})
 	if err != nil {
 		return AuthState{}, err
 	}
-	t.Log.Info("logged in", "environment", env.Name, "username", username)
+	t.Log.Info("logged in",
+		"environment", env.Name,
+		"username", username)
 	return AuthState{Authenticated: true, loginFacts: pair.loginFacts}, nil
 }
 
@@ -329,7 +349,10 @@ func (t *TokenSource) Logout(env Environment) (had bool, err error) {
 
 // refusedByAPI tells a no from trouble on the way.
 func refusedByAPI(e *Error) bool {
-	return (e.Code == codeAuthInvalid || (e.Code == codeAPI && e.Refused)) && !errors.Is(e, errForeign)
+	if errors.Is(e, errForeign) {
+		return false
+	}
+	return e.Code == codeAuthInvalid || e.Code == codeAPI
 }
 
 // obtain sends a login or refresh and reads the pair of tokens that it gives.
@@ -342,28 +365,36 @@ func (t *TokenSource) obtain(ctx context.Context, r Request, variables map[strin
 	}
 	if len(answer.Data) > maxLoginAnswer {
 		return nil, errorf(codeBadResponse, "the API's answer to %s has %d bytes; allowed are %d",
-			r.Field, len(answer.Data), maxLoginAnswer)
+			r.Field,
+			len(answer.Data),
+			maxLoginAnswer)
 	}
 	var got struct{ AccessToken, RefreshToken string }
 	err = json.Unmarshal(answer.Data, &got)
-	if err != nil || got.AccessToken == "" || !usableToken(got.AccessToken) || !usableToken(got.RefreshToken) {
+	if err != nil ||
+		got.AccessToken == "" ||
+		!usableToken(got.AccessToken) ||
+		!usableToken(got.RefreshToken) {
 		return nil, errorf(codeBadResponse, "the API's answer to %s holds no token, or an unusable one; "+
 			"allowed are %d bytes of visible ASCII", r.Field, maxTokenBytes)
 	}
-	return &tokenPair{
-		loginFacts: loginFacts{
-			AccessExpires:  tokenExpiry(got.AccessToken),
-			RefreshExpires: tokenExpiry(got.RefreshToken),
-		},
+	pair := &tokenPair{
 		access:  got.AccessToken,
 		refresh: got.RefreshToken,
 		skew:    tokenSkew(got.AccessToken, time.Now()),
-	}, nil
+	}
+	pair.AccessExpires = tokenExpiry(got.AccessToken)
+	pair.RefreshExpires = tokenExpiry(got.RefreshToken)
+	return pair, nil
 }
 
 // Do calls send with env's token, refreshed before if it is about to expire; if the API refuses it, once more with
 // a fresh one. secrets must not appear in any text that send's request leaves behind.
-func (t *TokenSource) Do(ctx context.Context, env Environment, send func(token string, secrets []string) error) error {
+func (t *TokenSource) Do(
+	ctx context.Context,
+	env Environment,
+	send func(token string, secrets []string) error,
+) error {
 	begin := time.Now()
 	pair, err := t.token(ctx, env, "")
 	if err != nil {
@@ -391,7 +422,9 @@ func (t *TokenSource) token(ctx context.Context, env Environment, refused string
 		s.mu.Lock()
 		c := s.change
 		if c == nil {
-			c = s.startLocked(func(ctx context.Context) (*tokenPair, error) { return s.renew(ctx, env, refused) })
+			c = s.startLocked(func(ctx context.Context) (*tokenPair, error) {
+				return s.renew(ctx, env, refused)
+			})
 		}
 		s.mu.Unlock()
 		select {
@@ -430,8 +463,15 @@ func (s *session) renew(ctx context.Context, env Environment, refused string) (*
 		}
 		s.doubted = time.Now()
 	}
-	r := Request{URL: env.BaseURL, Query: s.RefreshQuery, Field: "refreshToken", Secrets: []string{pair.refresh}}
-	fresh, e := s.obtain(ctx, r, map[string]string{"refreshToken": pair.refresh})
+	r := Request{
+		URL:     env.BaseURL,
+		Query:   s.RefreshQuery,
+		Field:   "refreshToken",
+		Secrets: []string{pair.refresh},
+	}
+	fresh, e := s.obtain(ctx, r, map[string]string{
+		"refreshToken": pair.refresh,
+	})
 	if e != nil && errors.Is(e, errEndsLogin) {
 		return nil, s.expire(env, "the API refused the refresh token: "+e.Message)
 	}
@@ -489,12 +529,16 @@ func (s *session) keep(env Environment, pair *tokenPair) error {
 	s.pair.Store(nil)
 	err := s.save(env, pair, false)
 	if err != nil {
-		s.Log.Error("the refreshed login could not be stored", "environment", env.Name, "error", err.Error())
+		s.Log.Error("the refreshed login could not be stored",
+			"environment", env.Name,
+			"error", err.Error())
 		return notRefreshed("the refreshed login could not be stored: "+err.Error(), err)
 	}
 	s.unsaved = nil
 	s.pair.Store(pair)
-	s.Log.Info("auth token refreshed", "environment", env.Name, "username", pair.Username)
+	s.Log.Info("auth token refreshed",
+		"environment", env.Name,
+		"username", pair.Username)
 	return nil
 }
 
@@ -563,7 +607,9 @@ func (t *TokenSource) Run(ctx context.Context) {
 			}
 			_, err := t.token(ctx, env, "")
 			if err != nil && ctx.Err() == nil {
-				t.Log.Warn("background refresh failed", "environment", env.Name, "error", err.Error())
+				t.Log.Warn("background refresh failed",
+					"environment", env.Name,
+					"error", err.Error())
 			}
 		}
 		select {

@@ -77,7 +77,11 @@ func (e *Error) Unwrap() error { return e.Cause }
 // errorf makes an Error; a %w operand becomes its Cause.
 func errorf(code, format string, args ...any) *Error {
 	wrapped := fmt.Errorf(format, args...)
-	return &Error{Code: code, Message: wrapped.Error(), Cause: errors.Unwrap(wrapped)}
+	return &Error{
+		Code:    code,
+		Message: wrapped.Error(),
+		Cause:   errors.Unwrap(wrapped),
+	}
 }
 
 // hint adds what to do next.

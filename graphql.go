@@ -102,7 +102,11 @@ func proxySecrets(getenv func(string) string) (secrets []string, err error) {
 		}
 		pair := proxy.User.Username() + ":" + password
 		header := base64.StdEncoding.EncodeToString([]byte(pair))
-		secrets = append(secrets, password, pair, proxy.User.String(), header)
+		secrets = append(secrets,
+			password,
+			pair,
+			proxy.User.String(),
+			header)
 	}
 	return secrets, nil
 }
@@ -114,7 +118,10 @@ func parseProxy(value string) (*url.URL, bool) {
 		value = "http://" + value
 	}
 	u, err := url.Parse(value)
-	if err != nil || u.Hostname() == "" || u.RequestURI() != "/" || strings.Contains(value, "#") {
+	if err != nil ||
+		u.Hostname() == "" ||
+		u.RequestURI() != "/" ||
+		strings.Contains(value, "#") {
 		return nil, false
 	}
 	switch u.Scheme {
@@ -137,7 +144,9 @@ func newTransport(onProxy func(address string)) *http.Transport {
 	proxy := func(r *http.Request) (*url.URL, error) {
 		u, err := http.ProxyFromEnvironment(r)
 		if u != nil {
-			once.Do(func() { onProxy(u.Scheme + "://" + u.Host) })
+			once.Do(func() {
+				onProxy(u.Scheme + "://" + u.Host)
+			})
 		}
 		return u, err
 	}
@@ -199,7 +208,9 @@ func (r *Request) secretForms() (forms []string) {
 			forms = append(forms, spellings(secret)...)
 		}
 	}
-	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
+	slices.SortFunc(forms, func(a, b string) int {
+		return len(b) - len(a)
+	})
 	return slices.Compact(forms)
 }
 
@@ -210,7 +221,11 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 	}
 	req, err := c.request(httptrace.WithClientTrace(ctx, &trace), r)
 	if err != nil {
-		return Answer{}, &Error{Code: codeInternal, Message: err.Error(), Unsent: true}
+		return Answer{}, &Error{
+			Code:    codeInternal,
+			Message: err.Error(),
+			Unsent:  true,
+		}
 	}
 	transport := c.transport.Load()
 	resp, text, err := c.roundTrip(transport, req)
@@ -223,8 +238,10 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 		return Answer{}, e
 	}
 	if resp.StatusCode < 300 && int64(len(text)) > c.MaxBytes {
-		message := fmt.Sprintf("the answer is larger than api.max_response_mb (%d)", c.MaxBytes>>20)
-		return Answer{}, &Error{Code: codeResultTooLarge, Message: message}
+		return Answer{}, &Error{
+			Code:    codeResultTooLarge,
+			Message: fmt.Sprintf("the answer is larger than api.max_response_mb (%d)", c.MaxBytes>>20),
+		}
 	}
 	return r.interpret(resp.StatusCode, resp.Header, text)
 }
@@ -232,8 +249,12 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 // request is r as HTTP.
 func (c *Client) request(ctx context.Context, r *Request) (*http.Request, error) {
 	query, _ := json.Marshal(r.Query) // no string fails to encode
-	body := slices.Concat([]byte(`{"query":`), query, []byte(`,"variables":`), r.Variables, []byte(`}`))
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.URL, bytes.NewReader(body))
+	body := fmt.Appendf(nil, `{"query":%s,"variables":%s}`, query, r.Variables)
+	req, err := http.NewRequestWithContext(
+		ctx,
+		http.MethodPost,
+		r.URL,
+		bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
@@ -298,11 +319,13 @@ func (r *Request) noAnswer(ctx context.Context, err error) *Error {
 	case errors.Is(ctx.Err(), context.Canceled):
 		e.Message = "the request was abandoned"
 		e.Cause = context.Canceled
-	case errors.Is(ctx.Err(), context.DeadlineExceeded) || (timeout != nil && timeout.Timeout()):
+	case errors.Is(ctx.Err(), context.DeadlineExceeded),
+		timeout != nil && timeout.Timeout():
 		e.Code = codeTimeout
 		e.Message = "no whole answer in time"
 		e.Cause = context.DeadlineExceeded
-	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.EOF),
+		errors.Is(err, io.ErrUnexpectedEOF):
 		e.Message = "the connection was cut off"
 	case fromThisSystem(err):
 		e.Message = err.Error()
@@ -334,7 +357,8 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 	switch {
 	case status >= 300 && status < 400:
 		return Answer{}, r.redirected(line, header.Get("Location"))
-	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable && given:
+	case status == http.StatusTooManyRequests,
+		status == http.StatusServiceUnavailable && given:
 		return Answer{}, &Error{
 			Code:    codeRateLimited,
 			Message: fmt.Sprintf("%s; the API asks to wait %s", line, hold),
@@ -347,7 +371,10 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 	if code == "" {
 		return Answer{Data: env.root, Partial: env.said}, nil
 	}
-	e := &Error{Code: code, Message: r.words(code, line, &env, text)}
+	e := &Error{
+		Code:    code,
+		Message: r.words(code, line, &env, text),
+	}
 	switch code {
 	case codeAuthInvalid:
 		e.Message = "refused by the API: " + e.Message
@@ -387,7 +414,11 @@ func (r *Request) redirected(line, location string) *Error {
 	if err == nil && u.Host != "" {
 		message += " (to " + r.shown(outside(u.Host)) + ")"
 	}
-	return &Error{Code: codeBadResponse, Message: message, Refused: true}
+	return &Error{
+		Code:    codeBadResponse,
+		Message: message,
+		Refused: true,
+	}
 }
 
 // refusedPayload finds the API's own no inside a mutation's payload.
@@ -526,15 +557,18 @@ func (e *envelope) verdict() string {
 	// With a status of 400 or more, plain JSON may be a gateway's: what it says does not count beside the status.
 	graphQL := e.foreign == nil && (e.status < 300 || e.media == mediaGraphQL)
 	switch {
-	case !usable && (e.status == http.StatusUnauthorized || (e.code == "UNAUTHENTICATED" && e.status < 500)):
+	case !usable && e.status == http.StatusUnauthorized,
+		!usable && e.status < 500 && e.code == "UNAUTHENTICATED":
 		return codeAuthInvalid
 	case e.status == http.StatusRequestTimeout:
 		return codeTimeout
 	case graphQL && usable && e.errors > 0:
 		return ""
-	case e.status >= 500, graphQL && e.saysTrouble():
+	case e.status >= 500,
+		graphQL && e.saysTrouble():
 		return codeServer
-	case e.status >= 400, graphQL && e.errors > 0:
+	case e.status >= 400,
+		graphQL && e.errors > 0:
 		return codeAPI
 	case graphQL && e.root != nil:
 		return ""

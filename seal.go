@@ -82,9 +82,19 @@ func newKDF(from source) kdf {
 	salt := make([]byte, saltBytes)
 	_, _ = rand.Read(salt) // never fails: crypto/rand
 	if from == fromPassphrase {
-		return kdf{Salt: salt, Time: 3, MemoryKiB: 64 << 10, Threads: 4}
+		return kdf{
+			Salt:      salt,
+			Time:      3,
+			MemoryKiB: 64 << 10,
+			Threads:   4,
+		}
 	}
-	return kdf{Salt: salt, Time: 1, MemoryKiB: 64, Threads: 1}
+	return kdf{
+		Salt:      salt,
+		Time:      1,
+		MemoryKiB: 64,
+		Threads:   1,
+	}
 }
 
 // usable bounds what a tampered row could make us spend, and what argon2 would panic at.
@@ -152,14 +162,18 @@ func (s *sealer) readKey() ([]byte, error) {
 // anythingSealed reports whether a new key would leave something locked behind. What cannot be read may be.
 func (s *sealer) anythingSealed() bool {
 	all, err := s.Store.Environments()
-	return err != nil || slices.ContainsFunc(all, func(e Environment) bool { return e.HasTokens })
+	return err != nil || slices.ContainsFunc(all, func(e Environment) bool {
+		return e.HasTokens
+	})
 }
 
 // passphrase is what the user chose, nil if nothing.
 func (s *sealer) passphrase() ([]byte, error) {
 	if s.CredentialsDirectory != "" {
-		// systemd answers for it: the file may be root's, and readable to us through an ACL, which shows as the group's.
-		text, err := readPassphrase(filepath.Join(s.CredentialsDirectory, credentialName), 0o007, 0, os.Getuid())
+		// systemd answers for it: the file may be root's, and readable to us through an ACL, which shows as the
+		// group's.
+		path := filepath.Join(s.CredentialsDirectory, credentialName)
+		text, err := readPassphrase(path, 0o007, 0, os.Getuid())
 		if !errors.Is(err, fs.ErrNotExist) {
 			return text, err
 		}
@@ -217,7 +231,9 @@ func readProtected(path string, limit int, others fs.FileMode, owners ...int) ([
 	uid, known := ownerOf(info)
 	if known && !slices.Contains(owners, uid) {
 		return nil, fmt.Errorf("%s belongs to uid %d: %w; copy it, and make the copy yours alone",
-			path, uid, errOpenToOthers)
+			path,
+			uid,
+			errOpenToOthers)
 	}
 	mode := info.Mode().Perm()
 	if mode&others != 0 && runtime.GOOS != "windows" {
@@ -240,7 +256,11 @@ func createKey(path string) ([]byte, error) {
 	secret := make([]byte, keyFileBytes)
 	_, _ = rand.Read(secret) // never fails: crypto/rand
 	_, err = f.Write(secret)
-	err = errors.Join(err, f.Sync(), f.Close(), syncDir(filepath.Dir(path)))
+	err = errors.Join(
+		err,
+		f.Sync(),
+		f.Close(),
+		syncDir(filepath.Dir(path)))
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(path)) // half a key would lock the next start
 	}
@@ -253,7 +273,13 @@ func (s *sealer) derive(secret []byte, repair bool) (cipher.AEAD, error) {
 	if err != nil {
 		return nil, err
 	}
-	key := argon2.IDKey(secret, k.Salt, k.Time, k.MemoryKiB, k.Threads, keyFileBytes)
+	key := argon2.IDKey(
+		secret,
+		k.Salt,
+		k.Time,
+		k.MemoryKiB,
+		k.Threads,
+		keyFileBytes)
 	debug.FreeOSMemory() // the 64 MiB of the derivation
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -306,7 +332,9 @@ func (s *sealer) seal(place, column, plain string) ([]byte, error) {
 			return nil, fmt.Errorf("no key to encrypt with: %w", err)
 		}
 	}
-	return s.aead.Seal(sealHeader(s.source), nil, []byte(plain), sealContext(s.source, place, column)), nil
+	header := sealHeader(s.source)
+	bound := sealContext(s.source, place, column)
+	return s.aead.Seal(header, nil, []byte(plain), bound), nil
 }
 
 // open decrypts what seal made for the same place.
@@ -320,7 +348,8 @@ func (s *sealer) open(place, column string, sealed []byte) (string, error) {
 	if !ours {
 		return "", fmt.Errorf("not sealed under a key of kind %q", s.source)
 	}
-	plain, err := s.aead.Open(nil, nil, ciphertext, sealContext(s.source, place, column))
+	bound := sealContext(s.source, place, column)
+	plain, err := s.aead.Open(nil, nil, ciphertext, bound)
 	return string(plain), err
 }
 
