@@ -228,7 +228,11 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 		}
 	}
 	transport := c.transport.Load()
-	resp, text, err := c.roundTrip(transport, req)
+	resp, err := transport.RoundTrip(req)
+	var text []byte
+	if err == nil {
+		text, err = c.readBody(resp)
+	}
 	if err != nil {
 		e := r.noAnswer(ctx, err)
 		e.Unsent = !connected
@@ -269,24 +273,15 @@ func (c *Client) request(ctx context.Context, r *Request) (*http.Request, error)
 	return req, nil
 }
 
-// roundTrip sends req and reads the whole answer, or one byte more than is allowed of it.
-func (c *Client) roundTrip(transport *http.Transport, req *http.Request) (*http.Response, []byte, error) {
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return nil, nil, err
-	}
+// readBody reads the whole answer, or one byte more than is allowed of it. An answer of unknown length is gathered in
+// pieces of at most 1 MiB; those of io.ReadAll grow with the whole: measured with an answer of 95 MB, the process took
+// 45 MB more.
+func (c *Client) readBody(resp *http.Response) ([]byte, error) {
 	defer resp.Body.Close()
 	limit := c.MaxBytes
 	if resp.StatusCode >= 300 {
 		limit = maxRefusalBytes
 	}
-	text, err := readBody(resp, limit)
-	return resp, text, err
-}
-
-// readBody reads at most limit+1 bytes. An answer of unknown length is gathered in pieces of at most 1 MiB; those of
-// io.ReadAll grow with the whole: measured with an answer of 95 MB, the process took 45 MB more.
-func readBody(resp *http.Response, limit int64) ([]byte, error) {
 	length := resp.ContentLength
 	if length >= 0 && length <= limit {
 		text := make([]byte, length)
