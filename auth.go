@@ -44,7 +44,7 @@ import (
 )
 
 const (
-	refreshMargin   = 5 * time.Minute  // before expiry
+	refreshMargin   = 5 * time.Minute  // before expiry, so that a request on its way does not lose its token
 	refreshInterval = 10 * time.Second // at least, between refreshes that no 401 asked for
 	refreshCheck    = time.Minute
 	refreshPatience = 10 * time.Minute // with refreshes that fail, before a person is told what to do
@@ -71,7 +71,8 @@ type TokenSource struct {
 	sessions sync.Map // *session by environment id
 }
 
-// session is one environment's login in memory. Only a change under way writes pair, unsaved, failing and doubted.
+// session is one environment's login in memory. Only a change under way writes pair, unsaved, failing and doubted, so
+// these need no lock; everybody may read pair.
 type session struct {
 	*TokenSource
 	pair    atomic.Pointer[tokenPair] // as it is on disk; nil: to be read
@@ -122,10 +123,12 @@ func (t *TokenSource) session(envID string) *session {
 	return s.(*session)
 }
 
-// Forget drops what is remembered of an environment that was removed.
+// Forget drops what is remembered of an environment that was removed. A refresh that is under way for it goes on, and
+// finds no environment to store its pair in.
 func (t *TokenSource) Forget(envID string) { t.sessions.Delete(envID) }
 
-// startLocked makes run the session's change under way. The one before it is told to end, and waited for.
+// startLocked makes run the session's change under way; its caller must hold mu. The change before it is told to end,
+// and waited for: a refresh that had its answer already must not store its pair over that of a login.
 func (s *session) startLocked(run func(context.Context) (*tokenPair, error)) *change {
 	ctx, cancel := context.WithTimeout(s.ctx, s.Timeout)
 	c := &change{done: make(chan struct{}), cancel: cancel}
@@ -152,7 +155,8 @@ func (s *session) startLocked(run func(context.Context) (*tokenPair, error)) *ch
 	return c
 }
 
-// replace makes pair the session's, nil for a logout, once it is stored.
+// replace makes pair the session's, nil for a logout, once it is stored. Where the disk refuses that, all stays as it
+// was. It does not heed its context: a login that the API has given is to be stored, and that takes no time.
 func (t *TokenSource) replace(env Environment, pair *tokenPair, store func() error) error {
 	s := t.session(env.ID)
 	var err error
@@ -164,7 +168,7 @@ func (t *TokenSource) replace(env Environment, pair *tokenPair, store func() err
 			s.failing = time.Time{}
 			s.pair.Store(pair)
 		}
-		return nil, nil
+		return nil, nil // whoever waits is to look again
 	})
 	s.mu.Unlock()
 	<-c.done
@@ -182,7 +186,8 @@ type AuthState struct {
 	loginFacts
 }
 
-// Status tells of env's login without asking the API.
+// Status tells of env's login without asking the API. That a token has expired by our clock says nothing: a refresh may
+// do, and the clock may be wrong. What cannot be decrypted needs a login.
 func (t *TokenSource) Status(_ context.Context, env Environment) (AuthState, error) {
 	row, err := t.Store.Tokens(env.ID)
 	if codeOf(err) == codeNotFound {
@@ -231,6 +236,7 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 		p.access = access
 		return p, nil
 	}
+	// The log says what is wrong with them, the error what to do about it.
 	t.Log.Debug("tokens cannot be decrypted",
 		"environment", env.Name,
 		"error", err.Error())
@@ -242,7 +248,8 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 	return p, e.hint("bring it back, or log in again with: honeydew login")
 }
 
-// mayReplace fails where the login that is stored must not be replaced by one of this daemon's.
+// mayReplace fails where the login that is stored must not be replaced by one of this daemon's: it was made under a
+// passphrase that this daemon has not got.
 func (t *TokenSource) mayReplace(env Environment) error {
 	row, err := t.Store.Tokens(env.ID)
 	if codeOf(err) == codeNotFound {
@@ -254,13 +261,14 @@ func (t *TokenSource) mayReplace(env Environment) error {
 	return t.Sealer.mayReplace(row.Access)
 }
 
-// save seals and stores a pair.
+// save seals and stores a pair. A login ends the need for one, a refresh does not: it may have begun before the refusal
+// that made the need.
 func (t *TokenSource) save(env Environment, p *tokenPair, login bool) error {
 	err := t.mayReplace(env)
 	if err != nil {
 		return err
 	}
-	place := sealPlace(env)
+	place := sealPlace(env) // with the URL: a login is never sent to another host
 	access, err := t.Sealer.seal(place, "access", p.access)
 	if err != nil {
 		return err
@@ -284,13 +292,17 @@ func (t *TokenSource) save(env Environment, p *tokenPair, login bool) error {
 }
 
 // Login trades username and password for tokens and stores them. Its errors are LOGIN_REFUSED or API_UNREACHABLE where
-// the API is the cause.
+// the API is the cause. The earlier login stays in use until the new one is stored; where that fails it still counts.
+//
+// The API is asked before there is a change under way, in the time of whoever typed the password: they may give up, and
+// a wrong password must not end a refresh.
 func (t *TokenSource) Login(ctx context.Context, env Environment, username, password string) (AuthState, error) {
 	if username == "" || password == "" {
 		return AuthState{}, errorf(codeInvalidArgument, "username and password: both are needed")
 	}
 	if max(len(username), len(password)) > maxCredentialBytes {
-		return AuthState{}, errorf(codeInvalidArgument, "username and password: at most %d bytes each", maxCredentialBytes)
+		return AuthState{}, errorf(codeInvalidArgument, "username and password: at most %d bytes each",
+			maxCredentialBytes)
 	}
 	err := t.mayReplace(env) // before the API gives tokens that cannot be kept
 	if err != nil {
@@ -347,7 +359,8 @@ func (t *TokenSource) Logout(env Environment) (had bool, err error) {
 	return had, err
 }
 
-// refusedByAPI tells a no from trouble on the way.
+// refusedByAPI tells a no from trouble on the way. Only a login asks this, of somebody who can try again; what ends a
+// stored login is errEndsLogin, which takes more.
 func refusedByAPI(e *Error) bool {
 	if errors.Is(e, errForeign) {
 		return false
@@ -355,7 +368,8 @@ func refusedByAPI(e *Error) bool {
 	return e.Code == codeAuthInvalid || e.Code == codeAPI
 }
 
-// obtain sends a login or refresh and reads the pair of tokens that it gives.
+// obtain sends a login or refresh and reads the pair of tokens that it gives. What a token is worth, only the API
+// knows: the expiry is read from it without a check, to plan by and for nothing else.
 func (t *TokenSource) obtain(ctx context.Context, r Request, variables map[string]string) (*tokenPair, *Error) {
 	r.Variables, _ = json.Marshal(variables) // strings alone: it cannot fail
 	answer, err := t.Client.Do(ctx, r)
@@ -390,6 +404,9 @@ func (t *TokenSource) obtain(ctx context.Context, r Request, variables map[strin
 
 // Do calls send with env's token, refreshed before if it is about to expire; if the API refuses it, once more with
 // a fresh one. secrets must not appear in any text that send's request leaves behind.
+//
+// A token that was refreshed since Do began is as fresh as one can be. If the API refuses that, it would refuse the
+// next one too, and every call would cost a refresh.
 func (t *TokenSource) Do(
 	ctx context.Context,
 	env Environment,
@@ -411,7 +428,8 @@ func (t *TokenSource) Do(
 	return send(pair.access, []string{pair.refresh})
 }
 
-// token returns a pair that is good for now: not about to expire, and not the one whose access token was refused.
+// token returns a pair that is good for now: not about to expire, and not the one whose access token was refused. Most
+// calls end at the first look, without a lock.
 func (t *TokenSource) token(ctx context.Context, env Environment, refused string) (*tokenPair, error) {
 	s := t.session(env.ID)
 	for {
@@ -427,6 +445,7 @@ func (t *TokenSource) token(ctx context.Context, env Environment, refused string
 			})
 		}
 		s.mu.Unlock()
+		// The wait ends with the caller, the change does not.
 		select {
 		case <-c.done:
 		case <-ctx.Done():
@@ -438,14 +457,23 @@ func (t *TokenSource) token(ctx context.Context, env Environment, refused string
 	}
 }
 
-// renew reads the pair if need be, and trades its refresh token for a new one if it is due or was refused. It is the
-// session's change under way.
+// renew is the session's change under way when nobody logs in or out. The first of these that holds decides:
+//
+//	a pair is refreshed, but not on disk     store it
+//	no login, or one that needs a new one    AUTH_REQUIRED, AUTH_EXPIRED
+//	the pair is good                         use it: somebody else was quicker
+//	there is no refresh token                needs a login
+//	it is over by our clock, and the API     use the access token, or AUTH_NETWORK_ERROR if that was refused
+//	  was asked less than a minute ago
+//	the API gives a new pair                 store it, then use it
+//	the service itself says no               needs a login
+//	anything else                            AUTH_NETWORK_ERROR, tried again
 func (s *session) renew(ctx context.Context, env Environment, refused string) (*tokenPair, error) {
 	pair, err := s.present(env)
 	if err != nil {
 		return nil, err
 	}
-	if pair.good(refused) { // somebody else was quicker
+	if pair.good(refused) {
 		return pair, nil
 	}
 	if pair.refresh == "" {
@@ -481,7 +509,8 @@ func (s *session) renew(ctx context.Context, env Environment, refused string) (*
 	s.failing = time.Time{}
 	fresh.Username = pair.Username
 	fresh.renewed = time.Now()
-	if fresh.refresh == "" { // an API that does not rotate
+	if fresh.refresh == "" {
+		// An API that does not rotate.
 		fresh.refresh = pair.refresh
 		fresh.RefreshExpires = pair.RefreshExpires
 	}
@@ -506,7 +535,8 @@ func (s *session) present(env Environment) (*tokenPair, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The caller's knowledge of the environment may be older than the latest refusal.
+	// The caller's knowledge of the environment may be older than the latest refusal. Without this look, each job that
+	// was waiting would ask the API once more with a token that it has refused.
 	env, err = s.Store.Environment(env.Name)
 	if err != nil {
 		return nil, err
@@ -542,7 +572,8 @@ func (s *session) keep(env Environment, pair *tokenPair) error {
 	return nil
 }
 
-// expire notes that only a login helps; the tokens stay.
+// expire notes that only a login helps; the tokens stay. It is noted on disk first, or the next start would ask the API
+// again.
 func (s *session) expire(env Environment, why string) error {
 	err := s.Store.SetNeedsReauth(env.ID)
 	if err != nil {
@@ -594,7 +625,8 @@ func (s *session) notRefreshedYet(format string, args ...any) *Error {
 	return notRefreshed(message, nil)
 }
 
-// Run refreshes tokens before they are needed, until ctx ends.
+// Run refreshes tokens before they are needed, until ctx ends. So a job seldom waits for a refresh, and a login whose
+// refresh token lives for some days outlasts a weekend without jobs.
 func (t *TokenSource) Run(ctx context.Context) {
 	for tick := time.Tick(refreshCheck); ; {
 		all, err := t.Store.Environments()

@@ -113,7 +113,8 @@ type sealerOptions struct {
 	Store                *Store
 }
 
-// sealer seals and opens tokens.
+// sealer seals and opens tokens. Where its key comes from is settled at the start: a passphrase that turns up later
+// does not take the key file's place, nor the other way round.
 type sealer struct {
 	sealerOptions
 	source source
@@ -148,6 +149,7 @@ func newSealer(o sealerOptions) (*sealer, error) {
 
 func (s *sealer) keyPath() string { return filepath.Join(s.Home, "key") }
 
+// readKey reads the key file. One that is too short was cut, by a full disk or an editor, and can be no key of ours.
 func (s *sealer) readKey() ([]byte, error) {
 	secret, err := readSecret(s.keyPath(), keyFileBytes)
 	if err != nil {
@@ -267,7 +269,8 @@ func createKey(path string) ([]byte, error) {
 	return secret, nil
 }
 
-// derive makes the cipher of a passphrase or key file.
+// derive makes the cipher of a passphrase or key file. The nonce of each seal is random, 96 bits: by NIST SP 800-38D,
+// section 8.3, that does for 2^32 seals under one key, and a login makes two in an hour or so.
 func (s *sealer) derive(secret []byte, repair bool) (cipher.AEAD, error) {
 	k, err := s.costs(repair)
 	if err != nil {
@@ -311,7 +314,7 @@ func (s *sealer) costs(repair bool) (k kdf, err error) {
 	return k, s.Store.SetConfigValue(row, string(encoded))
 }
 
-// sealPlace names an environment to seal and open.
+// sealPlace names an environment to seal and open. Both parts are quoted, so that no two environments have one name.
 func sealPlace(env Environment) string { return fmt.Sprintf("%q|%q", env.ID, env.BaseURL) }
 
 // sealContext binds a sealed token to its place. It is not stored: whoever opens the token has to know it.
@@ -345,7 +348,7 @@ func (s *sealer) open(place, column string, sealed []byte) (string, error) {
 		return "", s.locked
 	}
 	ciphertext, ours := bytes.CutPrefix(sealed, sealHeader(s.source))
-	if !ours {
+	if !ours { // made under the other kind of key, by another version, or by nobody here
 		return "", fmt.Errorf("not sealed under a key of kind %q", s.source)
 	}
 	bound := sealContext(s.source, place, column)
@@ -364,7 +367,8 @@ func (s *sealer) mayReplace(sealed []byte) error {
 			"or give that login up with: honeydew logout")
 }
 
-// renewLocked finds or makes a key that can be used. Its caller must hold mu, and must not seal if it fails.
+// renewLocked finds or makes a key that can be used. Its caller must hold mu, and must not seal if it fails. Whatever
+// the former key has sealed stays locked, and stays where it is, until that key is back or a login replaces it.
 func (s *sealer) renewLocked() error {
 	renew := s.renewKey
 	if s.source == fromPassphrase {
