@@ -62,13 +62,13 @@ type tokenSourceOptions struct {
 	LoginQuery, RefreshQuery string
 }
 
-// TokenSource knows every environment's login.
+// TokenSource knows every environment's login. It has no lock of its own: environments do not wait for each other.
 type TokenSource struct {
 	tokenSourceOptions
 	ctx      context.Context // ends with Close
 	cancel   context.CancelFunc
-	wg       sync.WaitGroup
-	sessions sync.Map // *session by environment id
+	wg       sync.WaitGroup // of changes under way
+	sessions sync.Map       // *session by environment id
 }
 
 // session is one environment's login in memory. Only a change under way writes pair, unsaved, failing and doubted, so
@@ -112,7 +112,8 @@ func newTokenSource(o tokenSourceOptions) *TokenSource {
 	return t
 }
 
-// Close ends refreshes under way and waits for them.
+// Close ends refreshes under way and waits for them. One whose answer has come stores its pair first: the old refresh
+// token is spent, and without the new one the next start would need a login.
 func (t *TokenSource) Close() {
 	t.cancel()
 	t.wg.Wait()
@@ -175,7 +176,7 @@ func (t *TokenSource) replace(env Environment, pair *tokenPair, store func() err
 	return err
 }
 
-// expired is the error of a login that is over.
+// expired is the error of a login that is over. Jobs fail by it at once, without a retry: only a person can help.
 func expired(why string) *Error {
 	return errorf(codeAuthExpired, "%s", why).hint("log in again with: honeydew login")
 }
@@ -240,6 +241,7 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 	t.Log.Debug("tokens cannot be decrypted",
 		"environment", env.Name,
 		"error", err.Error())
+	// Where only the passphrase is missing, to bring it back is all that is needed; a login would be refused.
 	missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access))
 	if ok {
 		return p, errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
@@ -252,13 +254,10 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 // passphrase that this daemon has not got.
 func (t *TokenSource) mayReplace(env Environment) error {
 	row, err := t.Store.Tokens(env.ID)
-	if codeOf(err) == codeNotFound {
-		return nil
-	}
-	if err != nil {
+	if err != nil && codeOf(err) != codeNotFound {
 		return err
 	}
-	return t.Sealer.mayReplace(row.Access)
+	return t.Sealer.mayReplace(row.Access) // of nothing, where there is no login
 }
 
 // save seals and stores a pair. A login ends the need for one, a refresh does not: it may have begun before the refusal
@@ -268,25 +267,19 @@ func (t *TokenSource) save(env Environment, p *tokenPair, login bool) error {
 	if err != nil {
 		return err
 	}
-	place := sealPlace(env) // with the URL: a login is never sent to another host
-	access, err := t.Sealer.seal(place, "access", p.access)
-	if err != nil {
-		return err
-	}
-	var refresh []byte
-	if p.refresh != "" {
-		refresh, err = t.Sealer.seal(place, "refresh", p.refresh)
-		if err != nil {
-			return err
-		}
-	}
 	row := TokenRow{
 		EnvironmentID:  env.ID,
 		Username:       p.Username,
-		Access:         access,
-		Refresh:        refresh,
 		AccessExpires:  p.AccessExpires,
 		RefreshExpires: p.RefreshExpires,
+	}
+	place := sealPlace(env) // with the URL: a login is never sent to another host
+	row.Access, err = t.Sealer.seal(place, "access", p.access)
+	if err == nil && p.refresh != "" {
+		row.Refresh, err = t.Sealer.seal(place, "refresh", p.refresh)
+	}
+	if err != nil {
+		return err
 	}
 	return t.Store.SaveTokens(row, login)
 }

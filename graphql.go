@@ -183,9 +183,6 @@ func (c *Client) renew(old *http.Transport) {
 func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	r.Secrets = slices.Concat(r.Secrets, c.ProxySecrets)
 	answer, e := c.do(ctx, &r)
-	if e == nil && r.Mutation {
-		e = r.refusedPayload(answer.Data)
-	}
 	if e != nil {
 		return Answer{}, e
 	}
@@ -364,7 +361,7 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 	env := r.open(status, header.Get("Content-Type"), text)
 	code := env.verdict()
 	if code == "" {
-		return Answer{Data: env.root, Partial: env.said}, nil
+		return Answer{Data: env.root, Partial: env.said}, r.refusedPayload(env.root)
 	}
 	e := &Error{
 		Code:    code,
@@ -418,7 +415,7 @@ func (r *Request) redirected(line, location string) *Error {
 
 // refusedPayload finds the API's own no inside a mutation's payload.
 func (r *Request) refusedPayload(payload []byte) *Error {
-	if string(member(payload, "success")) != "false" {
+	if !r.Mutation || string(member(payload, "success")) != "false" {
 		return nil
 	}
 	why := r.shown(textOf(member(payload, "error")))
