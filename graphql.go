@@ -623,13 +623,21 @@ func member(object []byte, name string) (found []byte) {
 			break
 		}
 		value, rest = nextValue(rest)
-		var key string
-		_ = json.Unmarshal(quoted, &key) // a valid string: it cannot fail
-		if key == name {
+		if isNamed(quoted, name) {
 			found = value
 		}
 	}
 	return found
+}
+
+// isNamed reports whether a valid JSON string is name. Nearly none has an escape, so nearly none has to be copied.
+func isNamed(quoted []byte, name string) bool {
+	if !bytes.Contains(quoted, []byte(`\`)) {
+		return string(quoted[1:len(quoted)-1]) == name
+	}
+	var text string
+	_ = json.Unmarshal(quoted, &text)
+	return text == name
 }
 
 // nextValue cuts the next value or name off what is inside an object or list of valid JSON; it is empty at the end.
