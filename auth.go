@@ -340,7 +340,8 @@ func notLoggedIn(env Environment, e *Error) *Error {
 	return errorf(code, "login to %s: %s", env.Name, e.Message).hint("%s", hint)
 }
 
-// Logout forgets env's tokens and reports whether there were any.
+// Logout forgets env's tokens and reports whether there were any. The API is not told: it has no word for that, and a
+// person who logs out must not have to wait for it.
 func (t *TokenSource) Logout(env Environment) (had bool, err error) {
 	err = t.replace(env, nil, func() (err error) {
 		had, err = t.Store.DeleteTokens(env.ID)
@@ -405,7 +406,7 @@ func (t *TokenSource) Do(
 	env Environment,
 	send func(token string, secrets []string) error,
 ) error {
-	begin := time.Now()
+	begin := time.Now() // by the steady clock, as renewed is
 	pair, err := t.token(ctx, env, "")
 	if err != nil {
 		return err
@@ -499,6 +500,7 @@ func (s *session) renew(ctx context.Context, env Environment, refused string) (*
 	if e != nil {
 		return nil, s.refreshFailed(e)
 	}
+	// The API's answer names nobody, and says nothing of what it leaves as it was.
 	s.failing = time.Time{}
 	fresh.Username = pair.Username
 	fresh.renewed = time.Now()

@@ -97,7 +97,8 @@ func newKDF(from source) kdf {
 	}
 }
 
-// usable bounds what a tampered row could make us spend, and what argon2 would panic at.
+// usable bounds what a tampered row could make us spend, 1 GiB and 20 passes, and what argon2 would panic at. A row
+// that is not usable locks the logins as a lost key does.
 func (k kdf) usable() bool {
 	return len(k.Salt) == saltBytes &&
 		k.Time >= 1 && k.Time <= 20 &&
@@ -249,7 +250,8 @@ func readProtected(path string, limit int, others fs.FileMode, owners ...int) ([
 }
 
 // createKey writes a new system key, to the disk before anything is sealed under it. Nothing that is in the way is
-// overwritten.
+// overwritten: O_EXCL refuses a file that is there, be it empty or another daemon's key, and follows no link, which may
+// lead out of the home.
 func createKey(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
