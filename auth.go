@@ -5,8 +5,7 @@ package main
 //
 // Refresh tokens rotate, and an API may take the second use of a spent one for theft and revoke everything. So each
 // environment has one session, a pair of tokens is replaced by one change at a time (a refresh, a login, a logout), and
-// a new pair is on disk before anyone gets to see its access token. A change belongs to no request: whoever waits for
-// it may go, it goes on. A login or logout ends a refresh that is under way, which may hang.
+// a new pair is on disk before anyone gets to see its access token.
 //
 // The life of a session:
 //
@@ -19,6 +18,17 @@ package main
 //	            +---- anything else: the tokens stay, AUTH_NETWORK_ERROR, tried again
 //
 // The clock of this computer is in none of these arrows but the first refresh: it may be wrong, so it ends no login.
+//
+// Changes in time. One belongs to no request: whoever waits for it may go, it goes on. A login or logout ends a refresh
+// that is under way, which may hang, and whoever waited for that looks again, and waits for what came in its place:
+//
+//	job 1    needs a token --+ starts
+//	job 2      needs one too |---- waits --------------> wakes ---- looks again ---- waits --> has the new pair
+//	refresh                  +======= asks the API ====X told to end
+//	login                        the user types           +=== waits for that, stores its pair ===+
+//
+// A refresh that nobody ends hands its pair, or its failure, to all who wait. So a hundred jobs whose token is refused
+// make one refresh, and where it fails they make no hundred more.
 //
 // session.mu guards the change under way; it is not held across SQL or a request.
 
@@ -34,7 +44,7 @@ import (
 )
 
 const (
-	refreshMargin   = 5 * time.Minute  // before expiry
+	refreshMargin   = 5 * time.Minute  // before expiry, so that a request on its way does not lose its token
 	refreshInterval = 10 * time.Second // at least, between refreshes that no 401 asked for
 	refreshCheck    = time.Minute
 	refreshPatience = 10 * time.Minute // with refreshes that fail, before a person is told what to do
@@ -52,38 +62,46 @@ type tokenSourceOptions struct {
 	LoginQuery, RefreshQuery string
 }
 
-// TokenSource knows every environment's login.
+// TokenSource knows every environment's login. It has no lock of its own: environments do not wait for each other.
 type TokenSource struct {
 	tokenSourceOptions
 	ctx      context.Context // ends with Close
 	cancel   context.CancelFunc
-	wg       sync.WaitGroup
-	sessions sync.Map // *session by environment id
+	wg       sync.WaitGroup // of changes under way
+	sessions sync.Map       // *session by environment id
 }
 
-// session is one environment's login in memory. Only a change under way writes the first four.
+// session is one environment's login in memory. Only a change under way writes pair, unsaved, failing and doubted, so
+// these need no lock; everybody may read pair.
 type session struct {
+	*TokenSource
 	pair    atomic.Pointer[tokenPair] // as it is on disk; nil: to be read
 	unsaved *tokenPair                // refreshed, but not on disk: the disk refused it
 	failing time.Time                 // since when refreshing fails; zero: it does not
-	asked   time.Time                 // when the API was last asked in spite of what the clock says
+	doubted time.Time                 // when the API was last asked in spite of what the clock says
 	mu      sync.Mutex
 	change  *change // under way
 }
 
+// tokenPair is a login in the clear.
 type tokenPair struct {
-	username, access, refresh     string
-	accessExpires, refreshExpires time.Time // zero: the token does not say
-	renewed                       time.Time // by a refresh of ours
-
-	skew time.Duration // our clock is ahead of the API's by this; 0 also where nobody knows
+	loginFacts
+	access, refresh string
+	renewed         time.Time     // by a refresh of ours
+	skew            time.Duration // our clock is ahead of the API's by this; 0 also where nobody knows
 }
 
-// change is one change of a session under way. All but cancel may be read once done is closed.
+// loginFacts are what everybody may know of a login; the times are zero where the tokens do not say.
+type loginFacts struct {
+	Username                      string
+	AccessExpires, RefreshExpires time.Time
+}
+
+// change is one change of a session under way. Once done is closed there is a pair or an err for whoever waited. There
+// is neither where this was a login or logout, or was ended by one: then they look again.
 type change struct {
 	done   chan struct{}
 	cancel context.CancelFunc
-	again  bool // whoever waits for a refresh is to ask again: this is a login or logout, or one came in between
 	pair   *tokenPair
 	err    error
 }
@@ -94,253 +112,301 @@ func newTokenSource(o tokenSourceOptions) *TokenSource {
 	return t
 }
 
-// Close ends refreshes under way and waits for them.
+// Close ends refreshes under way and waits for them. One whose answer has come stores its pair first: the old refresh
+// token is spent, and without the new one the next start would need a login.
 func (t *TokenSource) Close() {
 	t.cancel()
 	t.wg.Wait()
 }
 
 func (t *TokenSource) session(envID string) *session {
-	s, _ := t.sessions.LoadOrStore(envID, &session{})
+	s, _ := t.sessions.LoadOrStore(envID, &session{TokenSource: t})
 	return s.(*session)
 }
 
-// Forget drops what is remembered of an environment that was removed.
+// Forget drops what is remembered of an environment that was removed. A refresh that is under way for it goes on, and
+// finds no environment to store its pair in.
 func (t *TokenSource) Forget(envID string) { t.sessions.Delete(envID) }
 
-// startLocked makes run the session's change under way. The one before it is told to end, and waited for.
-func (t *TokenSource) startLocked(s *session, run func(context.Context) (*tokenPair, error)) *change {
-	ctx, cancel := context.WithTimeout(t.ctx, t.Timeout)
-	before, c := s.change, &change{done: make(chan struct{}), cancel: cancel}
-	s.change = c
+// startLocked makes run the session's change under way; its caller must hold mu. The change before it is told to end,
+// and waited for: a refresh that had its answer already must not store its pair over that of a login.
+func (s *session) startLocked(run func(context.Context) (*tokenPair, error)) *change {
+	ctx, cancel := context.WithTimeout(s.ctx, s.Timeout)
+	c := &change{done: make(chan struct{}), cancel: cancel}
+	before := s.change
 	if before != nil {
-		before.again = true
 		before.cancel()
 	}
-	t.wg.Go(func() {
+	s.change = c
+	s.wg.Go(func() {
 		defer close(c.done)
 		defer cancel()
 		if before != nil {
 			<-before.done
 		}
-		c.pair, c.err = run(ctx)
+		pair, err := run(ctx)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.change == c {
+		if s.change == c { // or else what came of it counts no more
 			s.change = nil
+			c.pair = pair
+			c.err = err
 		}
 	})
 	return c
 }
 
-// replace makes pair the session's, nil for a logout, once it is stored.
+// replace makes pair the session's, nil for a logout, once it is stored. Where the disk refuses that, all stays as it
+// was. It does not heed its context: a login that the API has given is to be stored, and that takes no time.
 func (t *TokenSource) replace(env Environment, pair *tokenPair, store func() error) error {
 	s := t.session(env.ID)
+	var err error
 	s.mu.Lock()
-	c := t.startLocked(s, func(context.Context) (*tokenPair, error) {
-		err := store()
+	c := s.startLocked(func(context.Context) (*tokenPair, error) {
+		err = store()
 		if err == nil {
 			s.unsaved = nil
 			s.failing = time.Time{}
 			s.pair.Store(pair)
 		}
-		return pair, err
+		return nil, nil // whoever waits is to look again
 	})
-	c.again = true
 	s.mu.Unlock()
 	<-c.done
-	return c.err
+	return err
 }
 
-var (
-	errAuthRequired = errorf(codeAuthRequired, "not logged in").hint("log in with: honeydew login")
-	errAuthExpired  = errorf(codeAuthExpired, "the login has expired").hint("log in again with: honeydew login")
-)
+// expired is the error of a login that is over. Jobs fail by it at once, without a retry: only a person can help.
+func expired(why string) *Error {
+	return errorf(codeAuthExpired, "%s", why).hint("log in again with: honeydew login")
+}
 
-// AuthState is what is known of a login; the times are zero when the tokens do not say.
+// AuthState is what a person is told of a login.
 type AuthState struct {
-	Authenticated, NeedsReauth    bool
-	Username                      string
-	AccessExpires, RefreshExpires time.Time
+	Authenticated, NeedsReauth bool
+	loginFacts
 }
 
-// Status tells of env's login without asking the API.
-func (t *TokenSource) Status(ctx context.Context, env Environment) (AuthState, error) {
+// Status tells of env's login without asking the API. That a token has expired by our clock says nothing: a refresh may
+// do, and the clock may be wrong. What cannot be decrypted needs a login.
+func (t *TokenSource) Status(_ context.Context, env Environment) (AuthState, error) {
 	row, err := t.Store.Tokens(env.ID)
 	if codeOf(err) == codeNotFound {
 		return AuthState{NeedsReauth: env.NeedsReauth}, nil
-	} else if err != nil {
+	}
+	if err != nil {
 		return AuthState{}, err
 	}
-	_, err = t.open(env, row)
-	expired := err != nil || env.NeedsReauth
-	return AuthState{!expired, expired, row.Username, row.AccessExpires, row.RefreshExpires}, nil
+	pair, err := t.open(env, row)
+	usable := err == nil && !env.NeedsReauth
+	return AuthState{usable, !usable, pair.loginFacts}, nil
 }
 
 // due reports whether the pair is to be refreshed before it is used. Without a refresh token it is used until the API
 // refuses it. Tokens that live for less than the margin, or a wrong clock, must not make every request refresh.
 func (p *tokenPair) due() bool {
-	if p.refresh == "" || p.accessExpires.IsZero() {
+	if p.refresh == "" || p.AccessExpires.IsZero() {
 		return false
 	}
-	return time.Until(p.accessExpires.Add(p.skew)) < refreshMargin && time.Since(p.renewed) > refreshInterval
+	return time.Until(p.AccessExpires.Add(p.skew)) < refreshMargin &&
+		time.Since(p.renewed) > refreshInterval
 }
 
 // refreshOver reports whether the refresh token has expired, if our clock is right.
 func (p *tokenPair) refreshOver() bool {
-	return !p.refreshExpires.IsZero() && time.Until(p.refreshExpires.Add(p.skew)) <= 0
+	return !p.RefreshExpires.IsZero() && time.Until(p.RefreshExpires.Add(p.skew)) <= 0
 }
 
-// open decrypts what save stored.
+// good reports whether there is a pair that may be used as it is.
+func (p *tokenPair) good(refused string) bool {
+	return p != nil && p.access != refused && !p.due()
+}
+
+// open decrypts what save stored. Where it fails the pair has no tokens, but says whose they are.
 func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
-	p := &tokenPair{
-		username:       row.Username,
-		accessExpires:  row.AccessExpires,
-		refreshExpires: row.RefreshExpires,
-	}
+	p := &tokenPair{}
+	p.Username = row.Username
+	p.AccessExpires = row.AccessExpires
+	p.RefreshExpires = row.RefreshExpires
 	place := sealPlace(env)
-	var err error
-	if p.access, err = t.Sealer.open(place, "access", row.Access); err == nil && len(row.Refresh) > 0 {
+	access, err := t.Sealer.open(place, "access", row.Access)
+	if err == nil && len(row.Refresh) > 0 {
 		p.refresh, err = t.Sealer.open(place, "refresh", row.Refresh)
 	}
 	if err == nil {
+		p.access = access
 		return p, nil
 	}
-	t.Log.Debug("tokens cannot be decrypted", "environment", env.Name, "error", err.Error())
-	if missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access)); ok {
-		return nil, errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
+	// The log says what is wrong with them, the error what to do about it.
+	t.Log.Debug("tokens cannot be decrypted",
+		"environment", env.Name,
+		"error", err.Error())
+	// Where only the passphrase is missing, to bring it back is all that is needed; a login would be refused.
+	missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access))
+	if ok {
+		return p, errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
 	}
-	e := errorf(codeAuthExpired, "the stored login cannot be decrypted: its key, or the environment's URL, changed")
-	return nil, e.hint("bring it back, or log in again with: honeydew login")
+	e := expired("the stored login cannot be decrypted: its key, or the environment's URL, changed")
+	return p, e.hint("bring it back, or log in again with: honeydew login")
 }
 
-// mayReplace fails where the login that is stored must not be replaced by one of this daemon's.
+// mayReplace fails where the login that is stored must not be replaced by one of this daemon's: it was made under a
+// passphrase that this daemon has not got.
 func (t *TokenSource) mayReplace(env Environment) error {
 	row, err := t.Store.Tokens(env.ID)
-	if codeOf(err) == codeNotFound {
-		return nil
-	}
-	if err != nil {
+	if err != nil && codeOf(err) != codeNotFound {
 		return err
 	}
-	return t.Sealer.mayReplace(row.Access)
+	return t.Sealer.mayReplace(row.Access) // of nothing, where there is no login
 }
 
-// save seals and stores a pair.
+// save seals and stores a pair. A login ends the need for one, a refresh does not: it may have begun before the refusal
+// that made the need.
 func (t *TokenSource) save(env Environment, p *tokenPair, login bool) error {
-	if err := t.mayReplace(env); err != nil {
+	err := t.mayReplace(env)
+	if err != nil {
 		return err
 	}
 	row := TokenRow{
 		EnvironmentID:  env.ID,
-		Username:       p.username,
-		AccessExpires:  p.accessExpires,
-		RefreshExpires: p.refreshExpires,
+		Username:       p.Username,
+		AccessExpires:  p.AccessExpires,
+		RefreshExpires: p.RefreshExpires,
 	}
-	place := sealPlace(env)
-	var err error
-	if row.Access, err = t.Sealer.seal(place, "access", p.access); err != nil {
+	place := sealPlace(env) // with the URL: a login is never sent to another host
+	row.Access, err = t.Sealer.seal(place, "access", p.access)
+	if err == nil && p.refresh != "" {
+		row.Refresh, err = t.Sealer.seal(place, "refresh", p.refresh)
+	}
+	if err != nil {
 		return err
-	}
-	if p.refresh != "" {
-		if row.Refresh, err = t.Sealer.seal(place, "refresh", p.refresh); err != nil {
-			return err
-		}
 	}
 	return t.Store.SaveTokens(row, login)
 }
 
 // Login trades username and password for tokens and stores them. Its errors are LOGIN_REFUSED or API_UNREACHABLE where
-// the API is the cause.
+// the API is the cause. The earlier login stays in use until the new one is stored; where that fails it still counts.
+//
+// The API is asked before there is a change under way, in the time of whoever typed the password: they may give up, and
+// a wrong password must not end a refresh.
 func (t *TokenSource) Login(ctx context.Context, env Environment, username, password string) (AuthState, error) {
 	if username == "" || password == "" {
 		return AuthState{}, errorf(codeInvalidArgument, "username and password: both are needed")
 	}
-	if len(username) > maxCredentialBytes || len(password) > maxCredentialBytes {
+	if max(len(username), len(password)) > maxCredentialBytes {
 		return AuthState{}, errorf(codeInvalidArgument, "username and password: at most %d bytes each",
 			maxCredentialBytes)
 	}
-	if err := t.mayReplace(env); err != nil { // before the API gives tokens that cannot be kept
+	err := t.mayReplace(env) // before the API gives tokens that cannot be kept
+	if err != nil {
 		return AuthState{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
-	variables := map[string]string{"username": username, "password": password}
-	pair, e := t.ask(ctx, env, t.LoginQuery, "login", variables, password)
-	if e != nil {
-		code, hint := codeAPIUnreachable, "check the environment's URL with: honeydew env list"
-		if refusedByAPI(e) {
-			code, hint = codeLoginRefused, "check the username and password"
-		}
-		return AuthState{}, errorf(code, "login to %s: %s", env.Name, e.Message).hint("%s", hint)
+	r := Request{
+		URL:     env.BaseURL,
+		Query:   t.LoginQuery,
+		Field:   "login",
+		Secrets: []string{password},
 	}
-	pair.username = username
-	if err := t.replace(env, pair, func() error { return t.save(env, pair, true) }); err != nil {
+	pair, e := t.obtain(ctx, r, map[string]string{
+		"username": username,
+		"password": password,
+	})
+	if e != nil {
+		return AuthState{}, notLoggedIn(env, e)
+	}
+	pair.Username = username
+	err = t.replace(env, pair, func() error {
+		return t.save(env, pair, true)
+	})
+	if err != nil {
 		return AuthState{}, err
 	}
-	t.Log.Info("logged in", "environment", env.Name, "username", username)
-	return AuthState{
-		Authenticated:  true,
-		Username:       username,
-		AccessExpires:  pair.accessExpires,
-		RefreshExpires: pair.refreshExpires,
-	}, nil
+	t.Log.Info("logged in",
+		"environment", env.Name,
+		"username", username)
+	return AuthState{Authenticated: true, loginFacts: pair.loginFacts}, nil
 }
 
-// Logout forgets env's tokens and reports whether there were any.
+// notLoggedIn is the error of a login that e has kept from the API's tokens.
+func notLoggedIn(env Environment, e *Error) *Error {
+	code := codeAPIUnreachable
+	hint := "check the environment's URL with: honeydew env list"
+	if refusedByAPI(e) {
+		code = codeLoginRefused
+		hint = "check the username and password"
+	}
+	return errorf(code, "login to %s: %s", env.Name, e.Message).hint("%s", hint)
+}
+
+// Logout forgets env's tokens and reports whether there were any. The API is not told: it has no word for that, and a
+// person who logs out must not have to wait for it.
 func (t *TokenSource) Logout(env Environment) (had bool, err error) {
-	err = t.replace(env, nil, func() (err error) { had, err = t.Store.DeleteTokens(env.ID); return err })
+	err = t.replace(env, nil, func() (err error) {
+		had, err = t.Store.DeleteTokens(env.ID)
+		return err
+	})
 	if err == nil {
 		t.Log.Info("logged out", "environment", env.Name)
 	}
 	return had, err
 }
 
-// refusedByAPI tells a no from trouble on the way.
+// refusedByAPI tells a no from trouble on the way. Only a login asks this, of somebody who can try again; what ends a
+// stored login is errEndsLogin, which takes more.
 func refusedByAPI(e *Error) bool {
-	return (e.Code == codeAuthInvalid || (e.Code == codeAPI && e.Refused)) && !errors.Is(e, errForeign)
+	if errors.Is(e, errForeign) {
+		return false
+	}
+	return e.Code == codeAuthInvalid || e.Code == codeAPI
 }
 
-// ask sends a login or refresh and reads the pair of tokens that it gives.
-func (t *TokenSource) ask(
-	ctx context.Context, env Environment, query, field string, variables map[string]string, secret string,
-) (*tokenPair, *Error) {
-	text, _ := json.Marshal(variables) // strings alone: it cannot fail
-	answer, err := t.Client.Do(ctx, Request{
-		URL:       env.BaseURL,
-		Query:     query,
-		Field:     field,
-		Variables: text,
-		Secrets:   []string{secret},
-	})
-	if e, ok := errors.AsType[*Error](err); ok {
+// obtain sends a login or refresh and reads the pair of tokens that it gives. What a token is worth, only the API
+// knows: the expiry is read from it without a check, to plan by and for nothing else.
+func (t *TokenSource) obtain(ctx context.Context, r Request, variables map[string]string) (*tokenPair, *Error) {
+	r.Variables, _ = json.Marshal(variables) // strings alone: it cannot fail
+	answer, err := t.Client.Do(ctx, r)
+	e, failed := errors.AsType[*Error](err)
+	if failed {
 		return nil, e
 	}
 	if len(answer.Data) > maxLoginAnswer {
 		return nil, errorf(codeBadResponse, "the API's answer to %s has %d bytes; allowed are %d",
-			field, len(answer.Data), maxLoginAnswer)
+			r.Field,
+			len(answer.Data),
+			maxLoginAnswer)
 	}
 	var got struct{ AccessToken, RefreshToken string }
-	if err := json.Unmarshal(answer.Data, &got); err != nil || got.AccessToken == "" {
-		return nil, &Error{Code: codeBadResponse, Message: "the API's answer to " + field + " holds no access token"}
+	err = json.Unmarshal(answer.Data, &got)
+	if err != nil ||
+		got.AccessToken == "" ||
+		!usableToken(got.AccessToken) ||
+		!usableToken(got.RefreshToken) {
+		return nil, errorf(codeBadResponse, "the API's answer to %s holds no token, or an unusable one; "+
+			"allowed are %d bytes of visible ASCII", r.Field, maxTokenBytes)
 	}
-	if !usableToken(got.AccessToken) || !usableToken(got.RefreshToken) {
-		return nil, errorf(codeBadResponse, "the API's answer to %s holds an unusable token; "+
-			"allowed are %d bytes of visible ASCII", field, maxTokenBytes)
+	pair := &tokenPair{
+		access:  got.AccessToken,
+		refresh: got.RefreshToken,
+		skew:    tokenSkew(got.AccessToken, time.Now()),
 	}
-	return &tokenPair{
-		access:         got.AccessToken,
-		refresh:        got.RefreshToken,
-		accessExpires:  tokenExpiry(got.AccessToken),
-		refreshExpires: tokenExpiry(got.RefreshToken),
-		skew:           tokenSkew(got.AccessToken, time.Now()),
-	}, nil
+	pair.AccessExpires = tokenExpiry(got.AccessToken)
+	pair.RefreshExpires = tokenExpiry(got.RefreshToken)
+	return pair, nil
 }
 
 // Do calls send with env's token, refreshed before if it is about to expire; if the API refuses it, once more with
 // a fresh one. secrets must not appear in any text that send's request leaves behind.
-func (t *TokenSource) Do(ctx context.Context, env Environment, send func(token string, secrets []string) error) error {
-	begin := time.Now()
+//
+// A token that was refreshed since Do began is as fresh as one can be. If the API refuses that, it would refuse the
+// next one too, and every call would cost a refresh.
+func (t *TokenSource) Do(
+	ctx context.Context,
+	env Environment,
+	send func(token string, secrets []string) error,
+) error {
+	begin := time.Now() // by the steady clock, as renewed is
 	pair, err := t.token(ctx, env, "")
 	if err != nil {
 		return err
@@ -349,91 +415,178 @@ func (t *TokenSource) Do(ctx context.Context, env Environment, send func(token s
 	if codeOf(err) != codeAuthInvalid || !pair.renewed.Before(begin) {
 		return err
 	}
-	if pair, err = t.token(ctx, env, pair.access); err != nil {
+	pair, err = t.token(ctx, env, pair.access)
+	if err != nil {
 		return err
 	}
 	return send(pair.access, []string{pair.refresh})
 }
 
-// token returns a pair that is good for now: not about to expire, and not the one whose access token was refused.
+// token returns a pair that is good for now: not about to expire, and not the one whose access token was refused. Most
+// calls end at the first look, without a lock.
 func (t *TokenSource) token(ctx context.Context, env Environment, refused string) (*tokenPair, error) {
 	s := t.session(env.ID)
 	for {
-		if pair := s.pair.Load(); pair != nil && pair.access != refused && !pair.due() {
+		pair := s.pair.Load()
+		if pair.good(refused) {
 			return pair, nil
 		}
 		s.mu.Lock()
 		c := s.change
 		if c == nil {
-			c = t.startLocked(s, func(ctx context.Context) (*tokenPair, error) { return t.renew(ctx, env, s, refused) })
+			c = s.startLocked(func(ctx context.Context) (*tokenPair, error) {
+				return s.renew(ctx, env, refused)
+			})
 		}
 		s.mu.Unlock()
+		// The wait ends with the caller, the change does not.
 		select {
 		case <-c.done:
 		case <-ctx.Done():
 			return nil, notRefreshed("no fresh token in time", ctx.Err())
 		}
-		if !c.again {
+		if c.pair != nil || c.err != nil {
 			return c.pair, c.err
 		}
 	}
 }
 
-// renew reads the pair if need be, and trades its refresh token for a new one if it is due or was refused. It is the
-// session's change under way.
-func (t *TokenSource) renew(ctx context.Context, env Environment, s *session, refused string) (*tokenPair, error) {
-	if s.unsaved != nil {
-		if err := t.keep(env, s, s.unsaved); err != nil {
-			return nil, err
-		}
+// renew is the session's change under way when nobody logs in or out. The first of these that holds decides:
+//
+//	a pair is refreshed, but not on disk     store it
+//	no login, or one that needs a new one    AUTH_REQUIRED, AUTH_EXPIRED
+//	the pair is good                         use it: somebody else was quicker
+//	there is no refresh token                needs a login
+//	it is over by our clock, and the API     use the access token, or AUTH_NETWORK_ERROR if that was refused
+//	  was asked less than a minute ago
+//	the API gives a new pair                 store it, then use it
+//	the service itself says no               needs a login
+//	anything else                            AUTH_NETWORK_ERROR, tried again
+func (s *session) renew(ctx context.Context, env Environment, refused string) (*tokenPair, error) {
+	pair, err := s.present(env)
+	if err != nil {
+		return nil, err
 	}
-	pair, err := s.pair.Load(), error(nil)
-	if pair == nil {
-		if pair, err = t.load(ctx, env); err != nil {
-			return nil, err
-		}
-		s.pair.Store(pair)
-	}
-	if pair.access != refused && !pair.due() { // somebody else was quicker
+	if pair.good(refused) {
 		return pair, nil
 	}
 	if pair.refresh == "" {
-		return nil, t.expire(ctx, env, s, "the API refused the access token, and gave no refresh token")
+		return nil, s.expire(env, "the API refused the access token, and gave no refresh token")
 	}
 	if pair.refreshOver() {
 		// The clock may be wrong, and ends no login: the API is asked, but not by every job.
-		if wait := time.Until(s.asked.Add(refreshCheck)); wait > 0 {
-			return s.untilAsked(pair, refused, wait)
+		wait := time.Until(s.doubted.Add(refreshCheck))
+		if wait > 0 && pair.access != refused {
+			return pair, nil // the API decides
 		}
-		s.asked = time.Now()
+		if wait > 0 {
+			return nil, s.notRefreshedYet("by this computer's clock the refresh token has expired; "+
+				"the API is asked again in %s", wait.Round(time.Second))
+		}
+		s.doubted = time.Now()
 	}
-	variables := map[string]string{"refreshToken": pair.refresh}
-	fresh, e := t.ask(ctx, env, t.RefreshQuery, "refreshToken", variables, pair.refresh)
+	r := Request{
+		URL:     env.BaseURL,
+		Query:   s.RefreshQuery,
+		Field:   "refreshToken",
+		Secrets: []string{pair.refresh},
+	}
+	fresh, e := s.obtain(ctx, r, map[string]string{
+		"refreshToken": pair.refresh,
+	})
 	if e != nil && errors.Is(e, errEndsLogin) {
-		return nil, t.expire(ctx, env, s, "the API refused the refresh token: "+e.Message)
+		return nil, s.expire(env, "the API refused the refresh token: "+e.Message)
 	}
 	if e != nil {
 		return nil, s.refreshFailed(e)
 	}
+	// The API's answer names nobody, and says nothing of what it leaves as it was.
 	s.failing = time.Time{}
-	if fresh.refresh == "" { // an API that does not rotate
-		fresh.refresh, fresh.refreshExpires = pair.refresh, pair.refreshExpires
+	fresh.Username = pair.Username
+	fresh.renewed = time.Now()
+	if fresh.refresh == "" {
+		// An API that does not rotate.
+		fresh.refresh = pair.refresh
+		fresh.RefreshExpires = pair.RefreshExpires
 	}
-	fresh.username, fresh.renewed = pair.username, time.Now()
-	return fresh, t.keep(env, s, fresh)
+	return fresh, s.keep(env, fresh)
 }
 
-// untilAsked is what there is until the API may be asked again about a refresh token that is over by our clock.
-func (s *session) untilAsked(pair *tokenPair, refused string, wait time.Duration) (*tokenPair, error) {
-	if pair.access != refused {
-		return pair, nil // the API decides
+// present is the session's pair: the one in memory, or else on disk. It fails with AUTH_REQUIRED without a login, and
+// with AUTH_EXPIRED where only a new one helps.
+func (s *session) present(env Environment) (*tokenPair, error) {
+	pair := s.unsaved
+	if pair != nil {
+		return pair, s.keep(env, pair)
 	}
-	message := fmt.Sprintf("by this computer's clock the refresh token has expired; the API is asked again in %s",
-		wait.Round(time.Second))
-	return nil, notRefreshed(message+s.advice(), nil)
+	pair = s.pair.Load()
+	if pair != nil {
+		return pair, nil
+	}
+	row, err := s.Store.Tokens(env.ID)
+	if codeOf(err) == codeNotFound {
+		return nil, errorf(codeAuthRequired, "not logged in").hint("log in with: honeydew login")
+	}
+	if err != nil {
+		return nil, err
+	}
+	// The caller's knowledge of the environment may be older than the latest refusal. Without this look, each job that
+	// was waiting would ask the API once more with a token that it has refused.
+	env, err = s.Store.Environment(env.Name)
+	if err != nil {
+		return nil, err
+	}
+	if env.NeedsReauth {
+		return nil, expired("the login has expired")
+	}
+	pair, err = s.open(env, row)
+	if err != nil {
+		return nil, err
+	}
+	s.pair.Store(pair)
+	return pair, nil
 }
 
-// notRefreshed fails an attempt that had no good token, and may have one later.
+// keep stores a refreshed pair, and lets it be used only then. What the disk refuses is kept and tried again at the
+// next need: the old pair is spent.
+func (s *session) keep(env Environment, pair *tokenPair) error {
+	s.unsaved = pair
+	s.pair.Store(nil)
+	err := s.save(env, pair, false)
+	if err != nil {
+		s.Log.Error("the refreshed login could not be stored",
+			"environment", env.Name,
+			"error", err.Error())
+		return notRefreshed("the refreshed login could not be stored: "+err.Error(), err)
+	}
+	s.unsaved = nil
+	s.pair.Store(pair)
+	s.Log.Info("auth token refreshed",
+		"environment", env.Name,
+		"username", pair.Username)
+	return nil
+}
+
+// expire notes that only a login helps; the tokens stay. It is noted on disk first, or the next start would ask the API
+// again.
+func (s *session) expire(env Environment, why string) error {
+	err := s.Store.SetNeedsReauth(env.ID)
+	if err != nil {
+		return err
+	}
+	pair := s.pair.Swap(nil)
+	failed, err := s.Store.AuthFailures(env)
+	if err != nil {
+		return err
+	}
+	s.Log.Error("auth token expired",
+		"environment", env.Name,
+		"username", pair.Username,
+		"failed_jobs_count", failed)
+	return expired(why)
+}
+
+// notRefreshed fails an attempt that had no good token, and may have one later. Nothing was sent yet.
 func notRefreshed(message string, cause error) *Error {
 	return &Error{
 		Code:    codeAuthNetwork,
@@ -450,68 +603,25 @@ func (s *session) refreshFailed(e *Error) *Error {
 	if s.failing.IsZero() {
 		s.failing = time.Now()
 	}
-	// Without a cause: its end is its own, not that of whoever waits.
-	failed := notRefreshed("refreshing the login: "+e.Message+s.advice(), nil)
+	failed := s.notRefreshedYet("refreshing the login: %s", e.Message)
 	failed.Hold = e.Hold
 	return failed
 }
 
-// advice is what a person can do about refreshes that fail, once they have failed for a while.
-func (s *session) advice() string {
-	if s.failing.IsZero() || time.Since(s.failing) <= refreshPatience {
-		return ""
+// notRefreshedYet also says what a person can do, once refreshes have failed for a while. It has no cause: what ended
+// the refresh is not what ends the wait for it.
+func (s *session) notRefreshedYet(format string, args ...any) *Error {
+	message := fmt.Sprintf(format, args...)
+	lasting := time.Since(s.failing)
+	if !s.failing.IsZero() && lasting > refreshPatience {
+		message += fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, "+
+			"or log in again with `honeydew login`", lasting.Round(time.Minute))
 	}
-	return fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, "+
-		"or log in again with `honeydew login`", time.Since(s.failing).Round(time.Minute))
+	return notRefreshed(message, nil)
 }
 
-// load reads the environment's tokens: AUTH_REQUIRED without a login, AUTH_EXPIRED where only a new one helps.
-func (t *TokenSource) load(ctx context.Context, env Environment) (*tokenPair, error) {
-	row, err := t.Store.Tokens(env.ID)
-	if codeOf(err) == codeNotFound {
-		return nil, errAuthRequired
-	} else if err != nil {
-		return nil, err
-	}
-	// The caller's knowledge of the environment may be older than the latest refusal.
-	if env, err = t.Store.Environment(env.Name); err != nil {
-		return nil, err
-	} else if env.NeedsReauth {
-		return nil, errAuthExpired
-	}
-	return t.open(env, row)
-}
-
-// keep stores a refreshed pair, and lets it be used only then. What the disk refuses is kept and tried again at the
-// next need: the old pair is spent.
-func (t *TokenSource) keep(env Environment, s *session, pair *tokenPair) error {
-	s.unsaved = pair
-	s.pair.Store(nil)
-	if err := t.save(env, pair, false); err != nil {
-		t.Log.Error("the refreshed login could not be stored", "environment", env.Name, "error", err.Error())
-		return notRefreshed("the refreshed login could not be stored: "+err.Error(), err)
-	}
-	s.unsaved = nil
-	s.pair.Store(pair)
-	t.Log.Info("auth token refreshed", "environment", env.Name, "username", pair.username)
-	return nil
-}
-
-// expire notes that only a login helps; the tokens stay.
-func (t *TokenSource) expire(ctx context.Context, env Environment, s *session, why string) error {
-	if err := t.Store.SetNeedsReauth(env.ID); err != nil {
-		return err
-	}
-	pair := s.pair.Swap(nil)
-	failed, err := t.Store.AuthFailures(env)
-	if err != nil {
-		return err
-	}
-	t.Log.Error("auth token expired", "environment", env.Name, "username", pair.username, "failed_jobs_count", failed)
-	return errorf(codeAuthExpired, "%s", why).hint("log in again with: honeydew login")
-}
-
-// Run refreshes tokens before they are needed, until ctx ends.
+// Run refreshes tokens before they are needed, until ctx ends. So a job seldom waits for a refresh, and a login whose
+// refresh token lives for some days outlasts a weekend without jobs.
 func (t *TokenSource) Run(ctx context.Context) {
 	for tick := time.Tick(refreshCheck); ; {
 		all, err := t.Store.Environments()
@@ -522,8 +632,11 @@ func (t *TokenSource) Run(ctx context.Context) {
 			if !env.HasTokens || env.NeedsReauth {
 				continue
 			}
-			if _, err := t.token(ctx, env, ""); err != nil && ctx.Err() == nil {
-				t.Log.Warn("background refresh failed", "environment", env.Name, "error", err.Error())
+			_, err := t.token(ctx, env, "")
+			if err != nil && ctx.Err() == nil {
+				t.Log.Warn("background refresh failed",
+					"environment", env.Name,
+					"error", err.Error())
 			}
 		}
 		select {

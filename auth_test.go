@@ -694,16 +694,18 @@ func TestClockAloneEndsNoLogin(t *testing.T) {
 		t.Errorf("%+v", state)
 	}
 	s := a.tokens.session(a.env().ID)
-	s.asked = s.asked.Add(-refreshCheck)
+	s.doubted = s.doubted.Add(-refreshCheck)
 	a.wantCall("")
 	a.wantAsked("refresh", 3)
 }
 
 func newHandlerClient(api http.Handler) *Client {
-	return &Client{
-		clientOptions: clientOptions{Version: "1", MaxBytes: 1 << 20},
-		connections:   newConnections(func() http.RoundTripper { return handlerTransport{api} }),
-	}
+	c := newClient(clientOptions{Version: "1", MaxBytes: 1 << 20})
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetHTTP1(true)
+	transport.RegisterProtocol("https", handlerTransport{api})
+	c.transport.Store(transport)
+	return c
 }
 
 // newFakeClockTokens is a TokenSource without a network, for a test in which the clock is a fake.
@@ -964,6 +966,13 @@ func TestLogoutIsNotUndoneByASlowReader(t *testing.T) {
 	read, out := make(chan error, 1), make(chan error, 1)
 	go func() { read <- a.tokens.Do(t.Context(), env, func(string, []string) error { return nil }) }()
 	waitForStack(t, "(*sealer).open")
+	s := a.tokens.session(env.ID)
+	underWay := func() *change {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.change
+	}
+	reading := underWay()
 	go func() {
 		had, err := a.tokens.Logout(env)
 		if !had {
@@ -971,13 +980,7 @@ func TestLogoutIsNotUndoneByASlowReader(t *testing.T) {
 		}
 		out <- err
 	}()
-	logoutUnderWay := func() bool {
-		s := a.tokens.session(env.ID)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.change.again
-	}
-	for !logoutUnderWay() {
+	for underWay() == reading {
 		runtime.Gosched()
 	}
 	a.sealer.mu.Unlock()
@@ -1104,7 +1107,7 @@ func TestLoginUnderAPassphraseIsNotReplacedByOneUnderAKeyFile(t *testing.T) {
 	if codeOf(err) != codeAuthExpired || !strings.Contains(e.Hint, "HONEYDEW_PASSPHRASE") {
 		t.Errorf("a call: %+v", e)
 	}
-	if err := a.tokens.save(a.env(), &tokenPair{username: "ada", access: "a", refresh: "r"}, false); codeOf(err) != codeFailedPrecondition {
+	if err := a.tokens.save(a.env(), &tokenPair{loginFacts: loginFacts{Username: "ada"}, access: "a", refresh: "r"}, false); codeOf(err) != codeFailedPrecondition {
 		t.Errorf("a refresh: %v", err)
 	}
 	if after, err := a.store.Tokens(a.env().ID); err != nil || fmt.Sprint(after) != fmt.Sprint(before) {

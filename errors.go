@@ -1,7 +1,7 @@
 package main
 
-// What every file shares: the one error type, every code that a client, a job or a script may meet, what becomes of texts
-// from outside, and the one text form of a time.
+// What every file shares: the one error type, every code that a client, a job or a script may meet, what becomes of
+// texts from outside, and the one text form of a time.
 
 import (
 	"encoding/json"
@@ -77,7 +77,11 @@ func (e *Error) Unwrap() error { return e.Cause }
 // errorf makes an Error; a %w operand becomes its Cause.
 func errorf(code, format string, args ...any) *Error {
 	wrapped := fmt.Errorf(format, args...)
-	return &Error{Code: code, Message: wrapped.Error(), Cause: errors.Unwrap(wrapped)}
+	return &Error{
+		Code:    code,
+		Message: wrapped.Error(),
+		Cause:   errors.Unwrap(wrapped),
+	}
 }
 
 // hint adds what to do next.
@@ -139,26 +143,21 @@ func redact(text string, forms []string) string {
 // formAt is the length of the longest form that stands at text[i:], 0 for none. A short form counts only as a whole
 // word: nobody learns from "[redacted]eady" that the password is an r.
 func formAt(text string, i int, forms []string) int {
+	before, _ := utf8.DecodeLastRuneInString(text[:i])
 	for _, form := range forms {
-		if !strings.HasPrefix(text[i:], form) {
+		rest, found := strings.CutPrefix(text[i:], form)
+		if !found {
 			continue
 		}
-		if len(form) >= minSecretBytes || (!endsInWord(text[:i]) && !beginsWithWord(text[i+len(form):])) {
+		after, _ := utf8.DecodeRuneInString(rest)
+		if len(form) >= minSecretBytes || !(inWord(before) || inWord(after)) {
 			return len(form)
 		}
 	}
 	return 0
 }
 
-func endsInWord(s string) bool {
-	last, _ := utf8.DecodeLastRuneInString(s)
-	return unicode.IsLetter(last) || unicode.IsDigit(last)
-}
-
-func beginsWithWord(s string) bool {
-	first, _ := utf8.DecodeRuneInString(s)
-	return unicode.IsLetter(first) || unicode.IsDigit(first)
-}
+func inWord(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }
 
 // spellings are a secret as it is, in JSON, in JSON as our own requests hold it, in JSON of ASCII alone, and in the two
 // ways of a URL.

@@ -3,6 +3,12 @@ package main
 // One POST: URL, token, query and variables in; the root field's bytes or an Error out. It does not know where a token
 // comes from, and sends nothing twice. What kind of failure an answer is, is decided here and nowhere else: by media
 // type, then status, then the first error's extensions.code (GraphQL over HTTP, "Processing the response").
+//
+//	{ "data":   { FIELD: ROOT },                                 ROOT: passed on byte for byte
+//	  "errors": [ { "message": M, "extensions": { "code": C } },  the first one is judged and shown
+//	              ... ] }                                         the others are counted
+//
+// An answer may have 100 MB, and every part of it may be hostile: only ROOT may cost memory, and that only once.
 
 import (
 	"bytes"
@@ -14,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -24,12 +29,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
 
 const (
 	mediaGraphQL    = "application/graphql-response+json"
+	mediaPlainJSON  = "application/json"
 	maxRefusalBytes = 1 << 20 // read of an answer with a status over 299
 	maxHeaderBytes  = 64 << 10
 	maxAPITextBytes = 512 // kept of it
@@ -64,7 +71,7 @@ type Answer struct {
 // Client speaks to the API.
 type Client struct {
 	clientOptions
-	connections *connections
+	transport atomic.Pointer[http.Transport]
 }
 
 type clientOptions struct {
@@ -85,15 +92,21 @@ func proxySecrets(getenv func(string) string) (secrets []string, err error) {
 		}
 		proxy, ok := parseProxy(value)
 		if !ok {
-			return nil, fmt.Errorf("%s is not the URL of a proxy; write it as http://USER:PASSWORD@HOST:PORT, and in the user "+
-				"and password %%25 for %%, %%23 for #, %%2F for /, %%3F for ?, %%40 for @ and %%20 for a blank", name)
+			return nil, fmt.Errorf("%s is not the URL of a proxy; write it as http://USER:PASSWORD@HOST:PORT, "+
+				"and in the user and password %%25 for %%, %%23 for #, %%2F for /, %%3F for ?, %%40 for @ "+
+				"and %%20 for a blank", name)
 		}
-		password, known := proxy.User.Password()
-		if !known || password == "" {
+		password, _ := proxy.User.Password()
+		if password == "" {
 			continue
 		}
 		pair := proxy.User.Username() + ":" + password
-		secrets = append(secrets, password, pair, proxy.User.String(), base64.StdEncoding.EncodeToString([]byte(pair)))
+		header := base64.StdEncoding.EncodeToString([]byte(pair))
+		secrets = append(secrets,
+			password,
+			pair,
+			proxy.User.String(),
+			header)
 	}
 	return secrets, nil
 }
@@ -105,33 +118,38 @@ func parseProxy(value string) (*url.URL, bool) {
 		value = "http://" + value
 	}
 	u, err := url.Parse(value)
-	if err != nil || u.Hostname() == "" {
+	if err != nil ||
+		u.Hostname() == "" ||
+		u.RequestURI() != "/" ||
+		strings.Contains(value, "#") {
 		return nil, false
 	}
-	if (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.ForceQuery || strings.Contains(value, "#") {
-		return nil, false
+	switch u.Scheme {
+	case "http", "https", "socks5", "socks5h":
+		return u, true
 	}
-	return u, slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme)
+	return nil, false
 }
 
+// newClient makes a Client. No http.Client goes around its transport: that would follow redirects, which would carry
+// the token, or a password, to whatever host they name.
 func newClient(o clientOptions) *Client {
+	c := &Client{clientOptions: o}
+	c.transport.Store(newTransport(o.OnProxy))
+	return c
+}
+
+func newTransport(onProxy func(address string)) *http.Transport {
 	var once sync.Once
 	proxy := func(r *http.Request) (*url.URL, error) {
 		u, err := http.ProxyFromEnvironment(r)
 		if u != nil {
-			once.Do(func() { o.OnProxy(u.Scheme + "://" + u.Host) })
+			once.Do(func() {
+				onProxy(u.Scheme + "://" + u.Host)
+			})
 		}
 		return u, err
 	}
-	return &Client{
-		clientOptions: o,
-		connections:   newConnections(func() http.RoundTripper { return newTransport(proxy) }),
-	}
-}
-
-// newTransport makes connections of its own. No http.Client goes around it: that would follow redirects, which would
-// carry the token, or a password, to whatever host they name.
-func newTransport(proxy func(*http.Request) (*url.URL, error)) *http.Transport {
 	dialer := net.Dialer{
 		Timeout:   10 * time.Second,
 		KeepAlive: 30 * time.Second,
@@ -152,35 +170,12 @@ func newTransport(proxy func(*http.Request) (*url.URL, error)) *http.Transport {
 	}
 }
 
-// connections are those of one transport, until a request times out. A connection may die without a word, when the
-// computer slept or its network changed, and HTTP/2 would go on sending every request over it. After
-// CloseIdleConnections alone the dead one was used again. So what comes after a timeout gets a new transport.
-type connections struct {
-	mu   sync.Mutex
-	now  http.RoundTripper
-	make func() http.RoundTripper
-}
-
-func newConnections(make func() http.RoundTripper) *connections {
-	return &connections{now: make(), make: make}
-}
-
-func (c *connections) current() http.RoundTripper {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-// renew replaces old, unless somebody else did. What is under way over old goes on.
-func (c *connections) renew(old http.RoundTripper) {
-	c.mu.Lock()
-	replaced := c.now == old
-	if replaced {
-		c.now = c.make()
-	}
-	c.mu.Unlock()
-	if transport, ok := old.(*http.Transport); ok && replaced {
-		transport.CloseIdleConnections()
+// renew leaves the connections of old, over which a request has timed out, unless somebody else did. A connection may
+// die without a word, when the computer slept or its network changed, and HTTP/2 would go on sending every request over
+// it. After CloseIdleConnections alone the dead one was used again. What is under way over old goes on.
+func (c *Client) renew(old *http.Transport) {
+	if c.transport.CompareAndSwap(old, old.Clone()) {
+		old.CloseIdleConnections()
 	}
 }
 
@@ -188,9 +183,6 @@ func (c *connections) renew(old http.RoundTripper) {
 func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	r.Secrets = slices.Concat(r.Secrets, c.ProxySecrets)
 	answer, e := c.do(ctx, &r)
-	if e == nil && r.Mutation {
-		e = r.refusedPayload(answer.Data)
-	}
 	if e != nil {
 		return Answer{}, e
 	}
@@ -208,12 +200,14 @@ func (r *Request) shown(text outside) string {
 
 // secretForms are the forms in which the request's secrets may be repeated, the longest first.
 func (r *Request) secretForms() (forms []string) {
-	for _, secret := range append([]string{r.Token}, r.Secrets...) {
+	for _, secret := range slices.Concat([]string{r.Token}, r.Secrets) {
 		if secret != "" {
 			forms = append(forms, spellings(secret)...)
 		}
 	}
-	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
+	slices.SortFunc(forms, func(a, b string) int {
+		return len(b) - len(a)
+	})
 	return slices.Compact(forms)
 }
 
@@ -224,25 +218,31 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 	}
 	req, err := c.request(httptrace.WithClientTrace(ctx, &trace), r)
 	if err != nil {
-		return Answer{}, &Error{Code: codeInternal, Message: err.Error(), Unsent: true}
+		return Answer{}, &Error{
+			Code:    codeInternal,
+			Message: err.Error(),
+			Unsent:  true,
+		}
 	}
-	transport := c.connections.current()
+	transport := c.transport.Load()
 	resp, err := transport.RoundTrip(req)
+	var text []byte
+	if err == nil {
+		text, err = c.readBody(resp)
+	}
 	if err != nil {
-		return Answer{}, c.noAnswer(ctx, r, transport, err, !connected)
+		e := r.noAnswer(ctx, err)
+		e.Unsent = !connected
+		if e.Code == codeTimeout {
+			c.renew(transport)
+		}
+		return Answer{}, e
 	}
-	defer resp.Body.Close()
-	limit, success := int64(maxRefusalBytes), resp.StatusCode < 300
-	if success {
-		limit = c.MaxBytes
-	}
-	text, err := readBody(resp, limit)
-	if err != nil {
-		return Answer{}, c.noAnswer(ctx, r, transport, err, false)
-	}
-	if success && int64(len(text)) > limit {
-		message := fmt.Sprintf("the answer is larger than api.max_response_mb (%d)", limit>>20)
-		return Answer{}, &Error{Code: codeResultTooLarge, Message: message}
+	if resp.StatusCode < 300 && int64(len(text)) > c.MaxBytes {
+		return Answer{}, &Error{
+			Code:    codeResultTooLarge,
+			Message: fmt.Sprintf("the answer is larger than api.max_response_mb (%d)", c.MaxBytes>>20),
+		}
 	}
 	return r.interpret(resp.StatusCode, resp.Header, text)
 }
@@ -250,14 +250,18 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 // request is r as HTTP.
 func (c *Client) request(ctx context.Context, r *Request) (*http.Request, error) {
 	query, _ := json.Marshal(r.Query) // no string fails to encode
-	body := slices.Concat([]byte(`{"query":`), query, []byte(`,"variables":`), r.Variables, []byte(`}`))
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.URL, bytes.NewReader(body))
+	body := fmt.Appendf(nil, `{"query":%s,"variables":%s}`, query, r.Variables)
+	req, err := http.NewRequestWithContext(
+		ctx,
+		http.MethodPost,
+		r.URL,
+		bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	req.Header = http.Header{
-		"Content-Type": {"application/json"},
-		"Accept":       {mediaGraphQL + ", application/json;q=0.9"},
+		"Content-Type": {mediaPlainJSON},
+		"Accept":       {mediaGraphQL + ", " + mediaPlainJSON + ";q=0.9"},
 		"User-Agent":   {"honeydew/" + c.Version},
 	}
 	if r.Token != "" {
@@ -266,50 +270,54 @@ func (c *Client) request(ctx context.Context, r *Request) (*http.Request, error)
 	return req, nil
 }
 
-// noAnswer is the failure of a request over transport that got no whole answer.
-func (c *Client) noAnswer(ctx context.Context, r *Request, transport http.RoundTripper, err error, unsent bool) *Error {
-	e := r.transportError(ctx, err, unsent)
-	if e.Code == codeTimeout {
-		c.connections.renew(transport)
+// readBody reads the whole answer, or one byte more than is allowed of it. An answer of unknown length is gathered in
+// pieces of at most 1 MiB; those of io.ReadAll grow with the whole: measured with an answer of 95 MB, the process took
+// 45 MB more.
+func (c *Client) readBody(resp *http.Response) ([]byte, error) {
+	defer resp.Body.Close()
+	limit := c.MaxBytes
+	if resp.StatusCode >= 300 {
+		limit = maxRefusalBytes
 	}
-	return e
-}
-
-// readBody reads at most limit+1 bytes. An answer of unknown length is gathered in pieces of at most 1 MiB; those of
-// io.ReadAll grow with the whole: measured with an answer of 95 MB, the process took 45 MB more.
-func readBody(resp *http.Response, limit int64) ([]byte, error) {
-	if n := resp.ContentLength; n >= 0 && n <= limit {
-		text := make([]byte, n)
+	length := resp.ContentLength
+	if length >= 0 && length <= limit {
+		text := make([]byte, length)
 		_, err := io.ReadFull(resp.Body, text)
 		return text, err
 	}
 	var pieces [][]byte
+	var err error
 	body := io.LimitReader(resp.Body, limit+1)
-	for size := int64(4 << 10); ; size = min(2*size, 1<<20) {
+	for size := int64(4 << 10); err == nil; size = min(2*size, 1<<20) {
 		piece := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead)) // room for the read that finds the end
-		_, err := io.CopyN(piece, body, size)
-		if pieces = append(pieces, piece.Bytes()); err == io.EOF {
-			text := bytes.Join(pieces, nil)
-			if pieces = nil; len(text) > 8<<20 {
-				runtime.GC() // or the pieces would still be there when the database makes copies of its own
-			}
-			return text, nil
-		} else if err != nil {
-			return nil, err
-		}
+		_, err = io.CopyN(piece, body, size)
+		pieces = append(pieces, piece.Bytes())
 	}
+	if err != io.EOF {
+		return nil, err
+	}
+	text := bytes.Join(pieces, nil)
+	if len(text) > 8<<20 {
+		runtime.GC() // or the pieces would still be there when the database makes copies of its own
+	}
+	return text, nil
 }
 
-// transportError is the failure of a request that got no whole answer.
-func (r *Request) transportError(ctx context.Context, err error, unsent bool) *Error {
-	e := &Error{Code: codeNetwork, Retry: true, Unsent: unsent}
+// noAnswer is the failure of a request that got no whole answer.
+func (r *Request) noAnswer(ctx context.Context, err error) *Error {
+	e := &Error{Code: codeNetwork, Retry: true}
 	timeout, _ := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
-		e.Message, e.Cause = "the request was abandoned", context.Canceled
-	case errors.Is(ctx.Err(), context.DeadlineExceeded) || (timeout != nil && timeout.Timeout()):
-		e.Code, e.Message, e.Cause = codeTimeout, "no whole answer in time", context.DeadlineExceeded
-	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		e.Message = "the request was abandoned"
+		e.Cause = context.Canceled
+	case errors.Is(ctx.Err(), context.DeadlineExceeded),
+		timeout != nil && timeout.Timeout():
+		e.Code = codeTimeout
+		e.Message = "no whole answer in time"
+		e.Cause = context.DeadlineExceeded
+	case errors.Is(err, io.EOF),
+		errors.Is(err, io.ErrUnexpectedEOF):
 		e.Message = "the connection was cut off"
 	case fromThisSystem(err):
 		e.Message = err.Error()
@@ -325,20 +333,24 @@ func fromThisSystem(err error) bool {
 	if !ok {
 		return false
 	}
-	if op.Op == "proxyconnect" {
+	switch op.Op {
+	case "proxyconnect":
 		return fromThisSystem(op.Err)
+	case "dial", "read", "write":
+		return true
 	}
-	return op.Op == "dial" || op.Op == "read" || op.Op == "write"
+	return false
 }
 
-// interpret is the matrix of media type, status and error code.
+// interpret says what an answer is: by the matrix of media type, status and error code, then by its words.
 func (r *Request) interpret(status int, header http.Header, text []byte) (Answer, *Error) {
 	line := fmt.Sprintf("HTTP %d %s", status, http.StatusText(status))
-	hold, asked := retryAfter(header.Get("Retry-After"), time.Now())
+	hold, given := retryAfter(header.Get("Retry-After"), time.Now())
 	switch {
 	case status >= 300 && status < 400:
 		return Answer{}, r.redirected(line, header.Get("Location"))
-	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable && asked:
+	case status == http.StatusTooManyRequests,
+		status == http.StatusServiceUnavailable && given:
 		return Answer{}, &Error{
 			Code:    codeRateLimited,
 			Message: fmt.Sprintf("%s; the API asks to wait %s", line, hold),
@@ -346,91 +358,70 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 			Unsent:  true,
 		}
 	}
-	media := mediaType(header.Get("Content-Type"))
-	env, err := r.open(header.Get("Content-Type"), text)
-	graphQL := err == nil && (status < 300 || media == mediaGraphQL)
-	code := env.verdict(status, graphQL)
+	env := r.open(status, header.Get("Content-Type"), text)
+	code := env.verdict()
 	if code == "" {
-		return Answer{Data: env.root, Partial: env.complaint(r)}, nil
+		return Answer{Data: env.root, Partial: env.said}, r.refusedPayload(env.root)
 	}
-	said := env.complaint(r)
-	if env.errors == 0 {
-		said = r.shown(outside(text[:min(len(text), maxRefusalBytes)]))
+	e := &Error{
+		Code:    code,
+		Message: r.words(code, line, &env, text),
 	}
-	switch {
-	case code == codeBadResponse && graphQL:
-		said = "the answer has no data." + r.Field
-	case code == codeBadResponse:
-		said = fmt.Sprintf("%s, but no GraphQL answer: %s: %s", line, err, said)
-	case said == "":
-		said = line
-	case status >= 300 || env.errors == 0:
-		said = line + ": " + said
-	}
-	e := &Error{Code: code, Message: said}
 	switch code {
 	case codeAuthInvalid:
-		e.Message = "refused by the API: " + said
+		e.Message = "refused by the API: " + e.Message
 		e.Unsent = true
+		e.Cause = env.refuser()
 	case codeAPI:
 		e.Refused = true
+		e.Cause = env.refuser()
 	default:
 		e.Retry = true
-		return Answer{}, e
-	}
-	switch {
-	case err == nil && (media == mediaGraphQL || media == "application/json") && env.endsLogin(status):
-		e.Cause = errEndsLogin
-	case err != nil && (media == "text/html" || !refusesLogins(status)):
-		e.Cause = errForeign
 	}
 	return Answer{}, e
 }
 
+// words are what a failed answer says; text is the whole of it, and speaks for itself where it holds no errors.
+func (r *Request) words(code, line string, env *envelope, text []byte) string {
+	said := env.said
+	if env.errors == 0 {
+		said = r.shown(outside(text[:min(len(text), maxRefusalBytes)]))
+	}
+	switch {
+	case code == codeBadResponse && env.foreign == nil:
+		return "the answer has no data." + r.Field
+	case code == codeBadResponse:
+		return fmt.Sprintf("%s, but no GraphQL answer: %s: %s", line, env.foreign, said)
+	case said == "":
+		return line
+	case env.status < 300 && env.errors > 0:
+		return said
+	}
+	return line + ": " + said
+}
+
 func (r *Request) redirected(line, location string) *Error {
 	message := line + ": redirects are not followed"
-	if u, err := url.Parse(location); err == nil && u.Host != "" {
+	u, err := url.Parse(location)
+	if err == nil && u.Host != "" {
 		message += " (to " + r.shown(outside(u.Host)) + ")"
 	}
-	return &Error{Code: codeBadResponse, Message: message, Refused: true}
-}
-
-// open takes an answer apart, or says why it is none of GraphQL's.
-func (r *Request) open(contentType string, text []byte) (envelope, error) {
-	media := mediaType(contentType)
-	if media == "application/json" || strings.HasSuffix(media, "+json") {
-		return parseEnvelope(text, r.Field)
+	return &Error{
+		Code:    codeBadResponse,
+		Message: message,
+		Refused: true,
 	}
-	if contentType == "" {
-		return envelope{}, errors.New("it has no media type")
-	}
-	return envelope{}, fmt.Errorf("its media type is %q", cutText(r.shown(outside(contentType)), maxMediaBytes))
-}
-
-// refusesLogins reports whether a service that answers a login without GraphQL may mean no by this status. Only the
-// person who just typed a password is told so; no stored login ends by it.
-func refusesLogins(status int) bool {
-	return status == http.StatusBadRequest || status == http.StatusUnauthorized || status == http.StatusForbidden
 }
 
 // refusedPayload finds the API's own no inside a mutation's payload.
 func (r *Request) refusedPayload(payload []byte) *Error {
-	refused := false
-	message := ""
-	for name, value := range members(payload) {
-		switch name {
-		case "success":
-			refused = string(value) == "false"
-		case "error":
-			message = r.shown(textOf(value))
-		}
-	}
-	if !refused {
+	if !r.Mutation || string(member(payload, "success")) != "false" {
 		return nil
 	}
+	why := r.shown(textOf(member(payload, "error")))
 	return &Error{
 		Code:    codeAPI,
-		Message: cmp.Or(message, "the API reports no success, and no reason"),
+		Message: cmp.Or(why, "the API reports no success, and no reason"),
 		Refused: true,
 	}
 }
@@ -450,62 +441,126 @@ func textOf(value []byte) outside {
 // mediaType is the first media type in a Content-Type. Gateways repeat it, or its charset, and some write parameters
 // that nobody can read; what the answer is does not depend on those.
 func mediaType(contentType string) string {
-	first, _, _ := strings.Cut(contentType, ",")
-	first, _, _ = strings.Cut(first, ";")
+	first, _, _ := strings.Cut(strings.ReplaceAll(contentType, ",", ";"), ";")
 	return strings.ToLower(strings.TrimSpace(first))
 }
 
 // retryAfter reads the header of that name: seconds or a date (RFC 9110, section 10.2.3); without a usable one, the
 // default and false. A hold is at least a second, so that an API that says 0 is not asked in a loop.
 func retryAfter(value string, now time.Time) (time.Duration, bool) {
-	var wait time.Duration
-	seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 63)
-	if err == nil || errors.Is(err, strconv.ErrRange) { // what is out of range comes as the largest number
-		wait = time.Duration(min(seconds, uint64(maxHold/time.Second))) * time.Second
-	} else if at, err := http.ParseTime(value); err == nil {
-		wait = at.Sub(now).Round(time.Second)
-	} else {
-		return defaultHold, false
+	at, err := http.ParseTime(value)
+	if err != nil {
+		seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 32)
+		if err != nil && !errors.Is(err, strconv.ErrRange) { // what is out of range comes as the largest number
+			return defaultHold, false
+		}
+		at = now.Add(time.Duration(seconds) * time.Second)
 	}
+	wait := at.Sub(now).Round(time.Second)
 	return min(max(wait, time.Second), maxHold), true
 }
 
-// envelope is a GraphQL answer. root is nil where data has no such field; code and message are the first error's.
+// envelope is an answer taken apart.
 type envelope struct {
-	root    []byte
-	errors  int
-	code    outside
-	message outside
+	status  int
+	media   string
+	foreign error   // why it is no GraphQL answer; nil: it is one
+	root    []byte  // nil: data has no such field
+	errors  int     // how many there are
+	code    outside // the first error's
+	said    string  // by the errors, fit to be shown
 }
 
-// complaint is what the errors say.
-func (e *envelope) complaint(r *Request) string {
-	said := r.shown(e.message)
-	if e.code != "" {
-		said = strings.TrimSpace(said + " (" + cutText(r.shown(e.code), maxMediaBytes) + ")")
+// open takes an answer apart without copying data.
+func (r *Request) open(status int, contentType string, text []byte) envelope {
+	e := envelope{status: status, media: mediaType(contentType)}
+	switch {
+	case e.media == mediaPlainJSON || strings.HasSuffix(e.media, "+json"):
+		e.foreign = r.parse(&e, text)
+	case contentType == "":
+		e.foreign = errors.New("it has no media type")
+	default:
+		e.foreign = fmt.Errorf("its media type is %q", cutText(r.shown(outside(contentType)), maxMediaBytes))
+	}
+	return e
+}
+
+// parse fills e, or says why text is no GraphQL answer. It must be UTF-8, since SQL and gRPC texts are.
+func (r *Request) parse(e *envelope, text []byte) error {
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
+	if !utf8.Valid(text) || !json.Valid(text) {
+		return errors.New("it is not JSON in UTF-8")
+	}
+	text = bytes.TrimSpace(text)
+	list := member(text, "errors")
+	inside, isList := bytes.CutPrefix(list, []byte("["))
+	switch {
+	case isList:
+		r.readErrors(e, inside)
+	case list != nil && string(list) != "null":
+		return errors.New("its errors are no list")
+	}
+	data := member(text, "data")
+	if e.errors == 0 && !bytes.HasPrefix(data, []byte("{")) {
+		return errors.New("it has neither data nor errors")
+	}
+	e.root = member(data, r.Field)
+	return nil
+}
+
+// readErrors reads the first of an answer's errors and counts the others: there may be tens of millions.
+func (r *Request) readErrors(e *envelope, list []byte) {
+	first, rest := nextValue(list)
+	for value := first; len(value) > 0; value, rest = nextValue(rest) {
+		e.errors++
+	}
+	if e.errors == 0 {
+		return
+	}
+	code, message := readError(first)
+	e.code = code
+	e.said = r.shown(message)
+	if code != "" {
+		e.said = strings.TrimSpace(e.said + " (" + cutText(r.shown(code), maxMediaBytes) + ")")
 	}
 	if e.errors > 1 {
-		said += fmt.Sprintf(", and %d more errors", e.errors-1)
+		e.said += fmt.Sprintf(", and %d more errors", e.errors-1)
 	}
-	return said
 }
 
-// verdict is the code of what failed, "" for an answer that can be used. graphQL says that what came is the service's
-// own answer, so that it counts beside the status.
-func (e *envelope) verdict(status int, graphQL bool) string {
+// readError reads one of an answer's errors. One that is no object, or has neither message nor code, speaks for itself.
+func readError(text []byte) (code, message outside) {
+	var e struct {
+		Message    outside
+		Extensions struct{ Code outside }
+	}
+	if len(text) <= maxRefusalBytes {
+		_ = json.Unmarshal(text, &e) // whatever does not fit stays empty
+	}
+	if e.Message == "" && e.Extensions.Code == "" {
+		return "", textOf(text)
+	}
+	return e.Extensions.Code, e.Message
+}
+
+// verdict is the code of what failed, "" for an answer that can be used.
+func (e *envelope) verdict() string {
 	usable := e.root != nil && string(e.root) != "null"
+	// With a status of 400 or more, plain JSON may be a gateway's: what it says does not count beside the status.
+	graphQL := e.foreign == nil && (e.status < 300 || e.media == mediaGraphQL)
 	switch {
-	case !usable && (status == http.StatusUnauthorized || (e.code == "UNAUTHENTICATED" && status < 500)):
+	case !usable && e.status == http.StatusUnauthorized,
+		!usable && e.status < 500 && e.code == "UNAUTHENTICATED":
 		return codeAuthInvalid
-	case status == http.StatusRequestTimeout:
+	case e.status == http.StatusRequestTimeout:
 		return codeTimeout
 	case graphQL && usable && e.errors > 0:
 		return ""
-	case status >= 500:
+	case e.status >= 500,
+		graphQL && e.saysTrouble():
 		return codeServer
-	case graphQL && e.saysTrouble():
-		return codeServer
-	case status >= 400, graphQL && e.errors > 0:
+	case e.status >= 400,
+		graphQL && e.errors > 0:
 		return codeAPI
 	case graphQL && e.root != nil:
 		return ""
@@ -522,9 +577,28 @@ func (e *envelope) saysTrouble() bool {
 	return false
 }
 
+// refuser is the cause of a refusal, by who has spoken.
+func (e *envelope) refuser() error {
+	if e.foreign == nil {
+		if (e.media == mediaGraphQL || e.media == mediaPlainJSON) && e.endsLogin() {
+			return errEndsLogin
+		}
+		return nil
+	}
+	switch e.status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		// A service that answers a login without GraphQL may mean no by these. Only the person who just typed a
+		// password is told so; no stored login ends by it.
+		if e.media != "text/html" {
+			return nil
+		}
+	}
+	return errForeign
+}
+
 // endsLogin reports whether the first error, in answer to a refresh, says that the refresh token does not count.
 // Nothing less does: a gateway has a 401 or 403 of its own, and a login that is given up needs a person.
-func (e *envelope) endsLogin(status int) bool {
+func (e *envelope) endsLogin() bool {
 	if e.errors == 0 {
 		return false
 	}
@@ -534,117 +608,65 @@ func (e *envelope) endsLogin(status int) bool {
 	}
 	words := strings.Split(string(e.code), "_") // EXPIRED_TOKEN, INVALID_REFRESH_TOKEN, TOKEN_EXPIRED
 	bad := slices.Contains(words, "INVALID") || slices.Contains(words, "EXPIRED")
-	return status == http.StatusUnauthorized || (bad && slices.Contains(words, "TOKEN"))
+	return e.status == http.StatusUnauthorized || (bad && slices.Contains(words, "TOKEN"))
 }
 
-// parseEnvelope takes an answer apart without copying data, which may be 100 MB. It must be UTF-8, since SQL and gRPC
-// texts are.
-func parseEnvelope(text []byte, field string) (e envelope, err error) {
-	text = bytes.TrimPrefix(text, []byte("\ufeff"))
-	if !utf8.Valid(text) || !json.Valid(text) {
-		return e, errors.New("it is not JSON in UTF-8")
-	}
-	var data, complaints []byte
-	for name, value := range members(text) {
-		switch name {
-		case "data":
-			data = value
-		case "errors":
-			complaints = value
+// member is the value of that name in an object of valid JSON; nil: there is none, or it is no object. Of a repeated
+// name the last counts, as in encoding/json. That would make a map of all the members, of which there may be tens of
+// millions, or a struct, where "Data" is data as well.
+func member(object []byte, name string) (found []byte) {
+	rest, isObject := bytes.CutPrefix(object, []byte("{"))
+	for isObject {
+		var quoted, value []byte
+		quoted, rest = nextValue(rest)
+		if len(quoted) == 0 {
+			break
+		}
+		value, rest = nextValue(rest)
+		if isNamed(quoted, name) {
+			found = value
 		}
 	}
-	for name, value := range members(data) {
-		if name == field {
-			e.root = value
-		}
-	}
-	if complaints != nil && complaints[0] != '[' && string(complaints) != "null" {
-		return envelope{}, errors.New("its errors are no list")
-	}
-	for _, complaint := range members(complaints) {
-		if e.errors == 0 {
-			e.code, e.message = readError(complaint)
-		}
-		e.errors++
-	}
-	if e.errors == 0 && !bytes.HasPrefix(data, []byte("{")) {
-		return envelope{}, errors.New("it has neither data nor errors")
-	}
-	return e, nil
+	return found
 }
 
-// readError reads one of an answer's errors. One that is no object, or has neither message nor code, speaks for itself.
-func readError(text []byte) (code, message outside) {
-	var e struct {
-		Message    outside
-		Extensions struct{ Code outside }
+// isNamed reports whether a valid JSON string is name. Nearly none has an escape, so nearly none has to be copied.
+func isNamed(quoted []byte, name string) bool {
+	if !bytes.Contains(quoted, []byte(`\`)) {
+		return string(quoted[1:len(quoted)-1]) == name
 	}
-	if text[0] == '{' && len(text) <= maxRefusalBytes {
-		_ = json.Unmarshal(text, &e) // whatever does not fit stays empty
-	}
-	if e.Message == "" && e.Extensions.Code == "" {
-		return "", textOf(text)
-	}
-	return e.Extensions.Code, e.Message
+	var text string
+	_ = json.Unmarshal(quoted, &text)
+	return text == name
 }
 
-// members are the names and values in an object of valid JSON text, in their order, or the values in a list, without
-// names. Of a repeated name the last counts, as in encoding/json. Other values have none. It allocates no more than a
-// name, since an answer may hold tens of millions of members.
-func members(text []byte) iter.Seq2[string, []byte] {
-	return func(yield func(string, []byte) bool) {
-		text = bytes.TrimSpace(text)
-		if len(text) == 0 || (text[0] != '{' && text[0] != '[') {
-			return
-		}
-		list := text[0] == '['
-		var name string
-		var depth, quote, value int // where the latest string, and the latest member's value, begin
-		end := 0                    // where the latest string ends
-		if list {
-			value = 1
-		}
-		for i := 0; i < len(text); i++ {
-			switch text[i] {
-			case '"':
-				quote = i
-				for i++; text[i] != '"'; i++ {
-					if text[i] == '\\' {
-						i++
-					}
+// nextValue cuts the next value or name off what is inside an object or list of valid JSON; it is empty at the end.
+//
+//	"a" : [1, {}] , "b" : 2 }      "a"  and   : [1, {}] , "b" : 2 }
+//	    : [1, {}] , "b" : 2 }      [1, {}]  and   , "b" : 2 }
+func nextValue(inside []byte) (value, rest []byte) {
+	inside = bytes.TrimLeft(inside, " \t\r\n,:")
+	depth := 0
+	for i := 0; i < len(inside); i++ {
+		switch inside[i] {
+		case '"':
+			for i++; inside[i] != '"'; i++ {
+				if inside[i] == '\\' {
+					i++
 				}
-				end = i + 1
-			case ':':
-				if depth == 1 && !list {
-					value = i + 1
-					name = nameOf(text[quote:end])
-				}
-			case '{', '[':
-				depth++
-			case ',', '}', ']':
-				if depth == 1 && value > 0 {
-					member := bytes.TrimSpace(text[value:i])
-					if len(member) > 0 && !yield(name, member) { // an empty list has none
-						return
-					}
-					if list {
-						value = i + 1
-					}
-				}
-				if text[i] != ',' {
-					depth--
-				}
+			}
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth == 0 {
+				return inside[:i], inside[i:]
+			}
+			depth--
+		case ' ', '\t', '\r', '\n', ',', ':':
+			if depth == 0 {
+				return inside[:i], inside[i:]
 			}
 		}
 	}
-}
-
-// nameOf is the text of a JSON string that is known to be valid.
-func nameOf(quoted []byte) string {
-	if !bytes.Contains(quoted, []byte(`\`)) {
-		return string(quoted[1 : len(quoted)-1])
-	}
-	var name string
-	_ = json.Unmarshal(quoted, &name)
-	return name
+	return nil, nil
 }

@@ -2,8 +2,17 @@ package main
 
 // Argon2id and AES-GCM, nothing else: what turns tokens into the bytes in the database and back.
 //
-// The key comes from a passphrase: systemd's credential honeydew-passphrase, else HONEYDEW_PASSPHRASE, else
-// auth.passphrase_file. Without any of these it comes from the file `key` in the home, 32 random bytes.
+// Where the key comes from, the first that is there:
+//
+//	$CREDENTIALS_DIRECTORY/honeydew-passphrase    \
+//	$HONEYDEW_PASSPHRASE                           } a passphrase -- Argon2id, 64 MiB, 3 passes --\
+//	auth.passphrase_file                          /                                                } AES-256 key
+//	the file `key` in the home                       32 random bytes ---- Argon2id, 64 KiB ------/
+//
+// Salt and costs of either lie in the config table, as kdf.passphrase and kdf.key_file:
+//
+//	{"salt": "<16 bytes in base64>", "time": 3, "memory_kib": 65536, "threads": 4}
+//
 // A key that is lost, changed or unreadable locks what was sealed under it: nothing is deleted, so that bringing the
 // key back brings the logins back, and the next login starts afresh. The salt stays for the same reason. A key file
 // that others may read stops the start, since it has to be taken as known to them.
@@ -38,20 +47,20 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/crypto/argon2"
 )
 
 const (
-	sealVersion   = 2
-	keyFileBytes  = 32 // of AES-256, and of the system key
-	saltBytes     = 16
-	maxPassphrase = 4096
+	sealVersion    = 2
+	keyFileBytes   = 32 // of AES-256, and of the system key
+	saltBytes      = 16
+	maxPassphrase  = 4096
+	credentialName = "honeydew-passphrase" // what systemd's LoadCredential= has to call the passphrase
 )
 
-// source is where a key comes from; it is the second byte of everything sealed.
+// source is where a key comes from.
 type source byte
 
 const (
@@ -59,10 +68,7 @@ const (
 	fromKeyFile    source = 'k'
 )
 
-// credentialName is what systemd's LoadCredential= has to call the passphrase.
-const credentialName = "honeydew-passphrase"
-
-// kdf is how a key is derived, kept in the config table so that costs can be raised later.
+// kdf is how a key is derived. It is stored beside what it guards, so that costs can be raised later.
 type kdf struct {
 	Salt      []byte `json:"salt"`
 	Time      uint32 `json:"time"`
@@ -72,18 +78,31 @@ type kdf struct {
 
 // newKDF gives the costs for a new key: RFC 9106, section 4, second choice, for what a person chose; next to nothing
 // for 32 random bytes, which cannot be guessed at any cost.
-func newKDF(passphrase bool) kdf {
-	k := kdf{Salt: make([]byte, saltBytes), Time: 1, MemoryKiB: 64, Threads: 1}
-	if passphrase {
-		k.Time, k.MemoryKiB, k.Threads = 3, 64<<10, 4
+func newKDF(from source) kdf {
+	salt := make([]byte, saltBytes)
+	_, _ = rand.Read(salt) // never fails: crypto/rand
+	if from == fromPassphrase {
+		return kdf{
+			Salt:      salt,
+			Time:      3,
+			MemoryKiB: 64 << 10,
+			Threads:   4,
+		}
 	}
-	_, _ = rand.Read(k.Salt) // never fails: crypto/rand
-	return k
+	return kdf{
+		Salt:      salt,
+		Time:      1,
+		MemoryKiB: 64,
+		Threads:   1,
+	}
 }
 
-// usable bounds what a tampered row could make us spend, and what argon2 would panic at.
+// usable bounds what a tampered row could make us spend, 1 GiB and 20 passes, and what argon2 would panic at. A row
+// that is not usable locks the logins as a lost key does.
 func (k kdf) usable() bool {
-	return len(k.Salt) == saltBytes && k.Time >= 1 && k.Time <= 20 && k.Threads >= 1 && k.Threads <= 16 &&
+	return len(k.Salt) == saltBytes &&
+		k.Time >= 1 && k.Time <= 20 &&
+		k.Threads >= 1 && k.Threads <= 16 &&
 		k.MemoryKiB >= 8*uint32(k.Threads) && k.MemoryKiB <= 1<<20
 }
 
@@ -95,7 +114,8 @@ type sealerOptions struct {
 	Store                *Store
 }
 
-// sealer seals and opens tokens.
+// sealer seals and opens tokens. Where its key comes from is settled at the start: a passphrase that turns up later
+// does not take the key file's place, nor the other way round.
 type sealer struct {
 	sealerOptions
 	source source
@@ -114,12 +134,12 @@ func newSealer(o sealerOptions) (*sealer, error) {
 	if secret == nil {
 		s.source = fromKeyFile
 		secret, err = s.readKey()
-		switch {
-		case errors.Is(err, errOpenToOthers):
-			return nil, err
-		case errors.Is(err, fs.ErrNotExist) && !s.anythingSealed():
-			secret, err = createKey(s.keyPath())
-		}
+	}
+	switch {
+	case errors.Is(err, errOpenToOthers):
+		return nil, err
+	case errors.Is(err, fs.ErrNotExist) && !s.anythingSealed():
+		secret, err = createKey(s.keyPath())
 	}
 	if err == nil {
 		s.aead, err = s.derive(secret, false)
@@ -130,7 +150,7 @@ func newSealer(o sealerOptions) (*sealer, error) {
 
 func (s *sealer) keyPath() string { return filepath.Join(s.Home, "key") }
 
-// readKey reads the key file.
+// readKey reads the key file. One that is too short was cut, by a full disk or an editor, and can be no key of ours.
 func (s *sealer) readKey() ([]byte, error) {
 	secret, err := readSecret(s.keyPath(), keyFileBytes)
 	if err != nil {
@@ -142,93 +162,85 @@ func (s *sealer) readKey() ([]byte, error) {
 	return secret, nil
 }
 
-// anythingSealed reports whether a new key would leave something locked behind.
+// anythingSealed reports whether a new key would leave something locked behind. What cannot be read may be.
 func (s *sealer) anythingSealed() bool {
 	all, err := s.Store.Environments()
-	return err != nil || slices.ContainsFunc(all, func(e Environment) bool { return e.HasTokens })
+	return err != nil || slices.ContainsFunc(all, func(e Environment) bool {
+		return e.HasTokens
+	})
 }
 
 // passphrase is what the user chose, nil if nothing.
 func (s *sealer) passphrase() ([]byte, error) {
-	credential := filepath.Join(s.CredentialsDirectory, credentialName)
 	if s.CredentialsDirectory != "" {
-		text, err := readPassphrase(credential, systemSecret)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		// systemd answers for it: the file may be root's, and readable to us through an ACL, which shows as the
+		// group's.
+		path := filepath.Join(s.CredentialsDirectory, credentialName)
+		text, err := readPassphrase(path, 0o007, 0, os.Getuid())
+		if !errors.Is(err, fs.ErrNotExist) {
 			return text, err
 		}
 	}
 	if s.Passphrase != "" {
-		text := bytes.TrimPrefix([]byte(s.Passphrase), []byte(byteOrderMark))
-		if len(text) == 0 {
-			return nil, errors.New("HONEYDEW_PASSPHRASE is empty but for a byte order mark; set it, or unset it")
-		}
-		return text, nil
+		return withoutMark([]byte(s.Passphrase), "HONEYDEW_PASSPHRASE")
 	}
 	if s.PassphraseFile == "" {
 		return nil, nil
 	}
-	text, err := readPassphrase(s.PassphraseFile, ownSecret)
+	text, err := readPassphrase(s.PassphraseFile, 0o077, os.Getuid())
 	if err != nil {
 		return nil, fmt.Errorf("auth.passphrase_file: %w", err)
 	}
 	return text, nil
 }
 
-// byteOrderMark is what some editors put in front of a text; nobody types it into a passphrase.
-const byteOrderMark = "\ufeff"
-
-// readPassphrase reads a file without its byte order mark and the line ends at its end.
-func readPassphrase(path string, protection protection) ([]byte, error) {
-	text, err := readProtected(path, maxPassphrase, protection)
+// readPassphrase reads a file without the line ends at its end, which editors put there.
+func readPassphrase(path string, others fs.FileMode, owners ...int) ([]byte, error) {
+	text, err := readProtected(path, maxPassphrase, others, owners...)
 	if err != nil {
 		return nil, err
 	}
-	text = bytes.TrimPrefix(text, []byte(byteOrderMark))
-	text = bytes.TrimRight(text, "\r\n")
+	return withoutMark(bytes.TrimRight(text, "\r\n"), path)
+}
+
+// withoutMark is a passphrase without the byte order mark that some editors put in front of a text; nobody types it.
+func withoutMark(text []byte, from string) ([]byte, error) {
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
 	if len(text) == 0 {
-		return nil, fmt.Errorf("%s is empty", path)
+		return nil, fmt.Errorf("%s is empty (a byte order mark and line ends do not count); fill it, or unset it", from)
 	}
 	return text, nil
 }
 
-// protection says who answers for the permissions of a secret's file.
-type protection int
-
-const (
-	ownSecret    protection = iota // we do: it must be ours, and nobody else's
-	systemSecret                   // systemd does: the file may be root's, and readable to us through an ACL
-)
-
 var errOpenToOthers = errors.New("the file is open to others")
 
-// readSecret reads a regular file of at most limit bytes that only we can read.
+// readSecret reads a regular file of at most limit bytes that is ours and that only we can read.
 func readSecret(path string, limit int) ([]byte, error) {
-	return readProtected(path, limit, ownSecret)
+	return readProtected(path, limit, 0o077, os.Getuid())
 }
 
-func readProtected(path string, limit int, protection protection) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a named pipe must not hold up the start
+// readProtected reads a regular file of at most limit bytes. One that belongs to nobody among the owners, or has a mode
+// with any of the bits of others, may be known to others, and is refused.
+func readProtected(path string, limit int, others fs.FileMode, owners ...int) ([]byte, error) {
+	f, err := openRegular(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
+	info, err := f.Stat() // of what was opened: the name may be another file's by now
 	if err != nil {
 		return nil, err
 	}
 	uid, known := ownerOf(info)
-	others := fs.FileMode(0o077)
-	if protection == systemSecret {
-		others = 0o007
-		known = known && uid != 0
+	if known && !slices.Contains(owners, uid) {
+		return nil, fmt.Errorf("%s belongs to uid %d: %w; copy it, and make the copy yours alone",
+			path,
+			uid,
+			errOpenToOthers)
 	}
-	switch {
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	case known && uid != os.Getuid():
-		return nil, fmt.Errorf("%s belongs to uid %d: %w; copy it, and make the copy yours alone", path, uid, errOpenToOthers)
-	case info.Mode().Perm()&others != 0 && runtime.GOOS != "windows":
-		return nil, fmt.Errorf("%s has mode %04o: %w; run: chmod 600 %s", path, info.Mode().Perm(), errOpenToOthers, path)
+	mode := info.Mode().Perm()
+	if mode&others != 0 && runtime.GOOS != "windows" {
+		return nil, fmt.Errorf("%s has mode %04o: %w; run: chmod 600 %s", path, mode, errOpenToOthers, path)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
 	if len(text) > limit {
@@ -238,7 +250,8 @@ func readProtected(path string, limit int, protection protection) ([]byte, error
 }
 
 // createKey writes a new system key, to the disk before anything is sealed under it. Nothing that is in the way is
-// overwritten.
+// overwritten: O_EXCL refuses a file that is there, be it empty or another daemon's key, and follows no link, which may
+// lead out of the home.
 func createKey(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -247,39 +260,32 @@ func createKey(path string) ([]byte, error) {
 	secret := make([]byte, keyFileBytes)
 	_, _ = rand.Read(secret) // never fails: crypto/rand
 	_, err = f.Write(secret)
-	if err = errors.Join(err, f.Sync(), f.Close(), syncDir(filepath.Dir(path))); err != nil {
-		return nil, errors.Join(err, os.Remove(path))
+	err = errors.Join(
+		err,
+		f.Sync(),
+		f.Close(),
+		syncDir(filepath.Dir(path)))
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(path)) // half a key would lock the next start
 	}
 	return secret, nil
 }
 
-// derive makes the cipher, with the salt and costs that are stored, or new ones where there are none. With repair it
-// replaces damaged ones as well; sound ones are never replaced, since a former key needs them to open its logins.
+// derive makes the cipher of a passphrase or key file. The nonce of each seal is random, 96 bits: by NIST SP 800-38D,
+// section 8.3, that does for 2^32 seals under one key, and a login makes two in an hour or so.
 func (s *sealer) derive(secret []byte, repair bool) (cipher.AEAD, error) {
-	row := "kdf.key_file"
-	if s.source == fromPassphrase {
-		row = "kdf.passphrase"
-	}
-	text, err := s.Store.ConfigValue(row)
+	k, err := s.costs(repair)
 	if err != nil {
 		return nil, err
 	}
-	var k kdf
-	sound := json.Unmarshal([]byte(text), &k) == nil && k.usable()
-	if !sound && text != "" && !repair {
-		return nil, fmt.Errorf("the row %s of the config table is damaged", row)
-	}
-	if !sound {
-		k = newKDF(s.source == fromPassphrase)
-		encoded, _ := json.Marshal(k) // numbers and bytes alone: it cannot fail
-		if err := s.Store.SetConfigValue(row, string(encoded)); err != nil {
-			return nil, err
-		}
-	}
-	key := argon2.IDKey(secret, k.Salt, k.Time, k.MemoryKiB, k.Threads, keyFileBytes)
-	if s.source == fromPassphrase {
-		debug.FreeOSMemory() // the 64 MiB of the derivation
-	}
+	key := argon2.IDKey(
+		secret,
+		k.Salt,
+		k.Time,
+		k.MemoryKiB,
+		k.Threads,
+		keyFileBytes)
+	debug.FreeOSMemory() // the 64 MiB of the derivation
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, err
@@ -287,31 +293,75 @@ func (s *sealer) derive(secret []byte, repair bool) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// sealPlace names an environment to seal and open.
+// costs are those that are stored, or new ones where there are none. With repair it replaces damaged ones as well;
+// sound ones are never replaced, since a former key needs them to open its logins.
+func (s *sealer) costs(repair bool) (k kdf, err error) {
+	row := "kdf.key_file"
+	if s.source == fromPassphrase {
+		row = "kdf.passphrase"
+	}
+	text, err := s.Store.ConfigValue(row)
+	if err != nil {
+		return k, err
+	}
+	err = json.Unmarshal([]byte(text), &k)
+	if err == nil && k.usable() {
+		return k, nil
+	}
+	if text != "" && !repair {
+		return k, fmt.Errorf("the row %s of the config table is damaged", row)
+	}
+	k = newKDF(s.source)
+	encoded, _ := json.Marshal(k) // numbers and bytes alone: it cannot fail
+	return k, s.Store.SetConfigValue(row, string(encoded))
+}
+
+// sealPlace names an environment to seal and open. Both parts are quoted, so that no two environments have one name.
 func sealPlace(env Environment) string { return fmt.Sprintf("%q|%q", env.ID, env.BaseURL) }
 
-// sealContext binds a sealed token to its place.
+// sealContext binds a sealed token to its place. It is not stored: whoever opens the token has to know it.
 func sealContext(from source, place, column string) []byte {
 	return fmt.Appendf(nil, "honeydew|v%d|%c|%q|%s", sealVersion, from, column, place)
 }
+
+// sealHeader is what everything begins with that was sealed under a key from there.
+func sealHeader(from source) []byte { return []byte{sealVersion, byte(from)} }
 
 // seal encrypts; a locked sealer gets a new key first. place is sealPlace's.
 func (s *sealer) seal(place, column, plain string) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.aead == nil {
-		if err := s.renewLocked(); err != nil {
+		err := s.renewLocked()
+		if err != nil {
 			return nil, fmt.Errorf("no key to encrypt with: %w", err)
 		}
 	}
-	header := []byte{sealVersion, byte(s.source)}
-	return s.aead.Seal(header, nil, []byte(plain), sealContext(s.source, place, column)), nil
+	header := sealHeader(s.source)
+	bound := sealContext(s.source, place, column)
+	return s.aead.Seal(header, nil, []byte(plain), bound), nil
+}
+
+// open decrypts what seal made for the same place.
+func (s *sealer) open(place, column string, sealed []byte) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.aead == nil {
+		return "", s.locked
+	}
+	ciphertext, ours := bytes.CutPrefix(sealed, sealHeader(s.source))
+	if !ours { // made under the other kind of key, by another version, or by nobody here
+		return "", fmt.Errorf("not sealed under a key of kind %q", s.source)
+	}
+	bound := sealContext(s.source, place, column)
+	plain, err := s.aead.Open(nil, nil, ciphertext, bound)
+	return string(plain), err
 }
 
 // mayReplace fails where sealed was made under a passphrase and this daemon has none: what the user chose to protect
 // must not come to lie under a plain key file because a setting got lost.
 func (s *sealer) mayReplace(sealed []byte) error {
-	if s.source == fromPassphrase || !sealedUnderPassphrase(sealed) {
+	if s.source == fromPassphrase || !bytes.HasPrefix(sealed, sealHeader(fromPassphrase)) {
 		return nil
 	}
 	return errorf(codeFailedPrecondition, "the stored login was made under a passphrase, and this daemon has none").
@@ -319,16 +369,14 @@ func (s *sealer) mayReplace(sealed []byte) error {
 			"or give that login up with: honeydew logout")
 }
 
-func sealedUnderPassphrase(sealed []byte) bool {
-	return len(sealed) > 1 && sealed[0] == sealVersion && source(sealed[1]) == fromPassphrase
-}
-
-// renewLocked finds or makes a key that can be used. An unusable key file is kept under another name.
+// renewLocked finds or makes a key that can be used. Its caller must hold mu, and must not seal if it fails. Whatever
+// the former key has sealed stays locked, and stays where it is, until that key is back or a login replaces it.
 func (s *sealer) renewLocked() error {
-	secret, err := s.passphrase()
-	if s.source == fromKeyFile {
-		secret, err = s.renewKey()
+	renew := s.renewKey
+	if s.source == fromPassphrase {
+		renew = s.passphrase
 	}
+	secret, err := renew()
 	if err != nil {
 		return err
 	}
@@ -339,32 +387,17 @@ func (s *sealer) renewLocked() error {
 	return s.locked
 }
 
-// renewKey is the key file's key, which may be back, or a new one.
+// renewKey is the key file's key, which may be back, or a new one. An unusable file is kept under another name: it may
+// be a good key for somebody who can mend it.
 func (s *sealer) renewKey() ([]byte, error) {
 	secret, err := s.readKey()
 	if err == nil {
 		return secret, nil
 	}
-	err = os.Rename(s.keyPath(), s.keyPath()+".unusable-"+time.Now().UTC().Format("20060102T150405.000"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	aside := s.keyPath() + ".unusable-" + time.Now().UTC().Format("20060102T150405.000")
+	err = exceptAbsent(os.Rename(s.keyPath(), aside))
+	if err != nil {
 		return nil, err
 	}
 	return createKey(s.keyPath())
-}
-
-// open decrypts what seal made for the same place.
-func (s *sealer) open(place, column string, sealed []byte) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.aead == nil {
-		return "", s.locked
-	}
-	if len(sealed) < 2+s.aead.Overhead() || sealed[0] != sealVersion {
-		return "", errors.New("not a sealed token")
-	}
-	if source(sealed[1]) != s.source {
-		return "", fmt.Errorf("sealed under a key of kind %q, and this one is of kind %q", sealed[1], s.source)
-	}
-	plain, err := s.aead.Open(nil, nil, sealed[2:], sealContext(s.source, place, column))
-	return string(plain), err
 }

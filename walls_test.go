@@ -32,7 +32,7 @@ func wallRows() []wallRow {
 		{2, "queue.go worker.go auth.go"},
 		{1.5, "seal.go seal_*.go"}, // keeps its salt and parameters in the store
 		{1, "store.go store_*.go graphql.go print.go"},
-		{0, "errors.go files.go config.go log.go jwt.go commands.go dates.go cronexpr.go listen.go sys_*.go peer_*.go"},
+		{0, "errors.go files.go config.go log.go auth_jwt.go commands.go dates.go cronexpr.go listen.go sys_*.go peer_*.go"},
 	}
 }
 

@@ -15,12 +15,8 @@ const maxTokenBytes = 16 << 10
 
 // usableToken reports whether a token fits a header, and the search for it in what the API says.
 func usableToken(token string) bool {
-	for i := range len(token) {
-		if token[i] <= ' ' || token[i] > '~' {
-			return false
-		}
-	}
-	return len(token) <= maxTokenBytes
+	hidden := func(r rune) bool { return r <= ' ' || r > '~' }
+	return len(token) <= maxTokenBytes && !strings.ContainsFunc(token, hidden)
 }
 
 // tokenExpiry reads the claim exp of a JWT (RFC 7519, section 4.1.4). The zero time means that the token does not say:
