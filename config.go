@@ -351,7 +351,8 @@ func notYAML(err error) error {
 	return faultAt(line, "not YAML: %s", text)
 }
 
-// read obeys the keys of n, which is a section of the file, or all of it for "". known is the same part of the defaults.
+// read obeys the keys of n, which is a section of the file, or all of it for "". known is the same part of the
+// defaults.
 func (c *Config) read(section string, n, known *yaml.Node, userHome string) error {
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		return nil // an empty section is no mistake
@@ -525,7 +526,7 @@ func expandPath(path, userHome string) string {
 	return path
 }
 
-// parseDuration reads a Go duration that may begin with weeks and days (1w2d12h); 0 needs no unit, and signs are refused.
+// parseDuration reads a Go duration that may begin with weeks and days (1w2d12h). 0 needs no unit; signs are refused.
 func parseDuration(s string) (time.Duration, error) {
 	if s == "0" {
 		return 0, nil
