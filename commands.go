@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"math"
 	"path"
 	"regexp"
@@ -170,10 +169,14 @@ func (c *Command) Check(payload map[string]any) error {
 			return c.misfit("%s must be %s (%s)", a.Name, allowedValue(a.Type), a.Type)
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(payload)) {
+	var unknown []string
+	for key := range payload {
 		if c.argument(key) == nil {
-			return c.misfit("%s has no argument %q", c.Name, cutText(key, 100))
+			unknown = append(unknown, key)
 		}
+	}
+	if unknown != nil {
+		return c.misfit("%s has no argument %q", c.Name, cutText(slices.Min(unknown), 100))
 	}
 	return nil
 }

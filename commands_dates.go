@@ -20,8 +20,10 @@ func (a *Argument) isDate() bool { return a.Name == "startDate" || a.Name == "en
 // resolveDates returns payload with its relative dates made absolute, as of now, in now's zone. In a schedule,
 // last-success becomes since, or is left out where that is zero.
 func (c *Command) resolveDates(payload map[string]any, now, since time.Time, schedule bool) (map[string]any, error) {
-	out := map[string]any{}
-	maps.Copy(out, payload)
+	out := maps.Clone(payload)
+	if out == nil {
+		out = map[string]any{}
+	}
 	for _, a := range c.Args {
 		text, ok := out[a.Name].(string)
 		if !ok || !a.isDate() {

@@ -27,26 +27,36 @@ const (
 )
 
 // jobOf checks everything about a request and makes its job; nothing is stored yet.
-func (s *rpcServer) jobOf(ctx context.Context, in *pb.SubmitJobRequest) (*Job, error) {
-	env, err1 := s.store.Environment(in.Environment)
-	payload, err2 := payloadMap(in.Payload)
-	j := &Job{Command: in.Command, Priority: in.Priority, CreatedAt: timeNow(), Environment: env.Name, IdempotencyKey: in.IdempotencyKey}
-	err3 := s.fill(j, payload, time.Time{})
-	timeout, err4 := durationField("timeout", in.Timeout, s.cfg.API.Timeout, time.Millisecond, maxTimeout)
-	err := cmp.Or(err1, err2, err3, err4)
+func (s *rpcServer) jobOf(in *pb.SubmitJobRequest) (*Job, error) {
+	env, err := s.store.Environment(in.Environment)
 	if err != nil {
 		return nil, err
 	}
-	j.Timeout = timeout
-	if j.MaxRetries, err = retriesField(in.MaxRetries, j.MaxRetries); err != nil {
+	payload, err := payloadMap(in.Payload)
+	if err != nil {
 		return nil, err
 	}
-	if in.RunAfter != "" {
-		at, err := time.Parse(time.RFC3339, in.RunAfter)
-		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // another year could not be read back
-			return nil, errorf(codeInvalidArgument, "run_after: %q; allowed: an RFC 3339 time such as 2026-01-02T15:04:05Z", in.RunAfter)
-		}
-		j.NextAttemptAt = at.Truncate(time.Millisecond)
+	j := &Job{
+		Command:        in.Command,
+		Priority:       in.Priority,
+		CreatedAt:      timeNow(),
+		Environment:    env.Name,
+		IdempotencyKey: in.IdempotencyKey,
+	}
+	if err := s.fill(j, payload, time.Time{}); err != nil {
+		return nil, err
+	}
+	j.Timeout, err = durationField("timeout", in.Timeout, j.Timeout, time.Millisecond, maxTimeout)
+	if err != nil {
+		return nil, err
+	}
+	j.MaxRetries, err = retriesField(in.MaxRetries, j.MaxRetries)
+	if err != nil {
+		return nil, err
+	}
+	j.NextAttemptAt, err = runAfterField(in.RunAfter)
+	if err != nil {
+		return nil, err
 	}
 	if len(in.IdempotencyKey) > maxKeyBytes {
 		return nil, errorf(codeInvalidArgument, "idempotency_key: longer than %d bytes", maxKeyBytes)
@@ -57,6 +67,20 @@ func (s *rpcServer) jobOf(ctx context.Context, in *pb.SubmitJobRequest) (*Job, e
 	return j, err
 }
 
+// runAfterField reads run_after. A year that timeText does not write could not be read back.
+func runAfterField(text string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	year := at.UTC().Year()
+	if err != nil || year < 1 || year > 9999 {
+		const refusal = "run_after: %q; allowed: an RFC 3339 time such as 2026-01-02T15:04:05Z"
+		return time.Time{}, errorf(codeInvalidArgument, refusal, text)
+	}
+	return at.Truncate(time.Millisecond), nil
+}
+
 // payloadMap refuses what is large as a message, though it may be small as JSON: it is sent back as one.
 func payloadMap(payload *structpb.Struct) (map[string]any, error) {
 	if size := proto.Size(payload); size > 2*maxPayloadBytes {
@@ -65,8 +89,8 @@ func payloadMap(payload *structpb.Struct) (map[string]any, error) {
 	return payload.AsMap(), nil
 }
 
-func (s *rpcServer) SubmitJob(ctx context.Context, in *pb.SubmitJobRequest) (*pb.SubmitJobResponse, error) {
-	j, err := s.jobOf(ctx, in)
+func (s *rpcServer) SubmitJob(_ context.Context, in *pb.SubmitJobRequest) (*pb.SubmitJobResponse, error) {
+	j, err := s.jobOf(in)
 	if err != nil {
 		return nil, err
 	}
@@ -74,32 +98,34 @@ func (s *rpcServer) SubmitJob(ctx context.Context, in *pb.SubmitJobRequest) (*pb
 	if err != nil {
 		return nil, err
 	}
-	return &pb.SubmitJobResponse{JobId: stored[0].ID, Existing: stored[0].Existing}, nil
+	return submitted(stored[0]), nil
 }
 
-func (s *rpcServer) SubmitJobs(ctx context.Context, in *pb.SubmitJobsRequest) (*pb.SubmitJobsResponse, error) {
-	out := &pb.SubmitJobsResponse{}
-	if len(in.Jobs) == 0 {
-		return out, nil
-	}
-	jobs := make([]*Job, len(in.Jobs))
-	for i, r := range in.Jobs {
-		var err error
-		if jobs[i], err = s.jobOf(ctx, r); err != nil {
-			if e, ok := errors.AsType[*Error](err); ok {
-				return nil, errorf(e.Code, "jobs[%d]: %s", i, e.Message).hint("%s", e.Hint)
-			}
+func (s *rpcServer) SubmitJobs(_ context.Context, in *pb.SubmitJobsRequest) (*pb.SubmitJobsResponse, error) {
+	var jobs []*Job
+	for i, request := range in.Jobs {
+		j, err := s.jobOf(request)
+		if e, ok := errors.AsType[*Error](err); ok {
+			return nil, errorf(e.Code, "jobs[%d]: %s", i, e.Message).hint("%s", e.Hint)
+		}
+		if err != nil {
 			return nil, err
 		}
+		jobs = append(jobs, j)
+	}
+	out := &pb.SubmitJobsResponse{}
+	if jobs == nil {
+		return out, nil
 	}
 	stored, err := s.queue.Submit(jobs...)
-	if err != nil {
-		return nil, err
-	}
 	for _, j := range stored {
-		out.Jobs = append(out.Jobs, &pb.SubmitJobResponse{JobId: j.ID, Existing: j.Existing})
+		out.Jobs = append(out.Jobs, submitted(j))
 	}
-	return out, nil
+	return out, err
+}
+
+func submitted(j *Job) *pb.SubmitJobResponse {
+	return &pb.SubmitJobResponse{JobId: j.ID, Existing: j.Existing}
 }
 
 func (s *rpcServer) CancelJob(_ context.Context, in *pb.CancelJobRequest) (*pb.CancelJobResponse, error) {
@@ -128,16 +154,29 @@ func (s *rpcServer) GetJobStatus(_ context.Context, in *pb.GetJobStatusRequest) 
 // jobStatus is a job on the wire. Its result is left out where the message would be too large.
 func jobStatus(j *Job, withResult bool) (*pb.JobStatus, error) {
 	out := &pb.JobStatus{
-		JobId: j.ID, Command: j.Command, Payload: &structpb.Struct{}, Priority: j.Priority, Status: j.Status,
-		Error: cutText(j.Error, 4*maxErrorTextInBytes), ErrorCode: j.ErrorCode, RetryCount: j.RetryCount, MaxRetries: j.MaxRetries,
-		CreatedAt: timeText(j.CreatedAt), UpdatedAt: timeText(j.UpdatedAt), StartedAt: timeText(j.StartedAt),
-		CompletedAt: timeText(j.CompletedAt), NextAttemptAt: timeText(j.NextAttemptAt), Environment: j.Environment, Schedule: j.Schedule,
-		ResultBytes: max(j.ResultBytes, int64(len(j.Result))), RetriedBy: j.RetriedBy,
+		JobId:         j.ID,
+		Command:       j.Command,
+		Payload:       &structpb.Struct{},
+		Priority:      j.Priority,
+		Status:        j.Status,
+		Error:         cutText(j.Error, 4*maxErrorTextInBytes),
+		ErrorCode:     j.ErrorCode,
+		RetryCount:    j.RetryCount,
+		MaxRetries:    j.MaxRetries,
+		CreatedAt:     timeText(j.CreatedAt),
+		UpdatedAt:     timeText(j.UpdatedAt),
+		StartedAt:     timeText(j.StartedAt),
+		CompletedAt:   timeText(j.CompletedAt),
+		NextAttemptAt: timeText(j.NextAttemptAt),
+		Environment:   j.Environment,
+		Schedule:      j.Schedule,
+		ResultBytes:   max(j.ResultBytes, int64(len(j.Result))),
+		RetriedBy:     j.RetriedBy,
 	}
 	err := out.Payload.UnmarshalJSON(j.Payload)
 	if withResult && out.ResultBytes > 0 {
-		tooLarge := int64(proto.Size(out))+out.ResultBytes > maxAnswerBytes
-		if out.ResultOmitted = tooLarge || j.Result == ""; !out.ResultOmitted {
+		out.ResultOmitted = j.Result == "" || int64(proto.Size(out))+out.ResultBytes > maxAnswerBytes
+		if !out.ResultOmitted {
 			out.Result = j.Result
 		}
 	}
@@ -154,22 +193,27 @@ func (s *rpcServer) WatchJob(in *pb.WatchJobRequest, out grpc.ServerStreamingSer
 		select {
 		case j, ok := <-w.C:
 			if !ok {
-				return errorf(codeShuttingDown, "the daemon is stopping, or this client reads too slowly").hint("watch the job again")
+				return errorf(codeShuttingDown, "the daemon is stopping, or this client reads too slowly").
+					hint("watch the job again")
 			}
 			if j.finished() {
 				return s.sendEnd(j, out)
 			}
-			msg, err := jobStatus(j, false)
-			if err != nil {
-				return err
-			}
-			if err := out.Send(msg); err != nil {
+			if err := sendStatus(j, false, out); err != nil {
 				return err
 			}
 		case <-out.Context().Done():
 			return out.Context().Err()
 		}
 	}
+}
+
+func sendStatus(j *Job, withResult bool, out grpc.ServerStreamingServer[pb.JobStatus]) error {
+	msg, err := jobStatus(j, withResult)
+	if err != nil {
+		return err
+	}
+	return out.Send(msg)
 }
 
 // sendEnd sends the last message of a watch, with the result where that is small or few are on their way: a client that
@@ -188,11 +232,7 @@ func (s *rpcServer) sendEnd(j *Job, out grpc.ServerStreamingServer[pb.JobStatus]
 	if err != nil {
 		return err
 	}
-	msg, err := jobStatus(j, true)
-	if err != nil {
-		return err
-	}
-	return out.Send(msg)
+	return sendStatus(j, true, out)
 }
 
 // GetJobResult reads a result part by part: a client that does not go on reading keeps no more than one in memory.
@@ -233,13 +273,17 @@ func filterOf(in *pb.ListJobsRequest, now time.Time) (f JobFilter, err error) {
 	if in.Limit < 0 {
 		return f, errorf(codeInvalidArgument, "limit: %d; allowed: 1 to 1000", in.Limit)
 	}
-	states := []string{statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled}
-	if err := oneOf("status", cmp.Or(in.Status, statusPending), states...); err != nil {
-		return f, err
+	if in.Status != "" {
+		err := oneOf("status", in.Status, statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled)
+		if err != nil {
+			return f, err
+		}
 	}
 	if in.PageToken != "" { // the place of the last job of the page before
-		if f.Before, err = strconv.ParseInt(in.PageToken, 36, 64); err != nil || f.Before < 0 {
-			return f, errorf(codeInvalidArgument, "page_token: %q; allowed: the next_page_token of the page before", in.PageToken)
+		f.Before, err = strconv.ParseInt(in.PageToken, 36, 64)
+		if err != nil || f.Before < 0 {
+			const refusal = "page_token: %q; allowed: the next_page_token of the page before"
+			return f, errorf(codeInvalidArgument, refusal, in.PageToken)
 		}
 	}
 	if in.Since != "" {
@@ -252,10 +296,11 @@ func filterOf(in *pb.ListJobsRequest, now time.Time) (f JobFilter, err error) {
 func instant(text string, now time.Time) (time.Time, error) {
 	resolved, ok := resolveDate(text, now)
 	if !ok {
-		return time.Time{}, errorf(codeInvalidArgument, "since: %q is not a date; allowed: %s", cutText(text, 100), allowedDates)
+		const refusal = "since: %q is not a date; allowed: %s"
+		return time.Time{}, errorf(codeInvalidArgument, refusal, cutText(text, 100), allowedDates)
 	}
-	if day, err := time.ParseInLocation(time.DateOnly, resolved, now.Location()); err == nil {
-		return day, nil
+	if isDay(resolved) {
+		return time.ParseInLocation(time.DateOnly, resolved, now.Location())
 	}
 	return time.Parse(time.RFC3339, resolved)
 }
@@ -271,7 +316,8 @@ func (s *rpcServer) ListJobs(_ context.Context, in *pb.ListJobsRequest) (*pb.Lis
 	if err != nil {
 		return nil, err
 	}
-	out, size, payloads := &pb.ListJobsResponse{}, 0, 0
+	out := &pb.ListJobsResponse{}
+	size, payloads := 0, 0
 	for i, j := range jobs {
 		msg, err := jobStatus(j, false)
 		if err != nil {
@@ -296,14 +342,15 @@ func (s *rpcServer) ListCommands(context.Context, *pb.ListCommandsRequest) (*pb.
 			msg.Kind = "mutation"
 		}
 		for _, a := range c.Args {
-			msg.Arguments = append(msg.Arguments, &pb.Argument{Name: a.Name, Type: a.Type, Required: a.Required})
+			argument := &pb.Argument{Name: a.Name, Type: a.Type, Required: a.Required}
+			msg.Arguments = append(msg.Arguments, argument)
 		}
 		out.Commands = append(out.Commands, msg)
 	}
 	return out, nil
 }
 
-func (s *rpcServer) ScheduleJob(ctx context.Context, in *pb.ScheduleJobRequest) (*pb.ScheduleJobResponse, error) {
+func (s *rpcServer) ScheduleJob(_ context.Context, in *pb.ScheduleJobRequest) (*pb.ScheduleJobResponse, error) {
 	env, err := s.store.Environment(in.Environment)
 	if err != nil {
 		return nil, err
@@ -365,7 +412,9 @@ func (s *rpcServer) UnscheduleJob(_ context.Context, in *pb.UnscheduleJobRequest
 	return &pb.UnscheduleJobResponse{}, s.store.RemoveSchedule(in.ScheduleId, in.Name)
 }
 
-func (s *rpcServer) ListSchedules(ctx context.Context, _ *pb.ListSchedulesRequest) (*pb.ListSchedulesResponse, error) {
+func (s *rpcServer) ListSchedules(
+	context.Context, *pb.ListSchedulesRequest,
+) (*pb.ListSchedulesResponse, error) {
 	all, err := s.store.Schedules()
 	if err != nil {
 		return nil, err
@@ -406,35 +455,62 @@ func shorten(v *structpb.Value) {
 }
 
 func scheduleMessage(sc Schedule) (*pb.Schedule, error) {
-	out := &pb.Schedule{ScheduleId: sc.ID, Name: sc.Name, CronExpr: sc.CronExpr, Command: sc.Command, Payload: &structpb.Struct{},
-		Enabled: sc.Enabled, CreatedAt: timeText(sc.CreatedAt), LastRunAt: timeText(sc.LastRunAt), NextRunAt: timeText(sc.NextRunAt),
-		Priority: sc.Priority, Environment: sc.Environment, Missed: sc.Missed, Overlap: sc.Overlap, LastJobId: sc.LastJobID,
-		LastJobStatus: sc.LastJobStatus, MaxRetries: sc.MaxRetries, Timeout: sc.Timeout.String()}
+	out := &pb.Schedule{
+		ScheduleId:    sc.ID,
+		Name:          sc.Name,
+		CronExpr:      sc.CronExpr,
+		Command:       sc.Command,
+		Payload:       &structpb.Struct{},
+		Enabled:       sc.Enabled,
+		CreatedAt:     timeText(sc.CreatedAt),
+		LastRunAt:     timeText(sc.LastRunAt),
+		NextRunAt:     timeText(sc.NextRunAt),
+		Priority:      sc.Priority,
+		Environment:   sc.Environment,
+		Missed:        sc.Missed,
+		Overlap:       sc.Overlap,
+		LastJobId:     sc.LastJobID,
+		LastJobStatus: sc.LastJobStatus,
+		MaxRetries:    sc.MaxRetries,
+		Timeout:       sc.Timeout.String(),
+	}
 	if sc.Jitter > 0 {
 		out.Jitter = sc.Jitter.String()
 	}
 	return out, out.Payload.UnmarshalJSON(sc.Payload)
 }
 
-func (s *rpcServer) SetScheduleEnabled(_ context.Context, in *pb.SetScheduleEnabledRequest) (*pb.SetScheduleEnabledResponse, error) {
-	sc, err1 := s.scheduler.SetEnabled(in.Name, in.Enabled)
-	msg, err2 := scheduleMessage(sc)
-	return &pb.SetScheduleEnabledResponse{Schedule: msg}, cmp.Or(err1, err2)
+func (s *rpcServer) SetScheduleEnabled(
+	_ context.Context, in *pb.SetScheduleEnabledRequest,
+) (*pb.SetScheduleEnabledResponse, error) {
+	sc, err := s.scheduler.SetEnabled(in.Name, in.Enabled)
+	if err != nil {
+		return nil, err
+	}
+	msg, err := scheduleMessage(sc)
+	return &pb.SetScheduleEnabledResponse{Schedule: msg}, err
 }
 
-func (s *rpcServer) TriggerSchedule(ctx context.Context, in *pb.TriggerScheduleRequest) (*pb.TriggerScheduleResponse, error) {
+func (s *rpcServer) TriggerSchedule(
+	ctx context.Context, in *pb.TriggerScheduleRequest,
+) (*pb.TriggerScheduleResponse, error) {
 	id, err := s.scheduler.Trigger(ctx, in.Name)
 	return &pb.TriggerScheduleResponse{JobId: id}, err
 }
 
-func (s *rpcServer) PreviewSchedule(_ context.Context, in *pb.PreviewScheduleRequest) (*pb.PreviewScheduleResponse, error) {
-	now, out := timeNow(), &pb.PreviewScheduleResponse{}
+func (s *rpcServer) PreviewSchedule(
+	_ context.Context, in *pb.PreviewScheduleRequest,
+) (*pb.PreviewScheduleResponse, error) {
+	now := timeNow()
 	expr, err := parseCron(in.CronExpr, time.Local, now)
 	if err != nil {
 		return nil, err
 	}
-	for t := expr.next(now, now); len(out.Times) < 5 && !t.IsZero(); t = expr.next(t, now) {
+	out := &pb.PreviewScheduleResponse{}
+	t := expr.next(now, now)
+	for len(out.Times) < 5 && !t.IsZero() {
 		out.Times = append(out.Times, timeText(t))
+		t = expr.next(t, now)
 	}
 	return out, nil
 }
