@@ -171,8 +171,10 @@ func newRPCRig(t *testing.T, change func(*Config)) *rpcRig {
 	d := &Daemon{DaemonOptions: DaemonOptions{Home: home, Version: "1.2.3", Queries: queries, Getenv: func(string) string { return "" }},
 		parts: parts{cfg: cfg, log: slog.New(slog.NewJSONHandler(r.log, nil))}}
 	r.d = d
-	if err := d.build(); err != nil {
-		t.Fatal(err)
+	for _, step := range []func() error{d.openDatabase, d.build} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.run(ctx)
