@@ -182,8 +182,11 @@ func (c *Command) Check(payload map[string]any) error {
 }
 
 func (c *Command) misfit(format string, args ...any) error {
-	return errorf(codeInvalidArgument, "payload: "+format, args...).hint("%s", c.usage())
+	return invalidf("payload: "+format, args...).hint("%s", c.usage())
 }
+
+// invalidf refuses what was asked for.
+func invalidf(format string, args ...any) *Error { return errorf(codeInvalidArgument, format, args...) }
 
 // usage lists the arguments.
 func (c *Command) usage() string {
@@ -295,11 +298,10 @@ func editDistance(a, b string) int {
 func payloadJSON(payload map[string]any) ([]byte, error) {
 	text, err := json.Marshal(payload)
 	if err != nil {
-		return nil, errorf(codeInvalidArgument, "payload: %w", err)
+		return nil, invalidf("payload: %w", err)
 	}
 	if len(text) > maxPayloadBytes {
-		const refusal = "payload: %d bytes as JSON; at most %d are allowed"
-		return nil, errorf(codeInvalidArgument, refusal, len(text), maxPayloadBytes)
+		return nil, invalidf("payload: %d bytes as JSON; at most %d are allowed", len(text), maxPayloadBytes)
 	}
 	return text, nil
 }
@@ -311,7 +313,7 @@ func checkName(field, name string) error {
 	printed := utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
 	if n < 1 || n > 100 || !printed || strings.TrimSpace(name) != name || name[0] == '-' {
 		const allowed = "1 to 100 printable characters, no blanks at the ends, no dash in front"
-		return errorf(codeInvalidArgument, "%s: %q; allowed: %s", field, name, allowed)
+		return invalidf("%s: %q; allowed: %s", field, name, allowed)
 	}
 	return nil
 }

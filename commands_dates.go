@@ -43,7 +43,7 @@ func (c *Command) resolveDates(payload map[string]any, now, since time.Time, sch
 		date, ok := resolveDate(text, now)
 		if !ok {
 			shown := cutText(text, 100)
-			return nil, errorf(codeInvalidArgument, "payload: %s: %q is not a date; %s", a.Name, shown, allowed)
+			return nil, invalidf("payload: %s: %q is not a date; %s", a.Name, shown, allowed)
 		}
 		out[a.Name] = date
 	}

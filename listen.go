@@ -70,8 +70,7 @@ func checkSocketPath(path string) error {
 		limit = 103
 	}
 	if len(path) > limit {
-		const refusal = "the socket's path has %d bytes, at most %d are possible: %s"
-		return errorf(codeInvalidArgument, refusal, len(path), limit, path).
+		return invalidf("the socket's path has %d bytes, at most %d are possible: %s", len(path), limit, path).
 			hint("set daemon.socket_path in config.yaml to a shorter path")
 	}
 	return nil

@@ -89,7 +89,10 @@ func newGRPCServer(s *rpcServer) *grpc.Server {
 }
 
 func (s *rpcServer) unary(
-	ctx context.Context, in any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+	ctx context.Context,
+	in any,
+	info *grpc.UnaryServerInfo,
+	handler grpc.UnaryHandler,
 ) (out any, err error) {
 	defer func() { err = s.outcome(ctx, info.FullMethod, recover(), err) }()
 	if err := grpc.SetHeader(ctx, s.header); err != nil {
@@ -102,7 +105,10 @@ func (s *rpcServer) unary(
 }
 
 func (s *rpcServer) stream(
-	server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler,
+	server any,
+	stream grpc.ServerStream,
+	info *grpc.StreamServerInfo,
+	handler grpc.StreamHandler,
 ) (err error) {
 	defer func() { err = s.outcome(stream.Context(), info.FullMethod, recover(), err) }()
 	if err := stream.SetHeader(s.header); err != nil {
@@ -130,7 +136,9 @@ func (s *rpcServer) admit(ctx context.Context, _ *tap.Info) (context.Context, er
 // submitTyped submits command with the request's fields as its payload; fields at their zero value are not given. On
 // the wire every provider response is a SubmitJobResponse: job_id is field 1 of each.
 func (s *rpcServer) submitTyped(
-	ctx context.Context, command string, in protoreflect.Message,
+	ctx context.Context,
+	command string,
+	in protoreflect.Message,
 ) (*pb.SubmitJobResponse, error) {
 	submit := &pb.SubmitJobRequest{Command: command}
 	payload := map[string]any{}
@@ -221,14 +229,19 @@ func statusCode(code string) codes.Code {
 }
 
 // durationField reads a duration between least and most; an empty text is fallback.
-func durationField(field, text string, fallback, least, most time.Duration) (time.Duration, error) {
+func durationField(
+	field,
+	text string,
+	fallback,
+	least,
+	most time.Duration,
+) (time.Duration, error) {
 	if text == "" {
 		return fallback, nil
 	}
 	d, err := parseDuration(text)
 	if err != nil || d < least || d > most {
-		const refusal = "%s: %q; allowed: a duration from %s to %s, such as 90s or 7d"
-		return 0, errorf(codeInvalidArgument, refusal, field, text, least, most)
+		return 0, invalidf("%s: %q; allowed: a duration from %s to %s, such as 90s or 7d", field, text, least, most)
 	}
 	return d, nil
 }
@@ -239,12 +252,18 @@ func (s *rpcServer) Ping(context.Context, *pb.PingRequest) (*pb.PingResponse, er
 
 func (s *rpcServer) uptime() int64 { return int64(time.Since(s.startedAt).Seconds()) }
 
-func (s *rpcServer) Shutdown(_ context.Context, in *pb.ShutdownRequest) (*pb.ShutdownResponse, error) {
+func (s *rpcServer) Shutdown(
+	_ context.Context,
+	in *pb.ShutdownRequest,
+) (*pb.ShutdownResponse, error) {
 	s.shutdown(in.Force)
 	return &pb.ShutdownResponse{}, nil
 }
 
-func (s *rpcServer) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.DaemonStatus, error) {
+func (s *rpcServer) GetStatus(
+	ctx context.Context,
+	_ *pb.GetStatusRequest,
+) (*pb.DaemonStatus, error) {
 	env, login, err := s.account(ctx, "")
 	if err != nil {
 		return nil, err
@@ -289,11 +308,17 @@ func (s *rpcServer) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.
 	}, nil
 }
 
-func (s *rpcServer) PauseQueue(context.Context, *pb.PauseQueueRequest) (*pb.PauseQueueResponse, error) {
+func (s *rpcServer) PauseQueue(
+	context.Context,
+	*pb.PauseQueueRequest,
+) (*pb.PauseQueueResponse, error) {
 	return &pb.PauseQueueResponse{}, s.queue.SetPaused(true)
 }
 
-func (s *rpcServer) ResumeQueue(_ context.Context, in *pb.ResumeQueueRequest) (*pb.ResumeQueueResponse, error) {
+func (s *rpcServer) ResumeQueue(
+	_ context.Context,
+	in *pb.ResumeQueueRequest,
+) (*pb.ResumeQueueResponse, error) {
 	if in.ReleaseHolds {
 		if err := s.queue.ReleaseHolds(); err != nil {
 			return nil, err
@@ -308,16 +333,19 @@ func (s *rpcServer) Prune(ctx context.Context, in *pb.PruneRequest) (*pb.PruneRe
 		return nil, err
 	}
 	if age == 0 && in.OlderThan == "" {
-		return nil, errorf(codeInvalidArgument, "older_than: missing, and storage.retention is 0").
+		return nil, invalidf("older_than: missing, and storage.retention is 0").
 			hint("name an age such as 720h or 30d")
 	}
 	n, err := s.store.Prune(ctx, timeNow().Add(-age).Add(time.Millisecond), in.DryRun)
 	return &pb.PruneResponse{Jobs: n}, err
 }
 
-func (s *rpcServer) Backup(ctx context.Context, in *pb.BackupRequest) (*pb.BackupResponse, error) {
+func (s *rpcServer) Backup(
+	ctx context.Context,
+	in *pb.BackupRequest,
+) (*pb.BackupResponse, error) {
 	if !filepath.IsAbs(in.Path) {
-		return nil, errorf(codeInvalidArgument, "path: %q is not absolute", in.Path)
+		return nil, invalidf("path: %q is not absolute", in.Path)
 	}
 	n, err := s.store.Backup(ctx, in.Path)
 	return &pb.BackupResponse{Bytes: n}, err
@@ -337,7 +365,10 @@ func (s *rpcServer) Login(ctx context.Context, in *pb.LoginRequest) (*pb.LoginRe
 	}, err
 }
 
-func (s *rpcServer) Logout(ctx context.Context, in *pb.LogoutRequest) (*pb.LogoutResponse, error) {
+func (s *rpcServer) Logout(
+	ctx context.Context,
+	in *pb.LogoutRequest,
+) (*pb.LogoutResponse, error) {
 	env, err := s.store.Environment(in.Environment)
 	if err != nil {
 		return nil, err
@@ -346,7 +377,10 @@ func (s *rpcServer) Logout(ctx context.Context, in *pb.LogoutRequest) (*pb.Logou
 	return &pb.LogoutResponse{LoggedOut: loggedOut}, err
 }
 
-func (s *rpcServer) GetAuthStatus(ctx context.Context, in *pb.GetAuthStatusRequest) (*pb.AuthStatus, error) {
+func (s *rpcServer) GetAuthStatus(
+	ctx context.Context,
+	in *pb.GetAuthStatusRequest,
+) (*pb.AuthStatus, error) {
 	env, login, err := s.account(ctx, in.Environment)
 	if err != nil {
 		return nil, err
@@ -391,17 +425,17 @@ func environmentMessage(env Environment, login AuthState) *pb.Environment {
 }
 
 func (s *rpcServer) AddEnvironment(
-	ctx context.Context, in *pb.AddEnvironmentRequest,
+	ctx context.Context,
+	in *pb.AddEnvironmentRequest,
 ) (*pb.AddEnvironmentResponse, error) {
 	if err := checkName("name", in.Name); err != nil {
 		return nil, err
 	}
 	if err := checkBaseURL(in.BaseUrl); err != nil {
-		return nil, errorf(codeInvalidArgument, "base_url: %w", err)
+		return nil, invalidf("base_url: %w", err)
 	}
 	if strings.ContainsFunc(in.Description, unicode.IsControl) || len(in.Description) > maxErrorTextInBytes {
-		const refusal = "description: at most %d bytes, no control characters"
-		return nil, errorf(codeInvalidArgument, refusal, maxErrorTextInBytes)
+		return nil, invalidf("description: at most %d bytes, no control characters", maxErrorTextInBytes)
 	}
 	err := s.store.AddEnvironment(Environment{
 		ID:          newID(),
@@ -419,7 +453,8 @@ func (s *rpcServer) AddEnvironment(
 }
 
 func (s *rpcServer) RemoveEnvironment(
-	_ context.Context, in *pb.RemoveEnvironmentRequest,
+	_ context.Context,
+	in *pb.RemoveEnvironmentRequest,
 ) (*pb.RemoveEnvironmentResponse, error) {
 	if err := checkName("name", in.Name); err != nil {
 		return nil, err
@@ -436,7 +471,8 @@ func (s *rpcServer) RemoveEnvironment(
 }
 
 func (s *rpcServer) ListEnvironments(
-	ctx context.Context, _ *pb.ListEnvironmentsRequest,
+	ctx context.Context,
+	_ *pb.ListEnvironmentsRequest,
 ) (*pb.ListEnvironmentsResponse, error) {
 	all, err := s.store.Environments()
 	if err != nil {
@@ -454,7 +490,8 @@ func (s *rpcServer) ListEnvironments(
 }
 
 func (s *rpcServer) SetActiveEnvironment(
-	ctx context.Context, in *pb.SetActiveEnvironmentRequest,
+	ctx context.Context,
+	in *pb.SetActiveEnvironmentRequest,
 ) (*pb.SetActiveEnvironmentResponse, error) {
 	if err := checkName("name", in.Name); err != nil {
 		return nil, err
@@ -467,7 +504,8 @@ func (s *rpcServer) SetActiveEnvironment(
 }
 
 func (s *rpcServer) GetActiveEnvironment(
-	ctx context.Context, _ *pb.GetActiveEnvironmentRequest,
+	ctx context.Context,
+	_ *pb.GetActiveEnvironmentRequest,
 ) (*pb.GetActiveEnvironmentResponse, error) {
 	env, err := s.environment(ctx, "")
 	return &pb.GetActiveEnvironmentResponse{Environment: env}, err

@@ -59,7 +59,7 @@ func (s *rpcServer) jobOf(in *pb.SubmitJobRequest) (*Job, error) {
 		return nil, err
 	}
 	if len(in.IdempotencyKey) > maxKeyBytes {
-		return nil, errorf(codeInvalidArgument, "idempotency_key: longer than %d bytes", maxKeyBytes)
+		return nil, invalidf("idempotency_key: longer than %d bytes", maxKeyBytes)
 	}
 	if in.IdempotencyKey != "" {
 		j.SubmittedPayload, err = payloadJSON(payload)
@@ -75,8 +75,7 @@ func runAfterField(text string) (time.Time, error) {
 	at, err := time.Parse(time.RFC3339, text)
 	year := at.UTC().Year()
 	if err != nil || year < 1 || year > 9999 {
-		const refusal = "run_after: %q; allowed: an RFC 3339 time such as 2026-01-02T15:04:05Z"
-		return time.Time{}, errorf(codeInvalidArgument, refusal, text)
+		return time.Time{}, invalidf("run_after: %q; allowed: an RFC 3339 time such as 2026-01-02T15:04:05Z", text)
 	}
 	return at.Truncate(time.Millisecond), nil
 }
@@ -84,12 +83,15 @@ func runAfterField(text string) (time.Time, error) {
 // payloadMap refuses what is large as a message, though it may be small as JSON: it is sent back as one.
 func payloadMap(payload *structpb.Struct) (map[string]any, error) {
 	if size := proto.Size(payload); size > 2*maxPayloadBytes {
-		return nil, errorf(codeInvalidArgument, "payload: %d bytes; at most %d are allowed", size, maxPayloadBytes)
+		return nil, invalidf("payload: %d bytes; at most %d are allowed", size, maxPayloadBytes)
 	}
 	return payload.AsMap(), nil
 }
 
-func (s *rpcServer) SubmitJob(_ context.Context, in *pb.SubmitJobRequest) (*pb.SubmitJobResponse, error) {
+func (s *rpcServer) SubmitJob(
+	_ context.Context,
+	in *pb.SubmitJobRequest,
+) (*pb.SubmitJobResponse, error) {
 	j, err := s.jobOf(in)
 	if err != nil {
 		return nil, err
@@ -101,7 +103,10 @@ func (s *rpcServer) SubmitJob(_ context.Context, in *pb.SubmitJobRequest) (*pb.S
 	return submitted(stored[0]), nil
 }
 
-func (s *rpcServer) SubmitJobs(_ context.Context, in *pb.SubmitJobsRequest) (*pb.SubmitJobsResponse, error) {
+func (s *rpcServer) SubmitJobs(
+	_ context.Context,
+	in *pb.SubmitJobsRequest,
+) (*pb.SubmitJobsResponse, error) {
 	var jobs []*Job
 	for i, request := range in.Jobs {
 		j, err := s.jobOf(request)
@@ -128,11 +133,17 @@ func submitted(j *Job) *pb.SubmitJobResponse {
 	return &pb.SubmitJobResponse{JobId: j.ID, Existing: j.Existing}
 }
 
-func (s *rpcServer) CancelJob(_ context.Context, in *pb.CancelJobRequest) (*pb.CancelJobResponse, error) {
+func (s *rpcServer) CancelJob(
+	_ context.Context,
+	in *pb.CancelJobRequest,
+) (*pb.CancelJobResponse, error) {
 	return &pb.CancelJobResponse{Status: statusCancelled}, s.queue.Cancel(in.JobId)
 }
 
-func (s *rpcServer) RetryJob(_ context.Context, in *pb.RetryJobRequest) (*pb.RetryJobResponse, error) {
+func (s *rpcServer) RetryJob(
+	_ context.Context,
+	in *pb.RetryJobRequest,
+) (*pb.RetryJobResponse, error) {
 	j, err := s.queue.Retry(in.JobId)
 	if err != nil {
 		return nil, err
@@ -140,7 +151,10 @@ func (s *rpcServer) RetryJob(_ context.Context, in *pb.RetryJobRequest) (*pb.Ret
 	return &pb.RetryJobResponse{JobId: j.ID}, nil
 }
 
-func (s *rpcServer) GetJobStatus(_ context.Context, in *pb.GetJobStatusRequest) (*pb.JobStatus, error) {
+func (s *rpcServer) GetJobStatus(
+	_ context.Context,
+	in *pb.GetJobStatusRequest,
+) (*pb.JobStatus, error) {
 	j, err := s.store.Job(in.JobId, maxAnswerBytes)
 	if err != nil {
 		return nil, err
@@ -183,7 +197,10 @@ func jobStatus(j *Job, withResult bool) (*pb.JobStatus, error) {
 	return out, err
 }
 
-func (s *rpcServer) WatchJob(in *pb.WatchJobRequest, out grpc.ServerStreamingServer[pb.JobStatus]) error {
+func (s *rpcServer) WatchJob(
+	in *pb.WatchJobRequest,
+	out grpc.ServerStreamingServer[pb.JobStatus],
+) error {
 	w, err := s.queue.Watch(in.JobId)
 	if err != nil {
 		return err
@@ -236,7 +253,10 @@ func (s *rpcServer) sendEnd(j *Job, out grpc.ServerStreamingServer[pb.JobStatus]
 }
 
 // GetJobResult reads a result part by part: a client that does not go on reading keeps no more than one in memory.
-func (s *rpcServer) GetJobResult(in *pb.GetJobResultRequest, out grpc.ServerStreamingServer[pb.ResultChunk]) error {
+func (s *rpcServer) GetJobResult(
+	in *pb.GetJobResultRequest,
+	out grpc.ServerStreamingServer[pb.ResultChunk],
+) error {
 	j, err := s.store.Job(in.JobId, 0)
 	if err != nil {
 		return err
@@ -271,7 +291,7 @@ func filterOf(in *pb.ListJobsRequest, now time.Time) (f JobFilter, err error) {
 		MaxBytes:  maxAnswerBytes,
 	}
 	if in.Limit < 0 {
-		return f, errorf(codeInvalidArgument, "limit: %d; allowed: 1 to 1000", in.Limit)
+		return f, invalidf("limit: %d; allowed: 1 to 1000", in.Limit)
 	}
 	if in.Status != "" {
 		err := oneOf("status", in.Status, statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled)
@@ -282,8 +302,7 @@ func filterOf(in *pb.ListJobsRequest, now time.Time) (f JobFilter, err error) {
 	if in.PageToken != "" { // the place of the last job of the page before
 		f.Before, err = strconv.ParseInt(in.PageToken, 36, 64)
 		if err != nil || f.Before < 0 {
-			const refusal = "page_token: %q; allowed: the next_page_token of the page before"
-			return f, errorf(codeInvalidArgument, refusal, in.PageToken)
+			return f, invalidf("page_token: %q; allowed: the next_page_token of the page before", in.PageToken)
 		}
 	}
 	if in.Since != "" {
@@ -296,8 +315,7 @@ func filterOf(in *pb.ListJobsRequest, now time.Time) (f JobFilter, err error) {
 func instant(text string, now time.Time) (time.Time, error) {
 	resolved, ok := resolveDate(text, now)
 	if !ok {
-		const refusal = "since: %q is not a date; allowed: %s"
-		return time.Time{}, errorf(codeInvalidArgument, refusal, cutText(text, 100), allowedDates)
+		return time.Time{}, invalidf("since: %q is not a date; allowed: %s", cutText(text, 100), allowedDates)
 	}
 	if isDay(resolved) {
 		return time.ParseInLocation(time.DateOnly, resolved, now.Location())
@@ -305,7 +323,10 @@ func instant(text string, now time.Time) (time.Time, error) {
 	return time.Parse(time.RFC3339, resolved)
 }
 
-func (s *rpcServer) ListJobs(_ context.Context, in *pb.ListJobsRequest) (*pb.ListJobsResponse, error) {
+func (s *rpcServer) ListJobs(
+	_ context.Context,
+	in *pb.ListJobsRequest,
+) (*pb.ListJobsResponse, error) {
 	filter, err := filterOf(in, timeNow())
 	if err != nil {
 		return nil, err
@@ -334,7 +355,10 @@ func (s *rpcServer) ListJobs(_ context.Context, in *pb.ListJobsRequest) (*pb.Lis
 	return out, nil
 }
 
-func (s *rpcServer) ListCommands(context.Context, *pb.ListCommandsRequest) (*pb.ListCommandsResponse, error) {
+func (s *rpcServer) ListCommands(
+	context.Context,
+	*pb.ListCommandsRequest,
+) (*pb.ListCommandsResponse, error) {
 	out := &pb.ListCommandsResponse{}
 	for _, c := range s.commands.All() {
 		msg := &pb.Command{Name: c.Name, Kind: "query", Description: c.Description}
@@ -350,7 +374,10 @@ func (s *rpcServer) ListCommands(context.Context, *pb.ListCommandsRequest) (*pb.
 	return out, nil
 }
 
-func (s *rpcServer) ScheduleJob(_ context.Context, in *pb.ScheduleJobRequest) (*pb.ScheduleJobResponse, error) {
+func (s *rpcServer) ScheduleJob(
+	_ context.Context,
+	in *pb.ScheduleJobRequest,
+) (*pb.ScheduleJobResponse, error) {
 	env, err := s.store.Environment(in.Environment)
 	if err != nil {
 		return nil, err
@@ -400,20 +427,24 @@ func retriesField(given *int32, fallback int32) (int32, error) {
 		return fallback, nil
 	}
 	if *given < 0 || *given > maxRetriesLimit {
-		return 0, errorf(codeInvalidArgument, "max_retries: %d; allowed: 0 to %d", *given, maxRetriesLimit)
+		return 0, invalidf("max_retries: %d; allowed: 0 to %d", *given, maxRetriesLimit)
 	}
 	return *given, nil
 }
 
-func (s *rpcServer) UnscheduleJob(_ context.Context, in *pb.UnscheduleJobRequest) (*pb.UnscheduleJobResponse, error) {
+func (s *rpcServer) UnscheduleJob(
+	_ context.Context,
+	in *pb.UnscheduleJobRequest,
+) (*pb.UnscheduleJobResponse, error) {
 	if in.ScheduleId == "" && in.Name == "" {
-		return nil, errorf(codeInvalidArgument, "schedule_id or name: one is needed")
+		return nil, invalidf("schedule_id or name: one is needed")
 	}
 	return &pb.UnscheduleJobResponse{}, s.store.RemoveSchedule(in.ScheduleId, in.Name)
 }
 
 func (s *rpcServer) ListSchedules(
-	context.Context, *pb.ListSchedulesRequest,
+	context.Context,
+	*pb.ListSchedulesRequest,
 ) (*pb.ListSchedulesResponse, error) {
 	all, err := s.store.Schedules()
 	if err != nil {
@@ -481,7 +512,8 @@ func scheduleMessage(sc Schedule) (*pb.Schedule, error) {
 }
 
 func (s *rpcServer) SetScheduleEnabled(
-	_ context.Context, in *pb.SetScheduleEnabledRequest,
+	_ context.Context,
+	in *pb.SetScheduleEnabledRequest,
 ) (*pb.SetScheduleEnabledResponse, error) {
 	sc, err := s.scheduler.SetEnabled(in.Name, in.Enabled)
 	if err != nil {
@@ -492,14 +524,16 @@ func (s *rpcServer) SetScheduleEnabled(
 }
 
 func (s *rpcServer) TriggerSchedule(
-	ctx context.Context, in *pb.TriggerScheduleRequest,
+	ctx context.Context,
+	in *pb.TriggerScheduleRequest,
 ) (*pb.TriggerScheduleResponse, error) {
 	id, err := s.scheduler.Trigger(ctx, in.Name)
 	return &pb.TriggerScheduleResponse{JobId: id}, err
 }
 
 func (s *rpcServer) PreviewSchedule(
-	_ context.Context, in *pb.PreviewScheduleRequest,
+	_ context.Context,
+	in *pb.PreviewScheduleRequest,
 ) (*pb.PreviewScheduleResponse, error) {
 	now := timeNow()
 	expr, err := parseCron(in.CronExpr, time.Local, now)
