@@ -409,45 +409,39 @@ func unknownKey(prefix string, key *yaml.Node, keys []string) error {
 // something else: rotation would rename a database, and a start would remove what lies where the socket goes.
 func (c *Config) checkPaths() error {
 	const socket = "daemon.socket_path"
-	type namedPath struct {
-		key  string
-		path string
-		info fs.FileInfo // nil where there is nothing yet
-	}
 	database := c.Storage.DatabasePath
-	var earlier []namedPath
-	for _, p := range []namedPath{
-		{key: "the key", path: filepath.Join(c.Home, "key")},
-		{key: "the lock", path: lockPath(c.Home)},
-		{key: "the configuration", path: cmp.Or(c.File, filepath.Join(c.Home, "config.yaml"))},
-		{key: "the database's lock", path: database + ".lock"},
-		{key: "the database's log", path: database + "-wal"},
-		{key: "the database's index", path: database + "-shm"},
-		{key: "storage.database_path", path: database},
-		{key: socket, path: c.Daemon.SocketPath},
-		{key: "daemon.pid_file", path: c.Daemon.PIDFile},
-		{key: "logging.file", path: c.Logging.File},
-		{key: "auth.passphrase_file", path: c.Auth.PassphraseFile},
-	} {
+	paths := []struct{ key, path string }{
+		{"the key", filepath.Join(c.Home, "key")},
+		{"the lock", lockPath(c.Home)},
+		{"the configuration", cmp.Or(c.File, filepath.Join(c.Home, "config.yaml"))},
+		{"the database's lock", database + ".lock"},
+		{"the database's log", database + "-wal"},
+		{"the database's index", database + "-shm"},
+		{"storage.database_path", database},
+		{socket, c.Daemon.SocketPath},
+		{"daemon.pid_file", c.Daemon.PIDFile},
+		{"logging.file", c.Logging.File},
+		{"auth.passphrase_file", c.Auth.PassphraseFile},
+	}
+	infos := make([]fs.FileInfo, len(paths)) // nil where there is nothing yet
+	for i := range paths {
+		p := &paths[i]
 		if p.path == "" {
 			continue
 		}
-		if real, err := realPath(p.path); err == nil {
+		real, err := realPath(p.path)
+		if err == nil {
 			p.path = real
 		}
-		info, err := os.Stat(p.path)
-		if err == nil {
-			p.info = info
-			if p.key != socket && (!info.Mode().IsRegular() || isDevice(p.path)) {
-				return c.fault(p.key, refused(quoted(p.path), "a regular file, or none yet"))
-			}
+		infos[i], err = os.Stat(p.path)
+		if err == nil && p.key != socket && (!infos[i].Mode().IsRegular() || isDevice(p.path)) {
+			return c.fault(p.key, refused(quoted(p.path), "a regular file, or none yet"))
 		}
-		for _, other := range earlier {
-			if p.path == other.path || os.SameFile(p.info, other.info) {
+		for j, other := range paths[:i] {
+			if p.path == other.path || os.SameFile(infos[i], infos[j]) {
 				return c.fault(p.key, refused(quoted(p.path), "a path of its own, not that of "+other.key))
 			}
 		}
-		earlier = append(earlier, p)
 	}
 	return nil
 }
@@ -459,10 +453,11 @@ func isDevice(path string) bool {
 
 // fault names where the file says what is wrong, if it is the file that says it.
 func (c *Config) fault(key string, problem error) error {
-	if line := c.lines[key]; line > 0 {
-		return fmt.Errorf("%s:%d: %s: %w", c.File, line, key, problem)
+	line := c.lines[key]
+	if line == 0 {
+		return fmt.Errorf("%s: %w", key, problem)
 	}
-	return fmt.Errorf("%s: %w", key, problem)
+	return fmt.Errorf("%s:%d: %s: %w", c.File, line, key, problem)
 }
 
 // checkZone refuses a TZ that Go would take for UTC without a word.

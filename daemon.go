@@ -349,9 +349,9 @@ func (d *Daemon) listen() error {
 // run starts all that works by itself.
 func (d *Daemon) run(ctx context.Context) {
 	d.queue.Start()
-	d.background.Go(func() { d.scheduler.Run(ctx) })
-	d.background.Go(func() { d.auth.Run(ctx) })
-	d.background.Go(func() { d.retain(ctx) })
+	for _, work := range []func(context.Context){d.scheduler.Run, d.auth.Run, d.retain} {
+		d.background.Go(func() { work(ctx) })
+	}
 	d.later(func() error {
 		d.queue.Drain(d.patience, d.cfg.Daemon.ShutdownTimeout/10)
 		d.background.Wait()
@@ -587,17 +587,17 @@ func (c *clockJudge) believes(now time.Time) bool {
 
 // problems lists what is degraded at the moment.
 func (d *Daemon) problems() (all []string) {
-	database := d.store.Problem()
-	if database != "" {
-		all = append(all, "database: "+database)
+	inDatabase := d.store.Problem()
+	if inDatabase != "" {
+		all = append(all, "database: "+inDatabase)
 	}
 	failing := d.queue.State("").Failing
 	if failing > 0 {
 		all = append(all, fmt.Sprintf("database: %d results wait to be stored, and no job is started", failing))
 	}
-	log := d.logFile.Problem()
-	if log != "" {
-		all = append(all, "log: "+log)
+	inLog := d.logFile.Problem()
+	if inLog != "" {
+		all = append(all, "log: "+inLog)
 	}
 	return all
 }
@@ -605,8 +605,9 @@ func (d *Daemon) problems() (all []string) {
 // defaultHome is $HONEYDEW_HOME, else ~/.honeydew.
 func defaultHome(getenv func(string) string, userHome string) string {
 	home := expandPath(cmp.Or(getenv("HONEYDEW_HOME"), "~/.honeydew"), userHome)
-	if abs, err := filepath.Abs(home); err == nil {
-		return abs
+	abs, err := filepath.Abs(home)
+	if err != nil {
+		return home
 	}
-	return home
+	return abs
 }

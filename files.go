@@ -188,9 +188,10 @@ func replaceFile(path, text string) (fs.FileInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = f.WriteString(text)
+	_, writeErr := f.WriteString(text)
 	info, statErr := f.Stat()
-	if err = errors.Join(err, statErr, f.Close()); err == nil {
+	err = errors.Join(writeErr, statErr, f.Close())
+	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
@@ -246,7 +247,8 @@ func checkHome(dir string) error {
 	if err != nil {
 		return err
 	}
-	if uid, ok := ownerOf(info); ok && uid != os.Getuid() {
+	uid, known := ownerOf(info)
+	if known && uid != os.Getuid() {
 		return fmt.Errorf("%s belongs to uid %d, not to you (uid %d)", dir, uid, os.Getuid())
 	}
 	entries, err := os.ReadDir(dir)
@@ -259,7 +261,8 @@ func checkHome(dir string) error {
 	if len(entries) > 0 && !slices.ContainsFunc(entries, ours) {
 		return fmt.Errorf("%s holds other things and no file of honeydew's; name an empty or a new folder", dir)
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" {
+	mode := info.Mode().Perm()
+	if mode&0o077 != 0 && runtime.GOOS != "windows" {
 		return fmt.Errorf("%s %w (mode %04o)", dir, errOpenHome, mode)
 	}
 	return nil

@@ -115,7 +115,7 @@ type logFile struct {
 	looked   time.Time   // for file at Path
 	size     int64
 	lost     int       // lines, since writing began to fail
-	problem  error     // says so; nil while writing works
+	problem  string    // says so; "" while writing works
 	rotateAt time.Time // not before
 }
 
@@ -130,7 +130,7 @@ func (l *logFile) Write(line []byte) (n int, err error) {
 	if err == nil {
 		l.size += int64(n)
 		l.lost = 0
-		l.problem = nil
+		l.problem = ""
 		return n, nil
 	}
 	if n > 0 {
@@ -138,7 +138,7 @@ func (l *logFile) Write(line []byte) (n int, err error) {
 	}
 	l.closeLocked()
 	l.lost++
-	l.problem = fmt.Errorf("%d lines lost: %w", l.lost, err)
+	l.problem = fmt.Sprintf("%d lines lost: %v", l.lost, err)
 	if l.lost == 1 {
 		l.complain("a line is lost", err)
 	}
@@ -162,10 +162,7 @@ func (l *logFile) appendLocked(line []byte) (n int, err error) {
 func (l *logFile) Problem() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.problem == nil {
-		return ""
-	}
-	return l.problem.Error()
+	return l.problem
 }
 
 // Close waits for the background work, which it cuts short: the next start takes it up again.
