@@ -44,7 +44,7 @@ type Commands struct {
 
 // loadCommands reads every file of dir queries in fsys that is named provider.command.graphql.
 func loadCommands(fsys fs.FS) (*Commands, error) {
-	files, err := fs.Glob(fsys, "queries/*.*.graphql")
+	files, err := fs.Glob(fsys, "queries/*.*.graphql") // sorted
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,8 @@ func loadCommands(fsys fs.FS) (*Commands, error) {
 		if err != nil {
 			return nil, err
 		}
-		c, err := parseCommand(head, strings.TrimSuffix(path.Base(file), ".graphql"), string(text))
+		name := strings.TrimSuffix(path.Base(file), ".graphql")
+		c, err := parseCommand(head, name, string(text))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
@@ -64,7 +65,6 @@ func loadCommands(fsys fs.FS) (*Commands, error) {
 			t.public = append(t.public, c)
 		}
 	}
-	slices.SortFunc(t.public, func(a, b *Command) int { return strings.Compare(a.Name, b.Name) })
 	return t, nil
 }
 
@@ -82,8 +82,9 @@ func queryHead() *regexp.Regexp {
 }
 
 func parseCommand(head *regexp.Regexp, name, text string) (*Command, error) {
-	m := head.FindStringSubmatch(name + "\n" + text)
-	if m == nil || !endsAfterRootField((name + "\n" + text)[len(m[0]):]) {
+	named := name + "\n" + text
+	m := head.FindStringSubmatch(named)
+	if m == nil || !endsAfterRootField(named[len(m[0]):]) {
 		return nil, errors.New("not named provider.command.graphql, or not `# description` " +
 			"and one named query or mutation with one root field")
 	}
@@ -103,7 +104,11 @@ func parseCommand(head *regexp.Regexp, name, text string) (*Command, error) {
 		if allowedValue(typ) == "" || c.argument(variable) != nil {
 			return nil, fmt.Errorf("$%s: declared twice, or of the unknown type %q", variable, typ)
 		}
-		c.Args = append(c.Args, Argument{Name: variable, Type: typ, Required: strings.HasSuffix(typ, "!")})
+		c.Args = append(c.Args, Argument{
+			Name:     variable,
+			Type:     typ,
+			Required: strings.HasSuffix(typ, "!"),
+		})
 	}
 	return c, nil
 }
@@ -146,7 +151,9 @@ func (t *Commands) Lookup(name string) (*Command, error) {
 func (t *Commands) All() []*Command { return t.public }
 
 // internal finds one of the daemon's own operations, which are part of the binary.
-func (t *Commands) internal(name string) *Command { return t.byName[name] }
+func (t *Commands) internal(name string) *Command {
+	return t.byName[name]
+}
 
 // argument finds an argument by name, nil if there is none.
 func (c *Command) argument(name string) *Argument {
@@ -186,18 +193,20 @@ func (c *Command) misfit(format string, args ...any) error {
 }
 
 // invalidf refuses what was asked for.
-func invalidf(format string, args ...any) *Error { return errorf(codeInvalidArgument, format, args...) }
+func invalidf(format string, args ...any) *Error {
+	return errorf(codeInvalidArgument, format, args...)
+}
 
 // usage lists the arguments.
 func (c *Command) usage() string {
 	if len(c.Args) == 0 {
 		return c.Name + " takes no arguments"
 	}
-	parts := make([]string, len(c.Args))
-	for i, a := range c.Args {
-		parts[i] = a.Name + ": " + a.Type
+	var list []string
+	for _, a := range c.Args {
+		list = append(list, a.Name+": "+a.Type)
 	}
-	return "arguments: " + strings.Join(parts, ", ")
+	return "arguments: " + strings.Join(list, ", ")
 }
 
 // refuse returns what is allowed where v is not.
@@ -237,14 +246,20 @@ func fits(typ string, v any) bool {
 		return !required
 	case []any:
 		item, isList := strings.CutPrefix(strings.TrimSuffix(typ, "]"), "[")
-		return isList && !slices.ContainsFunc(v, func(v any) bool { return !fits(item, v) })
+		for _, one := range v {
+			isList = isList && fits(item, one)
+		}
+		return isList
 	case string:
 		return typ == "String" || typ == "ID"
 	case bool:
 		return typ == "Boolean"
 	case float64:
+		if typ == "Float" {
+			return !math.IsNaN(v) && !math.IsInf(v, 0)
+		}
 		whole := v == math.Trunc(v) && v >= math.MinInt32 && v <= math.MaxInt32
-		return whole && (typ == "Int" || typ == "ID") || typ == "Float" && !math.IsNaN(v) && !math.IsInf(v, 0)
+		return whole && (typ == "Int" || typ == "ID")
 	}
 	return false
 }
@@ -310,8 +325,11 @@ func payloadJSON(payload map[string]any) ([]byte, error) {
 // characters without blanks at the ends, not beginning with a dash.
 func checkName(field, name string) error {
 	n := utf8.RuneCountInString(name)
-	printed := utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
-	if n < 1 || n > 100 || !printed || strings.TrimSpace(name) != name || name[0] == '-' {
+	bad := !utf8.ValidString(name)
+	for _, r := range name {
+		bad = bad || !unicode.IsPrint(r)
+	}
+	if bad || n < 1 || n > 100 || strings.TrimSpace(name) != name || name[0] == '-' {
 		const allowed = "1 to 100 printable characters, no blanks at the ends, no dash in front"
 		return invalidf("%s: %q; allowed: %s", field, name, allowed)
 	}

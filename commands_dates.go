@@ -15,11 +15,17 @@ const (
 )
 
 // isDate tells the arguments that take dates.
-func (a *Argument) isDate() bool { return a.Name == "startDate" || a.Name == "endDate" }
+func (a *Argument) isDate() bool {
+	return a.Name == "startDate" || a.Name == "endDate"
+}
 
 // resolveDates returns payload with its relative dates made absolute, as of now, in now's zone. In a schedule,
 // last-success becomes since, or is left out where that is zero.
-func (c *Command) resolveDates(payload map[string]any, now, since time.Time, schedule bool) (map[string]any, error) {
+func (c *Command) resolveDates(
+	payload map[string]any,
+	now, since time.Time,
+	schedule bool,
+) (map[string]any, error) {
 	out := maps.Clone(payload)
 	if out == nil {
 		out = map[string]any{}

@@ -358,7 +358,8 @@ func (c *Config) read(section string, n, known *yaml.Node, userHome string) erro
 		return nil // an empty section is no mistake
 	}
 	if n.Kind != yaml.MappingNode {
-		return faultAt(n.Line, "%s: %w", cmp.Or(section, "the file"), refused(shown(n), "a section of keys"))
+		what := cmp.Or(section, "the file")
+		return faultAt(n.Line, "%s: %w", what, refused(shown(n), "a section of keys"))
 	}
 	prefix := section + "."
 	if section == "" {
@@ -434,8 +435,10 @@ func (c *Config) checkPaths() error {
 			p.path = real
 		}
 		infos[i], err = os.Stat(p.path)
-		if err == nil && p.key != socket && (!infos[i].Mode().IsRegular() || isDevice(p.path)) {
-			return c.fault(p.key, refused(quoted(p.path), "a regular file, or none yet"))
+		if err == nil && p.key != socket {
+			if !infos[i].Mode().IsRegular() || isDevice(p.path) {
+				return c.fault(p.key, refused(quoted(p.path), "a regular file, or none yet"))
+			}
 		}
 		for j, other := range paths[:i] {
 			if p.path == other.path || os.SameFile(infos[i], infos[j]) {
@@ -488,7 +491,7 @@ func checkBaseURL(s string) error {
 	case err == nil && u.User != nil:
 		shown = "a URL"
 		problem = "with a user or password is refused"
-	case err != nil || u.Hostname() == "" || !isPort(u.Port()) || strings.ContainsFunc(s, unicode.IsSpace):
+	case err != nil, u.Hostname() == "", !isPort(u.Port()), strings.ContainsFunc(s, unicode.IsSpace):
 		problem = "is not a URL"
 	case strings.Contains(s, "#"):
 		problem = "has a #fragment"
@@ -529,7 +532,8 @@ func parseDuration(s string) (time.Duration, error) {
 	weeks, rest := cutCount(s, "w")
 	days, rest := cutCount(rest, "d")
 	// Behind hours, ParseDuration refuses a sign, a number without a unit, and the w and d that were no whole number's.
-	d, err := time.ParseDuration(fmt.Sprintf("%dh%s", 24*(7*weeks+days), rest))
+	hours := 24 * (7*weeks + days)
+	d, err := time.ParseDuration(fmt.Sprintf("%dh%s", hours, rest))
 	if s == "" || err != nil || d > maxConfigDuration {
 		return 0, fmt.Errorf("%q is not %s", cutText(s, 100), allowedDuration)
 	}

@@ -88,7 +88,11 @@ type Daemon struct {
 // runDaemon runs the daemon until a signal, a Shutdown request or ctx ends it, and returns its error, an exitError
 // where a code of its own belongs to it.
 func runDaemon(ctx context.Context, o DaemonOptions) error {
-	d := &Daemon{DaemonOptions: o, parts: parts{cfg: defaultConfig(o.Home)}, failed: make(chan error, 1)}
+	d := &Daemon{
+		DaemonOptions: o,
+		parts:         parts{cfg: defaultConfig(o.Home)},
+		failed:        make(chan error, 1),
+	}
 	ctx, d.end = signal.NotifyContext(ctx, terminateSignals...)
 	defer d.end()
 	context.AfterFunc(ctx, d.end) // a second signal ends the process at once
@@ -105,7 +109,11 @@ func runDaemon(ctx context.Context, o DaemonOptions) error {
 
 // untilEnd waits for what ends the daemon, and returns it where it is a failure.
 func (d *Daemon) untilEnd(ctx context.Context) (err error) {
-	d.log.Info("daemon started", "version", d.Version, "pid", os.Getpid(), "socket", d.cfg.Daemon.SocketPath)
+	d.log.Info("daemon started",
+		"version", d.Version,
+		"pid", os.Getpid(),
+		"socket", d.cfg.Daemon.SocketPath,
+	)
 	d.tellManager("READY=1")
 	select {
 	case <-ctx.Done():
@@ -236,7 +244,8 @@ func (d *Daemon) openLog() error {
 }
 
 func (d *Daemon) writePID() error {
-	pid, err := replaceFile(d.cfg.Daemon.PIDFile, strconv.Itoa(os.Getpid())+"\n")
+	text := strconv.Itoa(os.Getpid()) + "\n"
+	pid, err := replaceFile(d.cfg.Daemon.PIDFile, text)
 	if err != nil {
 		return exitf(exitStorage, "PID file: %w", err)
 	}
@@ -342,14 +351,20 @@ func (d *Daemon) listen() error {
 		return fmt.Errorf("socket: %w", err)
 	}
 	d.socket = socket
-	d.later(func() error { return removeOurs(d.socket.path, d.socket.info) })
+	d.later(func() error {
+		return removeOurs(d.socket.path, d.socket.info)
+	})
 	return nil
 }
 
 // run starts all that works by itself.
 func (d *Daemon) run(ctx context.Context) {
 	d.queue.Start()
-	for _, work := range []func(context.Context){d.scheduler.Run, d.auth.Run, d.retain} {
+	for _, work := range []func(context.Context){
+		d.scheduler.Run,
+		d.auth.Run,
+		d.retain,
+	} {
 		d.background.Go(func() { work(ctx) })
 	}
 	d.later(func() error {
@@ -441,7 +456,9 @@ func (d *Daemon) shutdown(force bool) {
 }
 
 // later adds what the stop has to do, before all that was added earlier.
-func (d *Daemon) later(undo func() error) { d.undo = append(d.undo, undo) }
+func (d *Daemon) later(undo func() error) {
+	d.undo = append(d.undo, undo)
+}
 
 // stop takes the daemon down, and gives up waiting when the time is over.
 func (d *Daemon) stop() error {

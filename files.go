@@ -74,7 +74,9 @@ func (l *lockFile) lock() (err error) {
 }
 
 // intact says what is wrong where the lock's file is not under its name any more, so that somebody else could take it.
-func (l *lockFile) intact() error { return unmoved(l.path, l.info) }
+func (l *lockFile) intact() error {
+	return unmoved(l.path, l.info)
+}
 
 // note replaces what the file says; it is on disk when note returns.
 func (l *lockFile) note(text string) error {
@@ -207,10 +209,11 @@ func syncDir(dir string) error {
 		return err
 	}
 	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrInvalid) {
-		return err
+	err = d.Sync()
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrInvalid) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // realPath is path with its links resolved, as SQLite resolves them; its last part need not exist.
@@ -256,7 +259,8 @@ func checkHome(dir string) error {
 		return err
 	}
 	ours := func(e fs.DirEntry) bool {
-		return strings.HasPrefix(e.Name(), "daemon.") || e.Name() == "config.yaml" || e.Name() == "key"
+		name := e.Name()
+		return name == "config.yaml" || name == "key" || strings.HasPrefix(name, "daemon.")
 	}
 	if len(entries) > 0 && !slices.ContainsFunc(entries, ours) {
 		return fmt.Errorf("%s holds other things and no file of honeydew's; name an empty or a new folder", dir)

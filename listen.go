@@ -102,7 +102,9 @@ func (peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthIn
 		return nil, nil, err
 	}
 	var unasked error
-	err = raw.Control(func(fd uintptr) { info.uid, info.known, unasked = peerUID(fd) })
+	err = raw.Control(func(fd uintptr) {
+		info.uid, info.known, unasked = peerUID(fd)
+	})
 	return c, info, errors.Join(err, unasked)
 }
 

@@ -60,7 +60,10 @@ func newLogger(cfg *Config, stderr io.Writer) (*slog.Logger, *logFile, error) {
 		return nil, nil, err
 	}
 	l.background.Go(l.tidy)
-	handler := slog.NewJSONHandler(l, &slog.HandlerOptions{Level: level, ReplaceAttr: contractAttr})
+	handler := slog.NewJSONHandler(l, &slog.HandlerOptions{
+		Level:       level,
+		ReplaceAttr: contractAttr,
+	})
 	return slog.New(handler), l, nil
 }
 
@@ -149,7 +152,8 @@ func (l *logFile) appendLocked(line []byte) (n int, err error) {
 	if err := l.openLocked(); err != nil {
 		return 0, err
 	}
-	full := l.maxBytes > 0 && l.size > 0 && l.size+int64(len(line)) > l.maxBytes
+	size := l.size + int64(len(line))
+	full := l.maxBytes > 0 && l.size > 0 && size > l.maxBytes
 	if full && !time.Now().Before(l.rotateAt) {
 		if err := l.rotateLocked(); err != nil {
 			return 0, err
@@ -344,7 +348,8 @@ func backupName(path string, t time.Time) string {
 
 // parseBackupName reads the time from the name of a backup of path, gzipped or not; false for every other name.
 func parseBackupName(path, name string) (time.Time, bool) {
-	stamp := strings.TrimPrefix(name, strings.TrimSuffix(path, filepath.Ext(path))+"-")
+	before := strings.TrimSuffix(path, filepath.Ext(path)) + "-"
+	stamp := strings.TrimPrefix(name, before)
 	t, err := time.Parse(backupStamp, stamp[:min(len(stamp), len(backupStamp))])
 	plain := backupName(path, t) // compared, because time.Parse also takes forms that Format does not make
 	return t, err == nil && (name == plain || name == plain+".gz")

@@ -70,7 +70,8 @@ func newGRPCServer(s *rpcServer) *grpc.Server {
 	for i := range methods.Len() {
 		m := methods.Get(i)
 		fullName := fmt.Sprintf("/%s/%s", pb.Daemon_ServiceDesc.ServiceName, m.Name())
-		s.typed[fullName] = proto.GetExtension(m.Options(), pb.E_Command).(string)
+		command := proto.GetExtension(m.Options(), pb.E_Command)
+		s.typed[fullName] = command.(string)
 	}
 	server := grpc.NewServer(
 		grpc.Creds(peerCredentials{}),
@@ -94,7 +95,9 @@ func (s *rpcServer) unary(
 	info *grpc.UnaryServerInfo,
 	handler grpc.UnaryHandler,
 ) (out any, err error) {
-	defer func() { err = s.outcome(ctx, info.FullMethod, recover(), err) }()
+	defer func() {
+		err = s.outcome(ctx, info.FullMethod, recover(), err)
+	}()
 	if err := grpc.SetHeader(ctx, s.header); err != nil {
 		return nil, err
 	}
@@ -110,7 +113,9 @@ func (s *rpcServer) stream(
 	info *grpc.StreamServerInfo,
 	handler grpc.StreamHandler,
 ) (err error) {
-	defer func() { err = s.outcome(stream.Context(), info.FullMethod, recover(), err) }()
+	defer func() {
+		err = s.outcome(stream.Context(), info.FullMethod, recover(), err)
+	}()
 	if err := stream.SetHeader(s.header); err != nil {
 		return err
 	}
@@ -247,10 +252,16 @@ func durationField(
 }
 
 func (s *rpcServer) Ping(context.Context, *pb.PingRequest) (*pb.PingResponse, error) {
-	return &pb.PingResponse{Version: s.version, UptimeSeconds: s.uptime(), Timestamp: timeText(timeNow())}, nil
+	return &pb.PingResponse{
+		Version:       s.version,
+		UptimeSeconds: s.uptime(),
+		Timestamp:     timeText(timeNow()),
+	}, nil
 }
 
-func (s *rpcServer) uptime() int64 { return int64(time.Since(s.startedAt).Seconds()) }
+func (s *rpcServer) uptime() int64 {
+	return int64(time.Since(s.startedAt).Seconds())
+}
 
 func (s *rpcServer) Shutdown(
 	_ context.Context,
@@ -327,7 +338,10 @@ func (s *rpcServer) ResumeQueue(
 	return &pb.ResumeQueueResponse{}, s.queue.SetPaused(false)
 }
 
-func (s *rpcServer) Prune(ctx context.Context, in *pb.PruneRequest) (*pb.PruneResponse, error) {
+func (s *rpcServer) Prune(
+	ctx context.Context,
+	in *pb.PruneRequest,
+) (*pb.PruneResponse, error) {
 	age, err := durationField("older_than", in.OlderThan, s.cfg.Storage.Retention, 0, maxConfigDuration)
 	if err != nil {
 		return nil, err
@@ -336,7 +350,8 @@ func (s *rpcServer) Prune(ctx context.Context, in *pb.PruneRequest) (*pb.PruneRe
 		return nil, invalidf("older_than: missing, and storage.retention is 0").
 			hint("name an age such as 720h or 30d")
 	}
-	n, err := s.store.Prune(ctx, timeNow().Add(-age).Add(time.Millisecond), in.DryRun)
+	cutoff := timeNow().Add(time.Millisecond - age)
+	n, err := s.store.Prune(ctx, cutoff, in.DryRun)
 	return &pb.PruneResponse{Jobs: n}, err
 }
 
@@ -351,7 +366,10 @@ func (s *rpcServer) Backup(
 	return &pb.BackupResponse{Bytes: n}, err
 }
 
-func (s *rpcServer) Login(ctx context.Context, in *pb.LoginRequest) (*pb.LoginResponse, error) {
+func (s *rpcServer) Login(
+	ctx context.Context,
+	in *pb.LoginRequest,
+) (*pb.LoginResponse, error) {
 	env, err := s.store.Environment(in.Environment)
 	if err != nil {
 		return nil, err

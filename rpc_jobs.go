@@ -46,7 +46,7 @@ func (s *rpcServer) jobOf(in *pb.SubmitJobRequest) (*Job, error) {
 	if err := s.fill(j, payload, time.Time{}); err != nil {
 		return nil, err
 	}
-	j.Timeout, err = durationField("timeout", in.Timeout, j.Timeout, time.Millisecond, maxTimeout)
+	j.Timeout, err = timeoutField(in.Timeout, j.Timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +271,8 @@ func (s *rpcServer) GetJobResult(
 			return err
 		}
 		for chunk := range slices.Chunk(part, chunkBytes) {
-			if err := out.Send(&pb.ResultChunk{Data: chunk}); err != nil {
+			err := out.Send(&pb.ResultChunk{Data: chunk})
+			if err != nil {
 				return err
 			}
 		}
@@ -361,13 +362,20 @@ func (s *rpcServer) ListCommands(
 ) (*pb.ListCommandsResponse, error) {
 	out := &pb.ListCommandsResponse{}
 	for _, c := range s.commands.All() {
-		msg := &pb.Command{Name: c.Name, Kind: "query", Description: c.Description}
+		msg := &pb.Command{
+			Name:        c.Name,
+			Kind:        "query",
+			Description: c.Description,
+		}
 		if c.Mutation {
 			msg.Kind = "mutation"
 		}
 		for _, a := range c.Args {
-			argument := &pb.Argument{Name: a.Name, Type: a.Type, Required: a.Required}
-			msg.Arguments = append(msg.Arguments, argument)
+			msg.Arguments = append(msg.Arguments, &pb.Argument{
+				Name:     a.Name,
+				Type:     a.Type,
+				Required: a.Required,
+			})
 		}
 		out.Commands = append(out.Commands, msg)
 	}
@@ -394,11 +402,12 @@ func (s *rpcServer) ScheduleJob(
 	if err != nil {
 		return nil, err
 	}
-	timeout, err := durationField("timeout", in.Timeout, s.cfg.API.Timeout, time.Millisecond, maxTimeout)
+	timeout, err := timeoutField(in.Timeout, s.cfg.API.Timeout)
 	if err != nil {
 		return nil, err
 	}
-	retries, err := retriesField(in.MaxRetries, max(scheduleRetries, int32(s.cfg.Queue.MaxRetries)))
+	usual := max(scheduleRetries, int32(s.cfg.Queue.MaxRetries))
+	retries, err := retriesField(in.MaxRetries, usual)
 	if err != nil {
 		return nil, err
 	}
@@ -419,6 +428,11 @@ func (s *rpcServer) ScheduleJob(
 		return nil, err
 	}
 	return &pb.ScheduleJobResponse{ScheduleId: sc.ID, NextRunAt: timeText(sc.NextRunAt)}, nil
+}
+
+// timeoutField reads timeout; what is not given is fallback.
+func timeoutField(text string, fallback time.Duration) (time.Duration, error) {
+	return durationField("timeout", text, fallback, time.Millisecond, maxTimeout)
 }
 
 // retriesField reads max_retries; what is not given is fallback.
@@ -460,7 +474,7 @@ func (s *rpcServer) ListSchedules(
 	}
 	if proto.Size(out) > maxAnswerBytes {
 		for _, msg := range out.Schedules {
-			shorten(&structpb.Value{Kind: &structpb.Value_StructValue{StructValue: msg.Payload}})
+			shorten(structpb.NewStructValue(msg.Payload))
 		}
 	}
 	return out, nil
