@@ -51,6 +51,7 @@ func newLogger(cfg *Config, stderr io.Writer) (*slog.Logger, *logFile, error) {
 	}
 	l := &logFile{
 		cfg:      cfg,
+		path:     cfg.Logging.File,
 		maxBytes: int64(cfg.Logging.MaxSizeMB) << 20,
 		stderr:   stderr,
 		write:    (*os.File).Write,
@@ -103,6 +104,7 @@ func isSecretKey(key string) bool {
 // logFile is an io.Writer of lines.
 type logFile struct {
 	cfg      *Config // its limits of 0 are no limits
+	path     string  // of the log
 	maxBytes int64   // of the file, before it becomes a backup
 	stderr   io.Writer
 	write    func(f *os.File, line []byte) (int, error) // tests have one that fails, and a rename
@@ -115,7 +117,7 @@ type logFile struct {
 	mu       sync.Mutex
 	file     *os.File    // nil: the next line opens it
 	info     fs.FileInfo // of file, when opened
-	looked   time.Time   // for file at Path
+	looked   time.Time   // for file at path
 	size     int64
 	lost     int       // lines, since writing began to fail
 	problem  string    // says so; "" while writing works
@@ -189,13 +191,13 @@ func (l *logFile) openLocked() error {
 		return nil
 	}
 	l.looked = time.Now()
-	there, err := os.Stat(l.cfg.Logging.File)
+	there, err := os.Stat(l.path)
 	if err == nil && l.file != nil && os.SameFile(l.info, there) {
 		l.size = there.Size()
 		return nil
 	}
 	l.closeLocked()
-	f, err := openRegular(l.cfg.Logging.File, os.O_RDWR|os.O_APPEND|os.O_CREATE)
+	f, err := openRegular(l.path, os.O_RDWR|os.O_APPEND|os.O_CREATE)
 	if err != nil {
 		return err
 	}
@@ -242,12 +244,12 @@ func (l *logFile) closeLocked() error {
 func (l *logFile) rotateLocked() error {
 	l.closeLocked() // Windows does not rename open files
 	now := time.Now()
-	path := backupName(l.cfg.Logging.File, now)
-	for exists(path) || exists(path+".gz") { // the second one within a millisecond, or the clock was set back
+	path := backupName(l.path, now)
+	for exists(path) || exists(path+".gz") { // the second within a millisecond, or the clock was set back
 		now = now.Add(time.Millisecond)
-		path = backupName(l.cfg.Logging.File, now)
+		path = backupName(l.path, now)
 	}
-	if err := l.rename(l.cfg.Logging.File, path); err != nil {
+	if err := l.rename(l.path, path); err != nil {
 		l.rotateAt = now.Add(rotationPause)
 		l.complain("rotation", err)
 	} else {
@@ -268,7 +270,7 @@ func (l *logFile) tidy() {
 		if l.closed.Load() {
 			return
 		}
-		path := backupName(limits.File, stamp)
+		path := backupName(l.path, stamp)
 		tooMany := limits.MaxBackups > 0 && len(stamps)-i > limits.MaxBackups
 		tooOld := maxAge > 0 && time.Since(stamp) > maxAge
 		switch {
@@ -287,12 +289,12 @@ func (l *logFile) tidy() {
 
 // backups are the times of the backups, oldest first, as ReadDir sorts names. Half-written ones are removed.
 func (l *logFile) backups() (stamps []time.Time, errs error) {
-	dir := filepath.Dir(l.cfg.Logging.File)
+	dir := filepath.Dir(l.path)
 	entries, errs := os.ReadDir(dir)
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		name, torn := strings.CutSuffix(path, ".gz.tmp")
-		stamp, ours := parseBackupName(l.cfg.Logging.File, name)
+		stamp, ours := parseBackupName(l.path, name)
 		switch {
 		case !ours || !e.Type().IsRegular():
 		case torn:
