@@ -531,7 +531,8 @@ func refusedAttempt(code, message string) error {
 // attemptError is err, unless it is the database's: that is read for the environment and its token, before anything is
 // sent, so another attempt can do no harm.
 func attemptError(err error) error {
-	if code := codeOf(err); code == codeStorageFailed || code == codeStorageFull {
+	switch codeOf(err) {
+	case codeStorageFailed, codeStorageFull:
 		return &Error{
 			Code:    codeInternal,
 			Message: err.Error(),

@@ -130,10 +130,14 @@ func (s *rpcServer) admit(ctx context.Context, _ *tap.Info) (context.Context, er
 	}
 	info, ok := caller.AuthInfo.(peerInfo)
 	if ok && info.known && info.uid != os.Getuid() {
-		const refusal = "this daemon belongs to uid %d, and you are uid %d"
-		err := errorf(codePermissionDenied, refusal, os.Getuid(), info.uid).
-			hint("start a daemon of your own with: honeydew start")
-		return ctx, toStatus(err).Err()
+		refusal := errorf(
+			codePermissionDenied,
+			"this daemon belongs to uid %d, and you are uid %d",
+			os.Getuid(),
+			info.uid,
+		)
+		refusal.Hint = "start a daemon of your own with: honeydew start"
+		return ctx, toStatus(refusal).Err()
 	}
 	return ctx, nil
 }
@@ -235,11 +239,8 @@ func statusCode(code string) codes.Code {
 
 // durationField reads a duration between least and most; an empty text is fallback.
 func durationField(
-	field,
-	text string,
-	fallback,
-	least,
-	most time.Duration,
+	field, text string,
+	fallback, least, most time.Duration,
 ) (time.Duration, error) {
 	if text == "" {
 		return fallback, nil
