@@ -21,17 +21,19 @@ const maxPayloadBytes = 1 << 20 // as JSON
 
 // Argument is a variable of a command's operation.
 type Argument struct {
-	Name, Type string // Type as GraphQL writes it: String!, [Int!]!
-	Required   bool
+	Name     string
+	Type     string // as GraphQL writes it: String!, [Int!]!
+	Required bool
 }
 
 // Command is one operation of the API.
 type Command struct {
-	Name, Description string
-	Query             string // the text to send
-	Field             string // the one root field
-	Mutation          bool
-	Args              []Argument
+	Name        string
+	Description string
+	Query       string // the text to send
+	Field       string // the one root field
+	Mutation    bool
+	Args        []Argument
 }
 
 // Commands is the table; it does not change.
@@ -42,14 +44,19 @@ type Commands struct {
 
 // loadCommands reads every file of dir queries in fsys that is named provider.command.graphql.
 func loadCommands(fsys fs.FS) (*Commands, error) {
-	files, err := fs.Glob(fsys, "queries/*.*.graphql")
-	t, head := &Commands{byName: map[string]*Command{}}, queryHead()
+	files, err := fs.Glob(fsys, "queries/*.*.graphql") // sorted
+	if err != nil {
+		return nil, err
+	}
+	t := &Commands{byName: map[string]*Command{}}
+	head := queryHead()
 	for _, file := range files {
 		text, err := fs.ReadFile(fsys, file)
 		if err != nil {
 			return nil, err
 		}
-		c, err := parseCommand(head, strings.TrimSuffix(path.Base(file), ".graphql"), string(text))
+		name := strings.TrimSuffix(path.Base(file), ".graphql")
+		c, err := parseCommand(head, name, string(text))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
@@ -58,8 +65,7 @@ func loadCommands(fsys fs.FS) (*Commands, error) {
 			t.public = append(t.public, c)
 		}
 	}
-	slices.SortFunc(t.public, func(a, b *Command) int { return strings.Compare(a.Name, b.Name) })
-	return t, err
+	return t, nil
 }
 
 // provider is the part of a command's name before the dot.
@@ -68,28 +74,41 @@ func provider(command string) string {
 	return p
 }
 
-// queryHead matches a command's name and the beginning of its file: description, kind, variables and root field. It is as
-// much of GraphQL as is needed here; the sandbox's tests hold the whole text against the schema.
+// queryHead matches a command's name and the beginning of its file: description, kind, variables and root field. It is
+// as much of GraphQL as is needed here; the sandbox's tests hold the whole text against the schema.
 func queryHead() *regexp.Regexp {
 	return regexp.MustCompile(`^[a-z][a-z0-9_]*\.[a-z]\w*\n# +(\S.*)\n` +
 		`\s*(query|mutation)\s+\w+\s*(?:\(((?:\s*\$\w+\s*:\s*(?:\w+|\[\w+!?\])!?\s*,?)+)\))?\s*\{\s*(\w+)`)
 }
 
 func parseCommand(head *regexp.Regexp, name, text string) (*Command, error) {
-	text = name + "\n" + text
-	m := head.FindStringSubmatch(text)
-	if m == nil || !endsAfterRootField(text[len(m[0]):]) {
-		return nil, errors.New("not named provider.command.graphql, or not `# description` and one named query or mutation with one root field")
+	named := name + "\n" + text
+	m := head.FindStringSubmatch(named)
+	if m == nil || !endsAfterRootField(named[len(m[0]):]) {
+		return nil, errors.New("not named provider.command.graphql, or not `# description` " +
+			"and one named query or mutation with one root field")
 	}
-	c := &Command{Name: name, Description: strings.TrimSpace(m[1]), Query: strings.SplitN(text, "\n", 3)[2], Mutation: m[2] == "mutation", Field: m[4]}
-	for part := range strings.SplitSeq(strings.TrimRight(m[3], ", \t\r\n"), ",") {
-		variable, typ, given := strings.Cut(part, ":")
-		a := Argument{Name: strings.Trim(variable, "$ \t\r\n"), Type: strings.TrimSpace(typ), Required: strings.HasSuffix(strings.TrimSpace(typ), "!")}
-		if given && (allowedValue(a.Type) == "" || c.argument(a.Name) != nil) {
-			return nil, fmt.Errorf("$%s: declared twice, or of the unknown type %q", a.Name, a.Type)
-		} else if given {
-			c.Args = append(c.Args, a)
+	_, query, _ := strings.Cut(text, "\n")
+	c := &Command{
+		Name:        name,
+		Description: strings.TrimSpace(m[1]),
+		Query:       query,
+		Field:       m[4],
+		Mutation:    m[2] == "mutation",
+	}
+	variables := strings.FieldsFunc(m[3], func(r rune) bool {
+		return unicode.IsSpace(r) || strings.ContainsRune("$:,", r)
+	})
+	for pair := range slices.Chunk(variables, 2) {
+		variable, typ := pair[0], pair[1]
+		if allowedValue(typ) == "" || c.argument(variable) != nil {
+			return nil, fmt.Errorf("$%s: declared twice, or of the unknown type %q", variable, typ)
 		}
+		c.Args = append(c.Args, Argument{
+			Name:     variable,
+			Type:     typ,
+			Required: strings.HasSuffix(typ, "!"),
+		})
 	}
 	return c, nil
 }
@@ -115,22 +134,26 @@ func endsAfterRootField(text string) bool {
 
 // Lookup finds a command that can be submitted.
 func (t *Commands) Lookup(name string) (*Command, error) {
-	if c := t.byName[name]; c != nil && provider(name) != "auth" {
+	c := t.byName[name]
+	if c != nil && provider(name) != "auth" {
 		return c, nil
 	}
-	names := make([]string, len(t.public))
-	for i, c := range t.public {
-		names[i] = c.Name
+	var names []string
+	for _, c := range t.public {
+		names = append(names, c.Name)
 	}
 	near, _ := closest(name, names)
-	return nil, errorf(codeUnknownCommand, "command: no %q; the nearest is %s", cutText(name, 100), near).hint("list them with: honeydew commands")
+	return nil, errorf(codeUnknownCommand, "command: no %q; the nearest is %s", cutText(name, 100), near).
+		hint("list them with: honeydew commands")
 }
 
 // All lists the commands that can be submitted, by name.
 func (t *Commands) All() []*Command { return t.public }
 
 // internal finds one of the daemon's own operations, which are part of the binary.
-func (t *Commands) internal(name string) *Command { return t.byName[name] }
+func (t *Commands) internal(name string) *Command {
+	return t.byName[name]
+}
 
 // argument finds an argument by name, nil if there is none.
 func (c *Command) argument(name string) *Argument {
@@ -147,10 +170,10 @@ func (c *Command) Check(payload map[string]any) error {
 	for _, a := range c.Args {
 		v, given := payload[a.Name]
 		if !given && a.Required {
-			return errorf(codeInvalidArgument, "payload: %s is missing: %s", a.Name, a.Type).hint("%s", c.usage())
+			return c.misfit("%s is missing: %s", a.Name, a.Type)
 		}
-		if allowed := a.refuse(v); given && allowed != "" {
-			return errorf(codeInvalidArgument, "payload: %s must be %s (%s)", a.Name, allowed, a.Type).hint("%s", c.usage())
+		if given && !fits(a.Type, v) {
+			return c.misfit("%s must be %s (%s)", a.Name, allowedValue(a.Type), a.Type)
 		}
 	}
 	var unknown []string
@@ -160,9 +183,18 @@ func (c *Command) Check(payload map[string]any) error {
 		}
 	}
 	if unknown != nil {
-		return errorf(codeInvalidArgument, "payload: %s has no argument %q", c.Name, cutText(slices.Min(unknown), 100)).hint("%s", c.usage())
+		return c.misfit("%s has no argument %q", c.Name, cutText(slices.Min(unknown), 100))
 	}
 	return nil
+}
+
+func (c *Command) misfit(format string, args ...any) error {
+	return invalidf("payload: "+format, args...).hint("%s", c.usage())
+}
+
+// invalidf refuses what was asked for.
+func invalidf(format string, args ...any) *Error {
+	return errorf(codeInvalidArgument, format, args...)
 }
 
 // usage lists the arguments.
@@ -170,11 +202,11 @@ func (c *Command) usage() string {
 	if len(c.Args) == 0 {
 		return c.Name + " takes no arguments"
 	}
-	parts := make([]string, len(c.Args))
-	for i, a := range c.Args {
-		parts[i] = a.Name + ": " + a.Type
+	var list []string
+	for _, a := range c.Args {
+		list = append(list, a.Name+": "+a.Type)
 	}
-	return "arguments: " + strings.Join(parts, ", ")
+	return "arguments: " + strings.Join(list, ", ")
 }
 
 // refuse returns what is allowed where v is not.
@@ -187,30 +219,47 @@ func (a *Argument) refuse(v any) string {
 
 // allowedValue says in words what a GraphQL type takes, "" for a type that no command has.
 func allowedValue(typ string) string {
-	allowed := map[string]string{"String": "a string", "ID": "a string", "Int": "a whole number", "Float": "a number", "Boolean": "true or false"}
-	name := allowed[strings.Trim(typ, "[]!")]
-	if name != "" && typ[0] == '[' {
-		return "a list, each item " + name
+	allowed := ""
+	switch strings.Trim(typ, "[]!") {
+	case "String", "ID":
+		allowed = "a string"
+	case "Int":
+		allowed = "a whole number"
+	case "Float":
+		allowed = "a number"
+	case "Boolean":
+		allowed = "true or false"
+	default:
+		return ""
 	}
-	return name
+	if typ[0] == '[' {
+		return "a list, each item " + allowed
+	}
+	return allowed
 }
 
 // fits holds a value out of JSON against a GraphQL type (GraphQL, section 3.5), without coercions.
 func fits(typ string, v any) bool {
 	typ, required := strings.CutSuffix(typ, "!")
-	item, isList := strings.CutPrefix(typ, "[")
 	switch v := v.(type) {
 	case nil:
 		return !required
 	case []any:
-		return isList && !slices.ContainsFunc(v, func(v any) bool { return !fits(strings.TrimSuffix(item, "]"), v) })
+		item, isList := strings.CutPrefix(strings.TrimSuffix(typ, "]"), "[")
+		for _, one := range v {
+			isList = isList && fits(item, one)
+		}
+		return isList
 	case string:
 		return typ == "String" || typ == "ID"
 	case bool:
 		return typ == "Boolean"
 	case float64:
+		if typ == "Float" {
+			return !math.IsNaN(v) && !math.IsInf(v, 0)
+		}
 		whole := v == math.Trunc(v) && v >= math.MinInt32 && v <= math.MaxInt32
-		return whole && (typ == "Int" || typ == "ID") || typ == "Float" && !math.IsNaN(v) && !math.IsInf(v, 0)
+		return whole && (typ == "Int" || typ == "ID")
 	}
 	return false
 }
@@ -219,17 +268,20 @@ const maxNameBytes = 64 // of a name, as far as likeness goes
 
 // nearest is the name that s was most likely meant to be, "" if none is near.
 func nearest(s string, names []string) string {
-	if name, distance := closest(s, names); distance <= max(2, min(len(s), maxNameBytes)/3) {
-		return name
+	name, distance := closest(s, names)
+	if distance > max(2, min(len(s), maxNameBytes)/3) {
+		return ""
 	}
-	return ""
+	return name
 }
 
 // closest finds the name with the least edit distance from s, letter case apart.
 func closest(s string, names []string) (name string, distance int) {
+	s = strings.ToLower(cutText(s, maxNameBytes))
 	distance = math.MaxInt
 	for _, n := range names {
-		if d := editDistance(strings.ToLower(cutText(s, maxNameBytes)), strings.ToLower(n)); d < distance {
+		d := editDistance(s, strings.ToLower(n))
+		if d < distance {
 			name, distance = n, d
 		}
 	}
@@ -261,10 +313,10 @@ func editDistance(a, b string) int {
 func payloadJSON(payload map[string]any) ([]byte, error) {
 	text, err := json.Marshal(payload)
 	if err != nil {
-		return nil, errorf(codeInvalidArgument, "payload: %w", err)
+		return nil, invalidf("payload: %w", err)
 	}
 	if len(text) > maxPayloadBytes {
-		return nil, errorf(codeInvalidArgument, "payload: %d bytes as JSON; at most %d are allowed", len(text), maxPayloadBytes)
+		return nil, invalidf("payload: %d bytes as JSON; at most %d are allowed", len(text), maxPayloadBytes)
 	}
 	return text, nil
 }
@@ -273,9 +325,13 @@ func payloadJSON(payload map[string]any) ([]byte, error) {
 // characters without blanks at the ends, not beginning with a dash.
 func checkName(field, name string) error {
 	n := utf8.RuneCountInString(name)
-	bad := strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
-	if n < 1 || n > 100 || bad || !utf8.ValidString(name) || strings.TrimSpace(name) != name || name[0] == '-' {
-		return errorf(codeInvalidArgument, "%s: %q; allowed: 1 to 100 printable characters, no blanks at the ends, no dash in front", field, name)
+	bad := !utf8.ValidString(name)
+	for _, r := range name {
+		bad = bad || !unicode.IsPrint(r)
+	}
+	if bad || n < 1 || n > 100 || strings.TrimSpace(name) != name || name[0] == '-' {
+		const allowed = "1 to 100 printable characters, no blanks at the ends, no dash in front"
+		return invalidf("%s: %q; allowed: %s", field, name, allowed)
 	}
 	return nil
 }

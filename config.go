@@ -1,7 +1,7 @@
 package main
 
 // Settings and every path: config.yaml into a Config, or an error that names file, line, key and what is allowed.
-// Nothing secret belongs in the file. To add a key: a field, and its row in settings.
+// Nothing secret belongs in the file. To add a key: its default, a field, and its case in set.
 
 import (
 	"bytes"
@@ -27,162 +27,217 @@ const (
 	maxRetriesLimit   = 100            // of one job
 	maxTimeout        = 24 * time.Hour // of one attempt
 	maxConfigBytes    = 1 << 20
-	productionURL     = "https://api.honeydew.mobilecapital.net/graphql"
 	allowedDuration   = "a duration such as 30s, 15m, 12h, 7d or 2w"
 	maxConfigDuration = 100 * 365 * 24 * time.Hour
 )
 
+// defaults are read like a file, in front of the file itself. They name every key there is.
+const defaults = `
+daemon:
+  socket_path: daemon.sock
+  pid_file: daemon.pid
+  shutdown_timeout: 15s
+storage:
+  database_path: daemon.db
+  synchronous: full
+  retention: 30d
+logging:
+  level: info
+  file: daemon.log
+  max_size_mb: 10
+  max_backups: 5
+  max_age_days: 30
+  compress: true
+queue:
+  workers: 4
+  max_retries: 3
+  retry_backoff: exponential
+  provider_limit: 0
+  max_pending: 0
+api:
+  timeout: 30s
+  graphql_endpoint: https://api.honeydew.mobilecapital.net/graphql
+  max_response_mb: 100
+auth:
+  passphrase_file: ""
+`
+
 // Config is what config.yaml says, with defaults filled in and paths absolute.
 type Config struct {
-	Home, File string         // File is "" where there is none
-	lines      map[string]int // of the keys that File sets
+	Home  string
+	File  string         // "" where there is none
+	lines map[string]int // of the keys that File sets
 
 	Daemon struct {
-		SocketPath, PIDFile string
-		ShutdownTimeout     time.Duration
+		SocketPath      string
+		PIDFile         string
+		ShutdownTimeout time.Duration
 	}
 	Storage struct {
-		DatabasePath, Synchronous string
-		Retention                 time.Duration // of finished jobs; 0: for ever
+		DatabasePath string
+		Synchronous  string
+		Retention    time.Duration // of finished jobs; 0: for ever
 	}
 	Logging struct {
-		Level, File                       string
-		MaxSizeMB, MaxBackups, MaxAgeDays int // 0 backups or days: no limit
-		Compress                          bool
+		Level      string
+		File       string
+		MaxSizeMB  int
+		MaxBackups int // 0: no limit
+		MaxAgeDays int // 0: no limit
+		Compress   bool
 	}
 	Queue struct {
-		Workers, MaxRetries       int
-		RetryBackoff              string
-		ProviderLimit, MaxPending int // running jobs of one provider, jobs that wait; 0: no limit
+		Workers       int
+		MaxRetries    int
+		RetryBackoff  string
+		ProviderLimit int // running jobs of one provider; 0: no limit
+		MaxPending    int // jobs that wait; 0: no limit
 	}
 	API struct {
 		Timeout         time.Duration
 		GraphQLEndpoint string
 		MaxResponseMB   int
 	}
-	Auth struct{ PassphraseFile string }
-}
-
-// setting is one key of the file: set puts what the file says into its field, or says what is allowed.
-type setting struct {
-	key string
-	set func(*yaml.Node) error
-}
-
-// settings gives every field its default, and returns how the file may change it: key, field, default, and of a range the
-// least and the most.
-func (c *Config) settings(userHome string) []setting {
-	path := func(to *string, name string) func(*yaml.Node) error {
-		if name != "" {
-			name = filepath.Join(c.Home, name)
-		}
-		return textSetting(to, name, func(s string) error {
-			if s == "" && name == "" {
-				return nil // it may be left out
-			} else if s == "" || strings.ContainsRune(s, 0) {
-				return refused(quoted(s), "a path")
-			} else if strings.Contains(s, "$") {
-				return refused(quoted(s), "a path in full, or from ~: variables mean nothing here")
-			}
-			if *to = filepath.Clean(expandPath(s, userHome)); !filepath.IsAbs(*to) {
-				*to = filepath.Join(c.Home, *to)
-			}
-			return nil
-		})
-	}
-	return []setting{
-		{"daemon.socket_path", path(&c.Daemon.SocketPath, "daemon.sock")},
-		{"daemon.pid_file", path(&c.Daemon.PIDFile, "daemon.pid")},
-		{"daemon.shutdown_timeout", rangeSetting(&c.Daemon.ShutdownTimeout, 15*time.Second, time.Second, 10*time.Minute, readDuration)},
-		{"storage.database_path", path(&c.Storage.DatabasePath, "daemon.db")},
-		{"storage.synchronous", textSetting(&c.Storage.Synchronous, "full", words("full", "normal"))},
-		{"storage.retention", rangeSetting(&c.Storage.Retention, 30*24*time.Hour, 0, maxConfigDuration, readDuration)},
-		{"logging.level", textSetting(&c.Logging.Level, "info", words("debug", "info", "warn", "error"))},
-		{"logging.file", path(&c.Logging.File, "daemon.log")},
-		{"logging.max_size_mb", rangeSetting(&c.Logging.MaxSizeMB, 10, 1, 10000, readInt)},
-		{"logging.max_backups", rangeSetting(&c.Logging.MaxBackups, 5, 0, 10000, readInt)},
-		{"logging.max_age_days", rangeSetting(&c.Logging.MaxAgeDays, 30, 0, 36500, readInt)},
-		{"logging.compress", boolSetting(&c.Logging.Compress, true)},
-		{"queue.workers", rangeSetting(&c.Queue.Workers, 4, 1, 1000, readInt)},
-		{"queue.max_retries", rangeSetting(&c.Queue.MaxRetries, 3, 0, maxRetriesLimit, readInt)},
-		{"queue.retry_backoff", textSetting(&c.Queue.RetryBackoff, "exponential", words("exponential"))},
-		{"queue.provider_limit", rangeSetting(&c.Queue.ProviderLimit, 0, 0, 1000, readInt)},
-		{"queue.max_pending", rangeSetting(&c.Queue.MaxPending, 0, 0, 100_000_000, readInt)},
-		{"api.timeout", rangeSetting(&c.API.Timeout, 30*time.Second, 100*time.Millisecond, maxTimeout, readDuration)},
-		{"api.graphql_endpoint", textSetting(&c.API.GraphQLEndpoint, productionURL, checkBaseURL)},
-		{"api.max_response_mb", rangeSetting(&c.API.MaxResponseMB, 100, 1, 1000, readInt)},
-		{"auth.passphrase_file", path(&c.Auth.PassphraseFile, "")},
+	Auth struct {
+		PassphraseFile string
 	}
 }
 
-// keysOf lists the keys of a section, or, for "", the sections.
-func keysOf(settings []setting, section string) (keys []string) {
-	for _, s := range settings {
-		if first, key, _ := strings.Cut(s.key, "."); section == "" {
-			keys = append(keys, first)
-		} else if first == section {
-			keys = append(keys, key)
-		}
+// set puts the value of a key into its field, or says what is allowed.
+func (c *Config) set(key string, v value) error {
+	switch key {
+	case "daemon.socket_path":
+		return v.path(&c.Daemon.SocketPath)
+	case "daemon.pid_file":
+		return v.path(&c.Daemon.PIDFile)
+	case "daemon.shutdown_timeout":
+		return v.duration(&c.Daemon.ShutdownTimeout, time.Second, 10*time.Minute)
+	case "storage.database_path":
+		return v.path(&c.Storage.DatabasePath)
+	case "storage.synchronous":
+		return v.word(&c.Storage.Synchronous, "full", "normal")
+	case "storage.retention":
+		return v.duration(&c.Storage.Retention, 0, maxConfigDuration)
+	case "logging.level":
+		return v.word(&c.Logging.Level, "debug", "info", "warn", "error")
+	case "logging.file":
+		return v.path(&c.Logging.File)
+	case "logging.max_size_mb":
+		return v.number(&c.Logging.MaxSizeMB, 1, 10000)
+	case "logging.max_backups":
+		return v.number(&c.Logging.MaxBackups, 0, 10000)
+	case "logging.max_age_days":
+		return v.number(&c.Logging.MaxAgeDays, 0, 36500)
+	case "logging.compress":
+		return v.truth(&c.Logging.Compress)
+	case "queue.workers":
+		return v.number(&c.Queue.Workers, 1, 1000)
+	case "queue.max_retries":
+		return v.number(&c.Queue.MaxRetries, 0, maxRetriesLimit)
+	case "queue.retry_backoff":
+		return v.word(&c.Queue.RetryBackoff, "exponential")
+	case "queue.provider_limit":
+		return v.number(&c.Queue.ProviderLimit, 0, 1000)
+	case "queue.max_pending":
+		return v.number(&c.Queue.MaxPending, 0, 100_000_000)
+	case "api.timeout":
+		return v.duration(&c.API.Timeout, 100*time.Millisecond, maxTimeout)
+	case "api.graphql_endpoint":
+		return v.baseURL(&c.API.GraphQLEndpoint)
+	case "api.max_response_mb":
+		return v.number(&c.API.MaxResponseMB, 1, 1000)
+	case "auth.passphrase_file":
+		return v.optionalPath(&c.Auth.PassphraseFile)
 	}
-	return slices.Compact(keys)
+	return errors.New("a key without a field")
 }
 
-// rangeSetting is a setting with a least and a most.
-func rangeSetting[T int | time.Duration](to *T, standard, least, most T, parse func(*yaml.Node) (T, error)) func(*yaml.Node) error {
-	*to = standard
-	return func(n *yaml.Node) (err error) {
-		if *to, err = parse(n); err == nil && (*to < least || *to > most) {
-			err = refused(*to, fmt.Sprintf("%v to %v", least, most))
-		}
+// value is what the file says of a key. Each method puts one kind of value into a field.
+type value struct {
+	*yaml.Node
+	home     string
+	userHome string
+}
+
+func (v value) text(to *string) error {
+	if v.Tag != "!!str" {
+		return refused(shown(v.Node), "a text")
+	}
+	*to = v.Value
+	return nil
+}
+
+func (v value) word(to *string, allowed ...string) error {
+	if err := v.text(to); err != nil {
 		return err
 	}
-}
-
-func readInt(n *yaml.Node) (int, error) {
-	v, err := strconv.Atoi(n.Value)
-	if n.Tag != "!!int" || err != nil || strconv.Itoa(v) != n.Value { // 010 is 8 to some and 10 to others
-		return 0, refused(shown(n), "a whole number")
+	if !slices.Contains(allowed, *to) {
+		return refused(quoted(*to), strings.Join(allowed, ", "))
 	}
-	return v, nil
+	return nil
 }
 
-func readDuration(n *yaml.Node) (time.Duration, error) {
-	d, err := parseDuration(n.Value)
-	if n.Kind != yaml.ScalarNode || err != nil {
-		return 0, refused(shown(n), allowedDuration)
+func (v value) baseURL(to *string) error {
+	if err := v.text(to); err != nil {
+		return err
 	}
-	return d, nil
+	return checkBaseURL(*to)
 }
 
-func boolSetting(to *bool, standard bool) func(*yaml.Node) error {
-	*to = standard
-	return func(n *yaml.Node) (err error) {
-		if *to, err = strconv.ParseBool(n.Value); n.Tag != "!!bool" || err != nil {
-			return refused(shown(n), "true or false")
-		}
+func (v value) path(to *string) error {
+	if err := v.text(to); err != nil {
+		return err
+	}
+	if *to == "" || strings.ContainsRune(*to, 0) {
+		return refused(quoted(*to), "a path")
+	}
+	if strings.Contains(*to, "$") {
+		return refused(quoted(*to), "a path in full, or from ~: variables mean nothing here")
+	}
+	*to = expandPath(*to, v.userHome)
+	if !filepath.IsAbs(*to) {
+		*to = filepath.Join(v.home, *to)
+	}
+	*to = filepath.Clean(*to)
+	return nil
+}
+
+func (v value) optionalPath(to *string) error {
+	if v.Tag == "!!str" && v.Value == "" {
 		return nil
 	}
+	return v.path(to)
 }
 
-// textSetting is a setting that check may refuse.
-func textSetting(to *string, standard string, check func(string) error) func(*yaml.Node) error {
-	*to = standard
-	return func(n *yaml.Node) error {
-		if *to = n.Value; n.Tag != "!!str" {
-			return refused(shown(n), "a text")
-		}
-		return check(n.Value)
+func (v value) truth(to *bool) (err error) {
+	*to, err = strconv.ParseBool(v.Value)
+	if v.Tag != "!!bool" || err != nil {
+		return refused(shown(v.Node), "true or false")
 	}
+	return nil
 }
 
-// words allows these values.
-func words(allowed ...string) func(string) error {
-	return func(s string) error {
-		if !slices.Contains(allowed, s) {
-			return refused(quoted(s), strings.Join(allowed, ", "))
-		}
-		return nil
+func (v value) number(to *int, least, most int) (err error) {
+	*to, err = strconv.Atoi(v.Value)
+	if v.Tag != "!!int" || err != nil || strconv.Itoa(*to) != v.Value { // 010 is 8 to some and 10 to others
+		return refused(shown(v.Node), "a whole number")
 	}
+	return inRange(*to, least, most)
+}
+
+func (v value) duration(to *time.Duration, least, most time.Duration) (err error) {
+	*to, err = parseDuration(v.Value)
+	if v.Kind != yaml.ScalarNode || err != nil {
+		return refused(shown(v.Node), allowedDuration)
+	}
+	return inRange(*to, least, most)
+}
+
+func inRange[T int | time.Duration](v, least, most T) error {
+	if v < least || v > most {
+		return refused(v, fmt.Sprintf("%v to %v", least, most))
+	}
+	return nil
 }
 
 func refused(value any, allowed string) error {
@@ -194,10 +249,10 @@ func quoted(s string) string { return strconv.Quote(cutText(s, 100)) }
 
 // shown is what a message says of a key or value.
 func shown(n *yaml.Node) string {
-	switch {
-	case n.Kind != yaml.ScalarNode:
+	if n.Kind != yaml.ScalarNode {
 		return "this"
-	case n.Tag == "!!null":
+	}
+	if n.Tag == "!!null" {
 		return "no value"
 	}
 	return quoted(n.Value)
@@ -205,8 +260,10 @@ func shown(n *yaml.Node) string {
 
 // defaultConfig is what holds without a file.
 func defaultConfig(home string) *Config {
-	c := &Config{Home: home}
-	c.settings("")
+	c, err := parseConfig(nil, home, "")
+	if err != nil {
+		panic("the defaults: " + err.Error())
+	}
 	return c
 }
 
@@ -246,66 +303,145 @@ func parseConfig(text []byte, home, userHome string) (*Config, error) {
 	if len(text) > maxConfigBytes {
 		return nil, faultAt(1, "the file is larger than %d bytes", maxConfigBytes)
 	}
+	known, err := parseYAML([]byte(defaults))
+	if err != nil {
+		return nil, err
+	}
+	file, err := parseYAML(text)
+	if err != nil {
+		return nil, err
+	}
+	c := &Config{Home: home}
+	for _, part := range []*yaml.Node{known, file} {
+		c.lines = map[string]int{}
+		if err := c.read("", part, known, userHome); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// parseYAML reads the one document in text. No document is an empty one.
+func parseYAML(text []byte) (*yaml.Node, error) {
 	var root, second yaml.Node
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	err := decoder.Decode(&root)
 	if err == nil {
-		if err = decoder.Decode(&second); err == nil {
+		err = decoder.Decode(&second)
+		if err == nil {
 			return nil, faultAt(second.Line, "a second YAML document; allowed: one")
 		}
 	}
 	if !errors.Is(err, io.EOF) {
 		return nil, notYAML(err)
 	}
-	c, lines := &Config{Home: home}, map[string]int{}
-	settings := c.settings(userHome)
-	if len(root.Content) > 0 {
-		if err := readSection(root.Content[0], "", settings, lines); err != nil {
-			return nil, err
-		}
+	if len(root.Content) == 0 {
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}, nil
 	}
-	c.lines = lines
-	return c, nil
+	return root.Content[0], nil
 }
 
-// checkPaths refuses paths of which two are one file, whatever they are called, and those that must name a regular file
-// and name something else: rotation would rename a database, and a start would remove what lies where the socket goes.
+// notYAML moves the line that the YAML library names in its text to the front, 1 where it names none.
+func notYAML(err error) error {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	line := 1
+	if _, err := fmt.Sscanf(text, "line %d:", &line); err == nil {
+		_, text, _ = strings.Cut(text, ": ")
+	}
+	return faultAt(line, "not YAML: %s", text)
+}
+
+// read obeys the keys of n, which is a section of the file, or all of it for "". known is the same part of the
+// defaults.
+func (c *Config) read(section string, n, known *yaml.Node, userHome string) error {
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+		return nil // an empty section is no mistake
+	}
+	if n.Kind != yaml.MappingNode {
+		what := cmp.Or(section, "the file")
+		return faultAt(n.Line, "%s: %w", what, refused(shown(n), "a section of keys"))
+	}
+	prefix := section + "."
+	if section == "" {
+		prefix = ""
+	}
+	var keys []string
+	for pair := range slices.Chunk(known.Content, 2) {
+		keys = append(keys, pair[0].Value)
+	}
+	for pair := range slices.Chunk(n.Content, 2) {
+		key, given := pair[0], pair[1]
+		name := prefix + key.Value
+		place := slices.Index(keys, key.Value)
+		if key.Kind != yaml.ScalarNode || place < 0 { // an alias's Value is the name of its anchor
+			return unknownKey(prefix, key, keys)
+		}
+		if _, twice := c.lines[name]; twice {
+			return faultAt(key.Line, "%s: given twice; allowed: once", name)
+		}
+		if key.Anchor != "" || given.Anchor != "" || given.Kind == yaml.AliasNode {
+			return faultAt(key.Line, "%s: an anchor or alias; allowed: the value itself", name)
+		}
+		c.lines[name] = given.Line
+		if section == "" {
+			if err := c.read(name, given, known.Content[2*place+1], userHome); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := c.set(name, value{given, c.Home, userHome}); err != nil {
+			return faultAt(given.Line, "%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func unknownKey(prefix string, key *yaml.Node, keys []string) error {
+	meant := ""
+	near := nearest(key.Value, keys)
+	if near != "" {
+		meant = fmt.Sprintf(" (did you mean %s%s?)", prefix, near)
+	}
+	name := prefix + strings.Trim(shown(key), `"`)
+	return faultAt(key.Line, "%s: unknown key%s; allowed: %s", name, meant, strings.Join(keys, ", "))
+}
+
+// checkPaths refuses two paths to one file, whatever they are called, and those that must name a regular file and name
+// something else: rotation would rename a database, and a start would remove what lies where the socket goes.
 func (c *Config) checkPaths() error {
-	type namedPath struct {
-		key, path string
-		regular   bool
-		info      fs.FileInfo // nil where there is nothing yet
+	const socket = "daemon.socket_path"
+	database := c.Storage.DatabasePath
+	paths := []struct{ key, path string }{
+		{"the key", filepath.Join(c.Home, "key")},
+		{"the lock", lockPath(c.Home)},
+		{"the configuration", cmp.Or(c.File, filepath.Join(c.Home, "config.yaml"))},
+		{"the database's lock", database + ".lock"},
+		{"the database's log", database + "-wal"},
+		{"the database's index", database + "-shm"},
+		{"storage.database_path", database},
+		{socket, c.Daemon.SocketPath},
+		{"daemon.pid_file", c.Daemon.PIDFile},
+		{"logging.file", c.Logging.File},
+		{"auth.passphrase_file", c.Auth.PassphraseFile},
 	}
-	paths := []namedPath{
-		{key: "the key", path: filepath.Join(c.Home, "key"), regular: true},
-		{key: "the lock", path: lockPath(c.Home), regular: true},
-		{key: "the configuration", path: cmp.Or(c.File, filepath.Join(c.Home, "config.yaml")), regular: true},
-		{key: "the database's lock", path: c.Storage.DatabasePath + ".lock", regular: true},
-		{key: "the database's log", path: c.Storage.DatabasePath + "-wal", regular: true},
-		{key: "the database's index", path: c.Storage.DatabasePath + "-shm", regular: true},
-		{key: "storage.database_path", path: c.Storage.DatabasePath, regular: true},
-		{key: "daemon.socket_path", path: c.Daemon.SocketPath},
-		{key: "daemon.pid_file", path: c.Daemon.PIDFile, regular: true},
-		{key: "logging.file", path: c.Logging.File, regular: true},
-		{key: "auth.passphrase_file", path: c.Auth.PassphraseFile, regular: true},
-	}
+	infos := make([]fs.FileInfo, len(paths)) // nil where there is nothing yet
 	for i := range paths {
 		p := &paths[i]
 		if p.path == "" {
 			continue
 		}
-		if real, err := realPath(p.path); err == nil {
+		real, err := realPath(p.path)
+		if err == nil {
 			p.path = real
 		}
-		info, err := os.Stat(p.path)
-		if err == nil {
-			p.info = info
+		infos[i], err = os.Stat(p.path)
+		if err == nil && p.key != socket {
+			if !infos[i].Mode().IsRegular() || isDevice(p.path) {
+				return c.fault(p.key, refused(quoted(p.path), "a regular file, or none yet"))
+			}
 		}
-		if p.regular && p.info != nil && (!info.Mode().IsRegular() || isDevice(p.path)) {
-			return c.fault(p.key, refused(quoted(p.path), "a regular file, or none yet"))
-		}
-		for _, other := range paths[:i] {
-			if p.path == other.path || p.info != nil && other.info != nil && os.SameFile(p.info, other.info) {
+		for j, other := range paths[:i] {
+			if p.path == other.path || os.SameFile(infos[i], infos[j]) {
 				return c.fault(p.key, refused(quoted(p.path), "a path of its own, not that of "+other.key))
 			}
 		}
@@ -320,10 +456,11 @@ func isDevice(path string) bool {
 
 // fault names where the file says what is wrong, if it is the file that says it.
 func (c *Config) fault(key string, problem error) error {
-	if line := c.lines[key]; line > 0 {
-		return fmt.Errorf("%s:%d: %s: %w", c.File, line, key, problem)
+	line := c.lines[key]
+	if line == 0 {
+		return fmt.Errorf("%s: %w", key, problem)
 	}
-	return fmt.Errorf("%s: %w", key, problem)
+	return fmt.Errorf("%s:%d: %s: %w", c.File, line, key, problem)
 }
 
 // checkZone refuses a TZ that Go would take for UTC without a word.
@@ -342,58 +479,6 @@ func checkZone(name string) error {
 	return nil
 }
 
-// notYAML moves the line that the YAML library names in its text to the front, 1 where it names none.
-func notYAML(err error) error {
-	text, line := strings.TrimPrefix(err.Error(), "yaml: "), 1
-	if _, err := fmt.Sscanf(text, "line %d:", &line); err == nil {
-		_, text, _ = strings.Cut(text, ": ")
-	}
-	return faultAt(line, "not YAML: %s", text)
-}
-
-// readSection obeys the keys of one section, or of the file for "", noting each key's line.
-func readSection(n *yaml.Node, section string, settings []setting, lines map[string]int) error {
-	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
-		return nil // an empty section is no mistake
-	}
-	if n.Kind != yaml.MappingNode {
-		return faultAt(n.Line, "%s: %w", cmp.Or(section, "the file"), refused(shown(n), "a section of keys"))
-	}
-	prefix, keys := section+".", keysOf(settings, section)
-	if section == "" {
-		prefix = ""
-	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		name := prefix + key.Value
-		if key.Kind != yaml.ScalarNode || !slices.Contains(keys, key.Value) { // an alias's Value is the name of its anchor
-			meant := ""
-			if near := nearest(key.Value, keys); near != "" {
-				meant = fmt.Sprintf(" (did you mean %s%s?)", prefix, near)
-			}
-			return faultAt(key.Line, "%s%s: unknown key%s; allowed: %s", prefix, strings.Trim(shown(key), `"`), meant, strings.Join(keys, ", "))
-		}
-		if _, twice := lines[name]; twice {
-			return faultAt(key.Line, "%s: given twice; allowed: once", name)
-		}
-		if key.Anchor != "" || value.Anchor != "" || value.Kind == yaml.AliasNode {
-			return faultAt(key.Line, "%s: an anchor or alias; allowed: the value itself", name)
-		}
-		lines[name] = value.Line
-		if section == "" {
-			if err := readSection(value, name, settings, lines); err != nil {
-				return err
-			}
-			continue
-		}
-		at := slices.IndexFunc(settings, func(s setting) bool { return s.key == name })
-		if err := settings[at].set(value); err != nil {
-			return faultAt(value.Line, "%s: %w", name, err)
-		}
-	}
-	return nil
-}
-
 // checkBaseURL allows https, and http to this machine only, since tokens and passwords travel there.
 func checkBaseURL(s string) error {
 	shown := strconv.Quote(cutText(s, 200))
@@ -404,8 +489,9 @@ func checkBaseURL(s string) error {
 	problem := ""
 	switch {
 	case err == nil && u.User != nil:
-		shown, problem = "a URL", "with a user or password is refused"
-	case err != nil || u.Hostname() == "" || !isPort(u.Port()) || strings.ContainsFunc(s, unicode.IsSpace):
+		shown = "a URL"
+		problem = "with a user or password is refused"
+	case err != nil, u.Hostname() == "", !isPort(u.Port()), strings.ContainsFunc(s, unicode.IsSpace):
 		problem = "is not a URL"
 	case strings.Contains(s, "#"):
 		problem = "has a #fragment"
@@ -438,24 +524,28 @@ func expandPath(path, userHome string) string {
 	return path
 }
 
-// parseDuration reads a Go duration that may begin with weeks and days (1w2d12h); 0 needs no unit, and signs are refused.
+// parseDuration reads a Go duration that may begin with weeks and days (1w2d12h). 0 needs no unit; signs are refused.
 func parseDuration(s string) (time.Duration, error) {
-	hours, rest := uint64(0), s
-	for _, unit := range []struct {
-		name  string
-		hours uint64
-	}{{"w", 7 * 24}, {"d", 24}} {
-		number, after, found := strings.Cut(rest, unit.name)
-		if n, err := strconv.ParseUint(number, 10, 31); err == nil && found {
-			hours, rest = hours+n*unit.hours, after
-		}
-	}
-	// Behind hours, ParseDuration refuses a sign, a number without a unit, and the w and d that were no whole number's.
-	d, err := time.ParseDuration(fmt.Sprintf("%dh%s", hours, rest))
 	if s == "0" {
 		return 0, nil
-	} else if s == "" || err != nil || d > maxConfigDuration {
+	}
+	weeks, rest := cutCount(s, "w")
+	days, rest := cutCount(rest, "d")
+	// Behind hours, ParseDuration refuses a sign, a number without a unit, and the w and d that were no whole number's.
+	hours := 24 * (7*weeks + days)
+	d, err := time.ParseDuration(fmt.Sprintf("%dh%s", hours, rest))
+	if s == "" || err != nil || d > maxConfigDuration {
 		return 0, fmt.Errorf("%q is not %s", cutText(s, 100), allowedDuration)
 	}
 	return d, nil
+}
+
+// cutCount cuts a whole number and its unit from the front of s, 0 where s does not begin with them.
+func cutCount(s, unit string) (n uint64, rest string) {
+	number, rest, _ := strings.Cut(s, unit)
+	n, err := strconv.ParseUint(number, 10, 31)
+	if err != nil || number == s {
+		return 0, s
+	}
+	return n, rest
 }

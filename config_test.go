@@ -131,6 +131,7 @@ api:
 
 func TestConfigOfNothingIsTheDefaults(t *testing.T) {
 	want := *defaultConfig("/home/me/.honeydew")
+	want.lines = nil
 	for _, text := range []string{
 		"", "\n\n", "# only a comment\n", "---\n", "---\n...\n", "~\n", "null\n", "{}\n", "\ufeff", "\r\n",
 		"queue:\n", "queue: ~\n", "queue: null\n", "queue: {}\napi:\nauth:\n",

@@ -6,9 +6,9 @@ package main
 //	       schedules, ready
 //	stop:  sources (schedules, refreshes), requests, running jobs, database, socket and PID file, log, lock
 //
-// What the start does leaves behind what undoes it (Daemon.later); a stop, also that of a start that failed half-way, does
-// these, last first. The whole of it takes at most daemon.shutdown_timeout: each step has its share, and a step that hangs
-// does not keep the process alive.
+// Each step of the start says what undoes it (Daemon.later). The stop does all that, last first, also after a start
+// that failed half-way. It takes at most daemon.shutdown_timeout: each step has its share, and a step that hangs does
+// not keep the process alive.
 
 import (
 	"cmp"
@@ -52,6 +52,10 @@ type exitError struct {
 
 func (e exitError) Unwrap() error { return e.error }
 
+func exitf(code int, format string, args ...any) error {
+	return exitError{code, fmt.Errorf(format, args...)}
+}
+
 // DaemonOptions are the facts of the process that a daemon needs.
 type DaemonOptions struct {
 	Home, UserHome, ConfigFile, Version string
@@ -71,8 +75,7 @@ type Daemon struct {
 	lock         *lockFile // of the home
 	dbLock       *lockFile // of the database
 	server       *grpc.Server
-	sockets      sync.Mutex // guards socket
-	socket       *ourSocket
+	socket       *ourSocket // watchFiles may make a new one
 	background   sync.WaitGroup
 	failed       chan error         // by a server that ended by itself
 	undo         []func() error     // what the stop does, last first
@@ -85,7 +88,11 @@ type Daemon struct {
 // runDaemon runs the daemon until a signal, a Shutdown request or ctx ends it, and returns its error, an exitError
 // where a code of its own belongs to it.
 func runDaemon(ctx context.Context, o DaemonOptions) error {
-	d := &Daemon{DaemonOptions: o, parts: parts{cfg: defaultConfig(o.Home)}, failed: make(chan error, 1)}
+	d := &Daemon{
+		DaemonOptions: o,
+		parts:         parts{cfg: defaultConfig(o.Home)},
+		failed:        make(chan error, 1),
+	}
 	ctx, d.end = signal.NotifyContext(ctx, terminateSignals...)
 	defer d.end()
 	context.AfterFunc(ctx, d.end) // a second signal ends the process at once
@@ -94,20 +101,30 @@ func runDaemon(ctx context.Context, o DaemonOptions) error {
 	defer d.force()
 	err := d.start(ctx)
 	if err == nil {
-		d.log.Info("daemon started", "version", o.Version, "pid", os.Getpid(), "socket", d.cfg.Daemon.SocketPath)
-		d.tellManager("READY=1")
-		select {
-		case <-ctx.Done():
-		case err = <-d.failed:
-		case fatal := <-d.store.Fatal():
-			err = d.judge(fatal)
-			d.log.Error("the database failed; stopping", "error", err.Error())
-		}
-		d.log.Info("daemon stopping")
-		d.tellManager("STOPPING=1")
+		err = d.untilEnd(ctx)
 	}
 	d.end() // what has begun must end before the stop can wait for it
 	return errors.Join(err, d.stop())
+}
+
+// untilEnd waits for what ends the daemon, and returns it where it is a failure.
+func (d *Daemon) untilEnd(ctx context.Context) (err error) {
+	d.log.Info("daemon started",
+		"version", d.Version,
+		"pid", os.Getpid(),
+		"socket", d.cfg.Daemon.SocketPath,
+	)
+	d.tellManager("READY=1")
+	select {
+	case <-ctx.Done():
+	case err = <-d.failed:
+	case fatal := <-d.store.Fatal():
+		err = d.judge(fatal)
+		d.log.Error("the database failed; stopping", "error", err.Error())
+	}
+	d.log.Info("daemon stopping")
+	d.tellManager("STOPPING=1")
+	return err
 }
 
 // tellManager tells the service manager of a change of state.
@@ -117,66 +134,64 @@ func (d *Daemon) tellManager(state string) {
 	}
 }
 
-// judge is the exit that a failure of the database leads to. Damage is believed only at a second look, by a connection of
-// its own: one read that failed may have been the disk's fault, and a service manager starts us again.
+// judge is the exit that a failure of the database leads to. Damage is believed only at a second look, by a connection
+// of its own: one read that failed may have been the disk's fault, and a service manager starts us again.
 func (d *Daemon) judge(err error) error {
-	code := primaryCode(err)
-	passing := code == sqliteCorrupt || code == sqliteNotADB || code == sqliteIOErr || code == sqliteCantOpen
-	if passing && sound(d.cfg.Storage.DatabasePath) {
-		return exitError{exitAgain, fmt.Errorf("the database could not be used, but is sound: %w", err)}
-	}
-	if code == 0 { // not SQLite's words, but our own
+	switch primaryCode(err) {
+	case 0: // not SQLite's words, but our own
 		return exitError{exitStorage, err}
+	case sqliteCorrupt, sqliteNotADB, sqliteIOErr, sqliteCantOpen:
+		if sound(d.cfg.Storage.DatabasePath) {
+			return exitf(exitAgain, "the database could not be used, but is sound: %w", err)
+		}
 	}
 	return exitError{exitStorage, storageError(err)}
 }
 
-// start builds and starts everything.
+// start does one step after the other.
 func (d *Daemon) start(ctx context.Context) error {
-	if err := d.prepare(); err != nil {
-		return err
-	}
-	if err := d.takeHome(); err != nil {
-		return err
-	}
-	if err := d.build(); err != nil {
-		return err
-	}
-	if err := d.listen(); err != nil {
-		return fmt.Errorf("socket: %w", err)
+	for _, step := range []func() error{
+		d.checkProcess,
+		d.readConfig,
+		d.takeHome,
+		d.openLog,
+		d.writePID,
+		d.openDatabase,
+		d.build,
+		d.listen,
+	} {
+		if err := step(); err != nil {
+			return err
+		}
 	}
 	d.run(ctx)
-	d.server = newGRPCServer(&rpcServer{parts: d.parts, scheduler: d.scheduler, version: d.Version, startedAt: timeNow(),
-		problems: d.problems, shutdown: d.shutdown})
-	d.serve(d.socket)
-	d.background.Go(func() { d.watchFiles(ctx) })
-	d.later(func() error {
-		d.queue.Stop() // and with it all watches
-		if patience := d.cfg.Daemon.ShutdownTimeout / 10; !within(patience, d.server.GracefulStop) {
-			within(patience, d.server.Stop)
-		}
-		return nil
-	})
+	d.answer(ctx)
 	return nil
 }
 
-// prepare checks what the process was given: its limits, zone, home and configuration.
-func (d *Daemon) prepare() error {
+// checkProcess checks what the process was given: its limits, zone and proxy.
+func (d *Daemon) checkProcess() error {
 	limit, err := openFileLimit()
 	if err != nil {
 		return fmt.Errorf("limit of open files: %w", err)
 	}
 	if limit < leastOpen {
-		return fmt.Errorf("only %d files may be open, at least %d are needed; raise the limit with: ulimit -n 1024", limit, leastOpen)
+		const refusal = "only %d files may be open, at least %d are needed; raise the limit with: ulimit -n 1024"
+		return fmt.Errorf(refusal, limit, leastOpen)
 	}
 	if err := checkZone(d.Getenv("TZ")); err != nil {
 		return exitError{exitConfig, err}
 	}
-	if d.proxySecrets, err = proxySecrets(d.Getenv); err != nil {
+	d.proxySecrets, err = proxySecrets(d.Getenv)
+	if err != nil {
 		return exitError{exitConfig, err}
 	}
+	return nil
+}
+
+func (d *Daemon) readConfig() error {
 	if err := prepareHome(d.Home); err != nil {
-		return exitError{exitConfig, fmt.Errorf("home: %w", err)}
+		return exitf(exitConfig, "home: %w", err)
 	}
 	cfg, err := loadConfig(d.Home, d.ConfigFile, d.UserHome)
 	if err != nil {
@@ -192,33 +207,31 @@ func (d *Daemon) prepare() error {
 	return nil
 }
 
-// takeHome takes the home's lock and opens what lies there: log and PID file.
+// takeHome makes this the home's daemon. The lock's note is the configuration file: every verb reads what we read.
 func (d *Daemon) takeHome() error {
-	var err error
-	d.lock, err = takeLock(lockPath(d.Home))
-	if errors.Is(err, errHeld) {
-		return exitError{exitAlreadyRunning, errors.New("another daemon is running for this home")}
-	}
+	held := exitf(exitAlreadyRunning, "another daemon is running for this home")
+	lock, err := d.hold("lock", lockPath(d.Home), held)
 	if err != nil {
-		return exitError{exitStorage, fmt.Errorf("lock: %w", err)}
+		return err
 	}
+	d.lock = lock
 	d.later(d.releaseLocks)
-	if err := d.lock.note(d.ConfigFile); err != nil { // every verb reads what the daemon reads
-		return exitError{exitStorage, fmt.Errorf("lock: %w", err)}
+	if err := lock.note(d.ConfigFile); err != nil {
+		return exitf(exitStorage, "lock: %w", err)
 	}
-	if d.log, d.logFile, err = newLogger(d.cfg, d.Stderr); err != nil {
-		return fmt.Errorf("log: %w", err)
-	}
-	d.later(d.logFile.Close)
-	pid, err := replaceFile(d.cfg.Daemon.PIDFile, strconv.Itoa(os.Getpid())+"\n")
-	if err != nil {
-		return exitError{exitStorage, fmt.Errorf("PID file: %w", err)}
-	}
-	d.later(func() error {
-		d.log.Info("daemon stopped")
-		return removeOurs(d.cfg.Daemon.PIDFile, pid)
-	})
 	return nil
+}
+
+// hold takes a lock, which releaseLocks gives back. held is the error where another process has it.
+func (d *Daemon) hold(what, path string, held error) (*lockFile, error) {
+	lock, err := takeLock(path)
+	if errors.Is(err, errHeld) {
+		return nil, held
+	}
+	if err != nil {
+		return nil, exitf(exitStorage, "%s: %w", what, err)
+	}
+	return lock, nil
 }
 
 // releaseLocks comes last, and the database's lock after the home's: whoever waits for it, as `stop` does, may start anew.
@@ -230,80 +243,68 @@ func (d *Daemon) releaseLocks() error {
 	return err
 }
 
-// listen makes the socket, which the stop removes if it is still ours.
-func (d *Daemon) listen() error {
-	socket, err := listenSocket(d.cfg.Daemon.SocketPath)
+func (d *Daemon) openLog() error {
+	log, file, err := newLogger(d.cfg, d.Stderr)
 	if err != nil {
-		return err
+		return fmt.Errorf("log: %w", err)
 	}
-	d.socket = socket
+	d.log = log
+	d.logFile = file
+	d.later(file.Close)
+	return nil
+}
+
+func (d *Daemon) writePID() error {
+	text := strconv.Itoa(os.Getpid()) + "\n"
+	pid, err := replaceFile(d.cfg.Daemon.PIDFile, text)
+	if err != nil {
+		return exitf(exitStorage, "PID file: %w", err)
+	}
 	d.later(func() error {
-		d.sockets.Lock()
-		defer d.sockets.Unlock()
-		return removeOurs(d.socket.path, d.socket.info)
+		d.log.Info("daemon stopped")
+		return removeOurs(d.cfg.Daemon.PIDFile, pid)
 	})
 	return nil
 }
 
-// serve answers on the socket. The stop does not wait for it: a connection that has not said a word keeps it for two
-// minutes.
-func (d *Daemon) serve(socket *ourSocket) {
-	go func() {
-		if err := d.server.Serve(socket); err != nil {
-			d.failed <- err
-		}
-	}()
-}
-
-// watchFiles ends the daemon when its home, its lock or its database is gone or another's: whoever starts next would
-// not find it. A socket that was removed is made again.
-func (d *Daemon) watchFiles(ctx context.Context) {
-	for tick := time.Tick(fileCheck); ; {
-		select {
-		case <-tick:
-		case <-ctx.Done():
-			return
-		}
-		for _, lock := range []*lockFile{d.lock, d.dbLock} {
-			if err := lock.intact(); err != nil {
-				d.failed <- exitError{exitStorage, fmt.Errorf("the lock is lost: %w", err)}
-				return
-			}
-		}
-		if d.store.Intact() != nil {
-			return // the store has told
-		}
-		if err := d.restoreSocket(); err != nil {
-			d.log.Error("the socket was removed and cannot be made again", "error", err.Error())
-		}
+// openDatabase takes the database's lock and opens it. A log of another database that lies beside it is set aside
+// before SQLite can see it.
+func (d *Daemon) openDatabase() error {
+	path, err := realPath(d.cfg.Storage.DatabasePath)
+	if err != nil {
+		return exitf(exitStorage, "storage.database_path %s: %w", d.cfg.Storage.DatabasePath, err)
 	}
-}
-
-// restoreSocket makes the socket again if nothing is at its path.
-func (d *Daemon) restoreSocket() error {
-	if _, err := os.Lstat(d.socket.path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	socket, err := listenSocket(d.socket.path)
+	held := exitf(exitStorage, "the database %s is in use by the daemon of another home", path)
+	d.dbLock, err = d.hold("database lock", path+".lock", held)
 	if err != nil {
 		return err
 	}
-	d.sockets.Lock()
-	d.socket = socket
-	d.sockets.Unlock()
-	d.serve(socket)
-	d.log.Warn("the socket was removed; it was made again", "socket", socket.path)
+	noted, err := d.dbLock.noted()
+	if err != nil {
+		return exitf(exitStorage, "database lock: %w", err)
+	}
+	moved, err := setAside(path, noted)
+	if err != nil {
+		return exitf(exitStorage, "database: %w", err)
+	}
+	for _, name := range moved {
+		d.log.Warn("a file of another database was set aside", "file", name)
+	}
+	d.store, err = openStore(path, d.cfg.Storage.Synchronous, d.cfg.API.GraphQLEndpoint)
+	if err != nil {
+		return d.judge(err)
+	}
+	d.later(d.store.Close)
 	return nil
 }
 
-// build makes the parts from the database up to the socket.
-func (d *Daemon) build() (err error) {
-	if d.commands, err = loadCommands(d.Queries); err != nil {
+// build makes the parts between the database and the socket.
+func (d *Daemon) build() error {
+	commands, err := loadCommands(d.Queries)
+	if err != nil {
 		return err
 	}
-	if err := d.openDatabase(); err != nil {
-		return err
-	}
+	d.commands = commands
 	keys, err := newSealer(sealerOptions{
 		Home:                 d.Home,
 		CredentialsDirectory: d.Getenv("CREDENTIALS_DIRECTORY"),
@@ -326,12 +327,18 @@ func (d *Daemon) build() (err error) {
 		Sealer:       keys,
 		Log:          d.log,
 		Timeout:      d.cfg.API.Timeout,
-		LoginQuery:   d.commands.internal("auth.login").Query,
-		RefreshQuery: d.commands.internal("auth.refresh").Query,
+		LoginQuery:   commands.internal("auth.login").Query,
+		RefreshQuery: commands.internal("auth.refresh").Query,
 	})
-	d.queue, err = newQueue(QueueOptions{Store: d.store, Workers: d.cfg.Queue.Workers, ProviderLimit: d.cfg.Queue.ProviderLimit,
-		MaxPending: d.cfg.Queue.MaxPending, Run: d.runJob, Log: d.log,
-		Mutation: func(name string) bool { c, err := d.commands.Lookup(name); return err != nil || c.Mutation }})
+	d.queue, err = newQueue(QueueOptions{
+		Store:         d.store,
+		Workers:       d.cfg.Queue.Workers,
+		ProviderLimit: d.cfg.Queue.ProviderLimit,
+		MaxPending:    d.cfg.Queue.MaxPending,
+		Run:           d.runJob,
+		Log:           d.log,
+		Mutation:      d.mutates,
+	})
 	if err != nil {
 		return d.judge(err)
 	}
@@ -342,50 +349,113 @@ func (d *Daemon) build() (err error) {
 	return nil
 }
 
-// openDatabase takes the database's lock and opens it. A log of another database that lies beside it is set aside before
-// SQLite can see it.
-func (d *Daemon) openDatabase() error {
-	path, err := realPath(d.cfg.Storage.DatabasePath)
+// mutates tells the commands that change something. One that is unknown may.
+func (d *Daemon) mutates(command string) bool {
+	c, err := d.commands.Lookup(command)
+	return err != nil || c.Mutation
+}
+
+// listen makes the socket, which the stop removes if it is still ours.
+func (d *Daemon) listen() error {
+	socket, err := listenSocket(d.cfg.Daemon.SocketPath)
 	if err != nil {
-		return exitError{exitStorage, fmt.Errorf("storage.database_path %s: %w", d.cfg.Storage.DatabasePath, err)}
+		return fmt.Errorf("socket: %w", err)
 	}
-	d.dbLock, err = takeLock(path + ".lock")
-	if errors.Is(err, errHeld) {
-		return exitError{exitStorage, fmt.Errorf("the database %s is in use by the daemon of another home", path)}
-	}
-	if err != nil {
-		return exitError{exitStorage, fmt.Errorf("database lock: %w", err)}
-	}
-	noted, err := d.dbLock.noted()
-	if err != nil {
-		return exitError{exitStorage, fmt.Errorf("database lock: %w", err)}
-	}
-	moved, err := setAside(path, noted)
-	if err != nil {
-		return exitError{exitStorage, fmt.Errorf("database: %w", err)}
-	}
-	for _, name := range moved {
-		d.log.Warn("a file of another database was set aside", "file", name)
-	}
-	if d.store, err = openStore(path, d.cfg.Storage.Synchronous, d.cfg.API.GraphQLEndpoint); err != nil {
-		return d.judge(err)
-	}
-	d.later(d.store.Close)
+	d.socket = socket
+	d.later(func() error {
+		return removeOurs(d.socket.path, d.socket.info)
+	})
 	return nil
 }
 
 // run starts all that works by itself.
 func (d *Daemon) run(ctx context.Context) {
 	d.queue.Start()
-	d.background.Go(func() { d.scheduler.Run(ctx) })
-	d.background.Go(func() { d.auth.Run(ctx) })
-	d.background.Go(func() { d.retain(ctx) })
+	for _, work := range []func(context.Context){
+		d.scheduler.Run,
+		d.auth.Run,
+		d.retain,
+	} {
+		d.background.Go(func() { work(ctx) })
+	}
 	d.later(func() error {
 		d.queue.Drain(d.patience, d.cfg.Daemon.ShutdownTimeout/10)
 		d.background.Wait()
 		d.auth.Close()
 		return nil
 	})
+}
+
+// answer serves requests, and sees to it that they find the socket.
+func (d *Daemon) answer(ctx context.Context) {
+	d.server = newGRPCServer(&rpcServer{
+		parts:     d.parts,
+		scheduler: d.scheduler,
+		version:   d.Version,
+		startedAt: timeNow(),
+		problems:  d.problems,
+		shutdown:  d.shutdown,
+	})
+	d.serve(d.socket)
+	d.background.Go(func() { d.watchFiles(ctx) })
+	d.later(func() error {
+		d.queue.Stop() // and with it all watches
+		patience := d.cfg.Daemon.ShutdownTimeout / 10
+		if !within(patience, d.server.GracefulStop) {
+			within(patience, d.server.Stop)
+		}
+		return nil
+	})
+}
+
+// serve answers on the socket. The stop does not wait for it: a connection that has not said a word keeps it for two
+// minutes.
+func (d *Daemon) serve(socket *ourSocket) {
+	go func() {
+		if err := d.server.Serve(socket); err != nil {
+			d.failed <- err
+		}
+	}()
+}
+
+// watchFiles ends the daemon when its home, its lock or its database is gone or another's: whoever starts next would
+// not find it. A socket that was removed is made again.
+func (d *Daemon) watchFiles(ctx context.Context) {
+	tick := time.Tick(fileCheck)
+	for {
+		select {
+		case <-tick:
+		case <-ctx.Done():
+			return
+		}
+		for _, lock := range []*lockFile{d.lock, d.dbLock} {
+			if err := lock.intact(); err != nil {
+				d.failed <- exitf(exitStorage, "the lock is lost: %w", err)
+				return
+			}
+		}
+		if d.store.Intact() != nil {
+			return // the store has told
+		}
+		if err := d.restoreSocket(); err != nil {
+			d.log.Error("the socket was removed and cannot be made again", "error", err.Error())
+		}
+	}
+}
+
+// restoreSocket makes the socket again if nothing is at its path.
+func (d *Daemon) restoreSocket() error {
+	if exists(d.socket.path) {
+		return nil
+	}
+	socket, err := listenSocket(d.socket.path)
+	if err != nil {
+		return err
+	}
+	d.socket = socket
+	d.serve(socket)
+	d.log.Warn("the socket was removed; it was made again", "socket", socket.path)
+	return nil
 }
 
 // shutdown ends the daemon; with force no job is waited for.
@@ -397,28 +467,35 @@ func (d *Daemon) shutdown(force bool) {
 }
 
 // later adds what the stop has to do, before all that was added earlier.
-func (d *Daemon) later(undo func() error) { d.undo = append(d.undo, undo) }
+func (d *Daemon) later(undo func() error) {
+	d.undo = append(d.undo, undo)
+}
 
 // stop takes the daemon down, and gives up waiting when the time is over.
 func (d *Daemon) stop() error {
-	var cancel context.CancelFunc
-	d.patience, cancel = context.WithTimeout(d.forced, d.cfg.Daemon.ShutdownTimeout*7/10)
+	limit := d.cfg.Daemon.ShutdownTimeout
+	patience, cancel := context.WithTimeout(d.forced, limit*7/10)
 	defer cancel()
+	d.patience = patience
 	var errs error
-	if within(d.cfg.Daemon.ShutdownTimeout, func() {
+	inTime := within(limit, func() {
 		for _, undo := range slices.Backward(d.undo) {
 			errs = errors.Join(errs, undo())
 		}
-	}) {
-		return errs
+	})
+	if !inTime {
+		return errors.New("the stop took too long and was cut short; nothing acked is lost")
 	}
-	return errors.New("the stop took too long and was cut short; nothing acked is lost")
+	return errs
 }
 
 // within runs fn and reports whether it ended in time; what does not is left behind.
 func within(limit time.Duration, fn func()) bool {
 	done := make(chan struct{})
-	go func() { fn(); close(done) }()
+	go func() {
+		fn()
+		close(done)
+	}()
 	select {
 	case <-done:
 		return true
@@ -431,36 +508,49 @@ func within(limit time.Duration, fn func()) bool {
 func (d *Daemon) runJob(ctx context.Context, j *Job) (result, partial string, err error) {
 	c, err := d.commands.Lookup(j.Command)
 	if err != nil {
-		return "", "", &Error{Code: codeInternal, Message: "this version of honeydew has no command " + j.Command, Refused: true}
+		return "", "", refusedAttempt(codeInternal, "this version of honeydew has no command "+j.Command)
 	}
 	env, err := d.store.Environment(j.Environment)
 	if codeOf(err) == codeNotFound {
-		return "", "", &Error{Code: codeAPI, Message: "the environment " + j.Environment + " was removed", Refused: true}
+		return "", "", refusedAttempt(codeAPI, "the environment "+j.Environment+" was removed")
+	}
+	if err != nil {
+		return "", "", attemptError(err)
 	}
 	var answer Answer
-	if err == nil {
-		err = d.auth.Do(ctx, env, func(token string, secrets []string) (err error) {
-			answer, err = d.client.Do(ctx, Request{
-				URL:       env.BaseURL,
-				Token:     token,
-				Secrets:   secrets,
-				Query:     c.Query,
-				Variables: j.Payload,
-				Field:     c.Field,
-				Mutation:  c.Mutation,
-			})
-			return err
+	err = d.auth.Do(ctx, env, func(token string, secrets []string) (err error) {
+		answer, err = d.client.Do(ctx, Request{
+			URL:       env.BaseURL,
+			Token:     token,
+			Secrets:   secrets,
+			Query:     c.Query,
+			Variables: j.Payload,
+			Field:     c.Field,
+			Mutation:  c.Mutation,
 		})
-	}
-	// The body is never written again, and may be large.
-	return unsafe.String(unsafe.SliceData(answer.Data), len(answer.Data)), answer.Partial, attemptError(err)
+		return err
+	})
+	result = unsafe.String(unsafe.SliceData(answer.Data), len(answer.Data)) // never written again, and may be large
+	return result, answer.Partial, attemptError(err)
+}
+
+// refusedAttempt is an attempt that sent nothing, and that no other can better.
+func refusedAttempt(code, message string) error {
+	return &Error{Code: code, Message: message, Refused: true}
 }
 
 // attemptError is err, unless it is the database's: that is read for the environment and its token, before anything is
 // sent, so another attempt can do no harm.
 func attemptError(err error) error {
-	if code := codeOf(err); code == codeStorageFailed || code == codeStorageFull {
-		return &Error{Code: codeInternal, Message: err.Error(), Retry: true, Unsent: true, Cause: err}
+	switch codeOf(err) {
+	case codeStorageFailed, codeStorageFull:
+		return &Error{
+			Code:    codeInternal,
+			Message: err.Error(),
+			Retry:   true,
+			Unsent:  true,
+			Cause:   err,
+		}
 	}
 	return err
 }
@@ -481,7 +571,8 @@ func (d *Daemon) retain(ctx context.Context) {
 		if clock.believes(now) {
 			d.prune(ctx, now.Add(-d.cfg.Storage.Retention))
 		} else {
-			d.log.Warn("the clock is far past the newest job; old jobs stay until it has gone on for an hour", "newest", timeText(newest))
+			const warning = "the clock is far past the newest job; old jobs stay until it has gone on for an hour"
+			d.log.Warn(warning, "newest", timeText(newest))
 		}
 		select {
 		case <-time.After(retentionLook):
@@ -525,14 +616,17 @@ func (c *clockJudge) believes(now time.Time) bool {
 
 // problems lists what is degraded at the moment.
 func (d *Daemon) problems() (all []string) {
-	if p := d.store.Problem(); p != "" {
-		all = append(all, "database: "+p)
+	inDatabase := d.store.Problem()
+	if inDatabase != "" {
+		all = append(all, "database: "+inDatabase)
 	}
-	if n := d.queue.State("").Failing; n > 0 {
-		all = append(all, fmt.Sprintf("database: %d results wait to be stored, and no job is started", n))
+	failing := d.queue.State("").Failing
+	if failing > 0 {
+		all = append(all, fmt.Sprintf("database: %d results wait to be stored, and no job is started", failing))
 	}
-	if p := d.logFile.Problem(); p != "" {
-		all = append(all, "log: "+p)
+	inLog := d.logFile.Problem()
+	if inLog != "" {
+		all = append(all, "log: "+inLog)
 	}
 	return all
 }
@@ -540,8 +634,9 @@ func (d *Daemon) problems() (all []string) {
 // defaultHome is $HONEYDEW_HOME, else ~/.honeydew.
 func defaultHome(getenv func(string) string, userHome string) string {
 	home := expandPath(cmp.Or(getenv("HONEYDEW_HOME"), "~/.honeydew"), userHome)
-	if abs, err := filepath.Abs(home); err == nil {
-		return abs
+	abs, err := filepath.Abs(home)
+	if err != nil {
+		return home
 	}
-	return home
+	return abs
 }

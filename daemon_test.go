@@ -767,7 +767,7 @@ func TestProblemsNameWhatIsDegraded(t *testing.T) {
 	if _, err := r.q.Submit(big); codeOf(err) != codeStorageFull {
 		t.Fatal(err)
 	}
-	r.q.failing, d.logFile.problem = 2, errors.New("3 lines lost")
+	r.q.failing, d.logFile.problem = 2, "3 lines lost"
 	p := strings.Join(d.problems(), "\n")
 	for _, want := range []string{"database: STORAGE_FULL", "database: 2 results wait", "log: 3 lines lost"} {
 		if !strings.Contains(p, want) {

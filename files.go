@@ -1,10 +1,10 @@
 package main
 
-// Files that others may touch while we use them: locks, a daemon's home, and how a file is opened, recognised and removed.
+// Files that others may touch while we use them: locks, a daemon's home, and how files are opened, recognised, removed.
 //
-// A lock is flock(2) on a file that is never removed, since two processes could then lock two files of one name. There are
-// two: daemon.lock in the home, which decides who is its daemon, and one beside the database, for two homes may name one
-// database. Whoever only wants to know takes the lock shared for a moment; that keeps nobody from starting.
+// A lock is flock(2) on a file that is never removed, since two processes could then lock two files of one name. There
+// are two: daemon.lock in the home, which decides who is its daemon, and one beside the database, for two homes may
+// name one database. Whoever only wants to know takes the lock shared for a moment; that keeps nobody from starting.
 
 import (
 	"errors"
@@ -22,7 +22,10 @@ import (
 // errHeld: another process holds the lock.
 var errHeld = errors.New("another process holds it")
 
-const lookerPatience = 2 * time.Second // how long those who only look at a lock may keep a start waiting
+const (
+	lookerPatience = 2 * time.Second // how long those who only look at a lock may keep a start waiting
+	maxNoteBytes   = 64 << 10
+)
 
 // lockFile is a lock that we hold; it ends with the process at the latest.
 type lockFile struct {
@@ -41,23 +44,26 @@ func takeLock(path string) (*lockFile, error) {
 	if err := l.lock(); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	if l.info, err = f.Stat(); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if err := l.intact(); err != nil { // removed between the opening and the locking
-		return nil, errors.Join(err, f.Close())
-	}
 	return l, nil
 }
 
 // lock waits while others only look, and for nobody else.
-func (l *lockFile) lock() error {
-	for end := time.Now().Add(lookerPatience); ; {
+func (l *lockFile) lock() (err error) {
+	l.info, err = l.file.Stat()
+	if err != nil {
+		return err
+	}
+	end := time.Now().Add(lookerPatience)
+	for {
 		held, err := tryLock(l.file, true)
-		if err != nil || !held {
+		if err != nil {
 			return err
 		}
-		if held, err = tryLock(l.file, false); err != nil {
+		if !held {
+			return l.intact() // it may have been removed between the opening and the locking
+		}
+		held, err = tryLock(l.file, false)
+		if err != nil {
 			return err
 		}
 		if held || time.Now().After(end) {
@@ -68,7 +74,9 @@ func (l *lockFile) lock() error {
 }
 
 // intact says what is wrong where the lock's file is not under its name any more, so that somebody else could take it.
-func (l *lockFile) intact() error { return unmoved(l.path, l.info) }
+func (l *lockFile) intact() error {
+	return unmoved(l.path, l.info)
+}
 
 // note replaces what the file says; it is on disk when note returns.
 func (l *lockFile) note(text string) error {
@@ -86,8 +94,6 @@ func (l *lockFile) noted() (string, error) {
 	text, err := io.ReadAll(io.NewSectionReader(l.file, 0, maxNoteBytes))
 	return strings.TrimSuffix(string(text), "\n"), err
 }
-
-const maxNoteBytes = 64 << 10
 
 func (l *lockFile) release() error { return l.file.Close() }
 
@@ -121,11 +127,11 @@ func openRegular(path string, flag int) (*os.File, error) {
 		return nil, err
 	}
 	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s %w", path, errNotRegular)
-	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("%s %w", path, errNotRegular), f.Close())
 	}
 	return f, nil
 }
@@ -147,8 +153,8 @@ func unmoved(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// removeOurs removes path if it still names the file that info describes, which nobody has written since: another process
-// may have put its own there. The time counts, since a file that nobody has open leaves its inode to the next one.
+// removeOurs removes path if it still names the file that info describes, which nobody has written since: another
+// process may have put its own there. The time counts, since a file that nobody has open leaves its inode to the next.
 func removeOurs(path string, info fs.FileInfo) error {
 	now, err := os.Lstat(path)
 	if err != nil {
@@ -162,6 +168,12 @@ func removeOurs(path string, info fs.FileInfo) error {
 
 // removeFile removes path; that it is gone already is no error.
 func removeFile(path string) error { return exceptAbsent(os.Remove(path)) }
+
+// exists reports whether something is at path, a link that leads nowhere included.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
 
 // exceptAbsent drops the error of a file that is not there.
 func exceptAbsent(err error) error {
@@ -178,9 +190,10 @@ func replaceFile(path, text string) (fs.FileInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = f.WriteString(text)
+	_, writeErr := f.WriteString(text)
 	info, statErr := f.Stat()
-	if err = errors.Join(err, statErr, f.Close()); err == nil {
+	err = errors.Join(writeErr, statErr, f.Close())
+	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
@@ -196,10 +209,11 @@ func syncDir(dir string) error {
 		return err
 	}
 	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrInvalid) {
-		return err
+	err = d.Sync()
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrInvalid) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // realPath is path with its links resolved, as SQLite resolves them; its last part need not exist.
@@ -236,7 +250,8 @@ func checkHome(dir string) error {
 	if err != nil {
 		return err
 	}
-	if uid, ok := ownerOf(info); ok && uid != os.Getuid() {
+	uid, known := ownerOf(info)
+	if known && uid != os.Getuid() {
 		return fmt.Errorf("%s belongs to uid %d, not to you (uid %d)", dir, uid, os.Getuid())
 	}
 	entries, err := os.ReadDir(dir)
@@ -244,12 +259,14 @@ func checkHome(dir string) error {
 		return err
 	}
 	ours := func(e fs.DirEntry) bool {
-		return strings.HasPrefix(e.Name(), "daemon.") || e.Name() == "config.yaml" || e.Name() == "key"
+		name := e.Name()
+		return name == "config.yaml" || name == "key" || strings.HasPrefix(name, "daemon.")
 	}
 	if len(entries) > 0 && !slices.ContainsFunc(entries, ours) {
 		return fmt.Errorf("%s holds other things and no file of honeydew's; name an empty or a new folder", dir)
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" {
+	mode := info.Mode().Perm()
+	if mode&0o077 != 0 && runtime.GOOS != "windows" {
 		return fmt.Errorf("%s %w (mode %04o)", dir, errOpenHome, mode)
 	}
 	return nil

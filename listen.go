@@ -1,8 +1,8 @@
 package main
 
-// The daemon's socket, and who is at its other end. Only the holder of the home's lock touches the socket's file: a stale
-// one is removed under the lock, and the listener never unlinks by itself, for an old listener's Close would remove a new
-// daemon's socket.
+// The daemon's socket, and who is at its other end. Only the holder of the home's lock touches the socket's file: a
+// stale one is removed under the lock, and the listener never unlinks by itself, for an old listener's Close would
+// remove a new daemon's socket.
 
 import (
 	"context"
@@ -37,17 +37,17 @@ func listenSocket(path string) (*ourSocket, error) {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
-	s := &ourSocket{UnixListener: l, path: path}
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	if s.info, err = os.Lstat(path); err != nil {
+	info, err := os.Lstat(path)
+	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return s, nil
+	return &ourSocket{l, path, info}, nil
 }
 
-// removeStaleSocket removes what an ended daemon left at path. A socket that answers belongs to the daemon of another home.
+// removeStaleSocket removes what an ended daemon left at path. A socket that answers belongs to another home's daemon.
 func removeStaleSocket(path string) error {
 	info, err := os.Lstat(path)
 	if err != nil {
@@ -56,10 +56,12 @@ func removeStaleSocket(path string) error {
 	if info.Mode().Type()&fs.ModeSocket == 0 && runtime.GOOS != "windows" {
 		return fmt.Errorf("%s is in the way: it is not a socket", path)
 	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		return errors.Join(fmt.Errorf("%s is in use by another daemon; set daemon.socket_path to another path", path), c.Close())
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return os.Remove(path)
 	}
-	return os.Remove(path)
+	inUse := fmt.Errorf("%s is in use by another daemon; set daemon.socket_path to another path", path)
+	return errors.Join(inUse, c.Close())
 }
 
 // checkSocketPath refuses what the system's socket addresses cannot hold.
@@ -69,7 +71,7 @@ func checkSocketPath(path string) error {
 		limit = 103
 	}
 	if len(path) > limit {
-		return errorf(codeInvalidArgument, "the socket's path has %d bytes, at most %d are possible: %s", len(path), limit, path).
+		return invalidf("the socket's path has %d bytes, at most %d are possible: %s", len(path), limit, path).
 			hint("set daemon.socket_path in config.yaml to a shorter path")
 	}
 	return nil
@@ -139,7 +141,9 @@ func peerOf(c net.Conn) (peerInfo, error) {
 		return info, err
 	}
 	var unasked error
-	err = raw.Control(func(fd uintptr) { info.uid, info.known, unasked = peerUID(fd) })
+	err = raw.Control(func(fd uintptr) {
+		info.uid, info.known, unasked = peerUID(fd)
+	})
 	return info, errors.Join(err, unasked)
 }
 

@@ -36,8 +36,8 @@ import (
 
 const (
 	rotationPause = time.Minute // after a rename that failed
-	// lookPause is how long the file is taken to be where it was. What a burst writes meanwhile into a file that somebody
-	// moves or removes is there, or gone, as if they had come that much later.
+	// lookPause is how long the file is taken to be where it was. What a burst writes meanwhile into a file that
+	// somebody moves or removes is there, or gone, as if they had come that much later.
 	lookPause   = time.Millisecond
 	backupStamp = "20060102T150405.000" // UTC; text order is time order
 )
@@ -49,12 +49,23 @@ func newLogger(cfg *Config, stderr io.Writer) (*slog.Logger, *logFile, error) {
 	if err := level.UnmarshalText([]byte(cfg.Logging.Level)); err != nil {
 		return nil, nil, err
 	}
-	l := &logFile{cfg: cfg, maxBytes: int64(cfg.Logging.MaxSizeMB) << 20, stderr: stderr, write: (*os.File).Write, rename: os.Rename}
+	l := &logFile{
+		cfg:      cfg,
+		path:     cfg.Logging.File,
+		maxBytes: int64(cfg.Logging.MaxSizeMB) << 20,
+		stderr:   stderr,
+		write:    (*os.File).Write,
+		rename:   os.Rename,
+	}
 	if err := l.openLocked(); err != nil { // nobody else has l yet
 		return nil, nil, err
 	}
 	l.background.Go(l.tidy)
-	return slog.New(slog.NewJSONHandler(l, &slog.HandlerOptions{Level: level, ReplaceAttr: contractAttr})), l, nil
+	handler := slog.NewJSONHandler(l, &slog.HandlerOptions{
+		Level:       level,
+		ReplaceAttr: contractAttr,
+	})
+	return slog.New(handler), l, nil
 }
 
 // contractAttr rewrites one attribute into the contract's form.
@@ -83,12 +94,17 @@ func contractAttr(groups []string, a slog.Attr) slog.Attr {
 
 // isSecretKey is the belt to the braces: no caller logs a secret, and if one ever does, it stops here.
 func isSecretKey(key string) bool {
-	return slices.Contains([]string{"password", "token", "access_token", "refresh_token", "authorization", "passphrase"}, strings.ToLower(key))
+	switch strings.ToLower(key) {
+	case "password", "passphrase", "token", "access_token", "refresh_token", "authorization":
+		return true
+	}
+	return false
 }
 
 // logFile is an io.Writer of lines.
 type logFile struct {
 	cfg      *Config // its limits of 0 are no limits
+	path     string  // of the log
 	maxBytes int64   // of the file, before it becomes a backup
 	stderr   io.Writer
 	write    func(f *os.File, line []byte) (int, error) // tests have one that fails, and a rename
@@ -101,10 +117,10 @@ type logFile struct {
 	mu       sync.Mutex
 	file     *os.File    // nil: the next line opens it
 	info     fs.FileInfo // of file, when opened
-	looked   time.Time   // for file at Path
+	looked   time.Time   // for file at path
 	size     int64
 	lost     int       // lines, since writing began to fail
-	problem  error     // says so; nil while writing works
+	problem  string    // says so; "" while writing works
 	rotateAt time.Time // not before
 }
 
@@ -115,16 +131,11 @@ func (l *logFile) Write(line []byte) (n int, err error) {
 	if l.closed.Load() {
 		return 0, fs.ErrClosed
 	}
-	err = l.openLocked()
-	full := l.maxBytes > 0 && l.size > 0 && l.size+int64(len(line)) > l.maxBytes
-	if err == nil && full && !time.Now().Before(l.rotateAt) {
-		err = l.rotateLocked()
-	}
+	n, err = l.appendLocked(line)
 	if err == nil {
-		n, err = l.write(l.file, line)
-	}
-	if err == nil {
-		l.size, l.lost, l.problem = l.size+int64(n), 0, nil
+		l.size += int64(n)
+		l.lost = 0
+		l.problem = ""
 		return n, nil
 	}
 	if n > 0 {
@@ -132,21 +143,32 @@ func (l *logFile) Write(line []byte) (n int, err error) {
 	}
 	l.closeLocked()
 	l.lost++
-	l.problem = fmt.Errorf("%d lines lost: %w", l.lost, err)
+	l.problem = fmt.Sprintf("%d lines lost: %v", l.lost, err)
 	if l.lost == 1 {
 		l.complain("a line is lost", err)
 	}
 	return n, err
 }
 
+func (l *logFile) appendLocked(line []byte) (n int, err error) {
+	if err := l.openLocked(); err != nil {
+		return 0, err
+	}
+	size := l.size + int64(len(line))
+	full := l.maxBytes > 0 && l.size > 0 && size > l.maxBytes
+	if full && !time.Now().Before(l.rotateAt) {
+		if err := l.rotateLocked(); err != nil {
+			return 0, err
+		}
+	}
+	return l.write(l.file, line)
+}
+
 // Problem tells how many lines have been lost and why, "" when the last write went well.
 func (l *logFile) Problem() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.problem == nil {
-		return ""
-	}
-	return l.problem.Error()
+	return l.problem
 }
 
 // Close waits for the background work, which it cuts short: the next start takes it up again.
@@ -163,38 +185,50 @@ func (l *logFile) complain(what string, err error) {
 	fmt.Fprintf(l.stderr, "honeydew: log: %s: %v\n", what, err)
 }
 
-// openLocked makes l.file the file at Path, whether closed by us or moved away by others, and ends a line torn there.
+// openLocked makes l.file the file at its path, whether we closed it or others moved it away.
 func (l *logFile) openLocked() error {
 	if l.file != nil && time.Since(l.looked) < lookPause {
 		return nil
 	}
-	there, err := os.Stat(l.cfg.Logging.File)
-	if l.looked = time.Now(); err == nil && l.file != nil && os.SameFile(l.info, there) {
+	l.looked = time.Now()
+	there, err := os.Stat(l.path)
+	if err == nil && l.file != nil && os.SameFile(l.info, there) {
 		l.size = there.Size()
 		return nil
 	}
-	if err == nil && !there.Mode().IsRegular() { // a FIFO or device would block, or mean nothing to rename
-		return fmt.Errorf("%s is not a regular file", l.cfg.Logging.File)
-	}
 	l.closeLocked()
-	f, err := os.OpenFile(l.cfg.Logging.File, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+	f, err := openRegular(l.path, os.O_RDWR|os.O_APPEND|os.O_CREATE)
 	if err != nil {
 		return err
 	}
-	if err = f.Chmod(0o600); err == nil {
-		l.info, err = f.Stat()
-	}
-	if err == nil && l.info.Size() > 0 {
-		last := make([]byte, 1)
-		if _, err = f.ReadAt(last, l.info.Size()-1); err == nil && last[0] != '\n' {
-			_, err = f.Write([]byte{'\n'})
-		}
-	}
+	l.info, err = prepareLog(f)
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	l.file, l.size = f, l.info.Size()
+	l.file = f
+	l.size = l.info.Size()
 	return nil
+}
+
+// prepareLog makes f the owner's alone, ends a line that is torn, and describes f.
+func prepareLog(f *os.File) (fs.FileInfo, error) {
+	if err := f.Chmod(0o600); err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return info, err
+	}
+	last := make([]byte, 1)
+	_, err = f.ReadAt(last, info.Size()-1)
+	if err != nil || last[0] == '\n' {
+		return info, err
+	}
+	_, err = f.Write([]byte{'\n'})
+	if err != nil {
+		return nil, err
+	}
+	return f.Stat()
 }
 
 func (l *logFile) closeLocked() error {
@@ -210,12 +244,12 @@ func (l *logFile) closeLocked() error {
 func (l *logFile) rotateLocked() error {
 	l.closeLocked() // Windows does not rename open files
 	now := time.Now()
-	path := backupName(l.cfg.Logging.File, now)
-	for exists(path) || exists(path+".gz") { // the second one within a millisecond, or the clock was set back
+	path := backupName(l.path, now)
+	for exists(path) || exists(path+".gz") { // the second within a millisecond, or the clock was set back
 		now = now.Add(time.Millisecond)
-		path = backupName(l.cfg.Logging.File, now)
+		path = backupName(l.path, now)
 	}
-	if err := l.rename(l.cfg.Logging.File, path); err != nil {
+	if err := l.rename(l.path, path); err != nil {
 		l.rotateAt = now.Add(rotationPause)
 		l.complain("rotation", err)
 	} else {
@@ -229,38 +263,47 @@ func (l *logFile) rotateLocked() error {
 func (l *logFile) tidy() {
 	l.tidying.Lock()
 	defer l.tidying.Unlock()
-	dir, limits := filepath.Dir(l.cfg.Logging.File), l.cfg.Logging
+	limits := l.cfg.Logging
 	maxAge := time.Duration(limits.MaxAgeDays) * 24 * time.Hour
-	entries, err := os.ReadDir(dir)
-	errs := []error{err}
-	var stamps []time.Time // oldest first, as ReadDir sorts names
+	stamps, errs := l.backups()
+	for i, stamp := range stamps {
+		if l.closed.Load() {
+			return
+		}
+		path := backupName(l.path, stamp)
+		tooMany := limits.MaxBackups > 0 && len(stamps)-i > limits.MaxBackups
+		tooOld := maxAge > 0 && time.Since(stamp) > maxAge
+		switch {
+		case tooMany || tooOld:
+			errs = errors.Join(errs, removeFile(path), removeFile(path+".gz"))
+		case exists(path + ".gz"):
+			errs = errors.Join(errs, removeFile(path))
+		case limits.Compress:
+			errs = errors.Join(errs, l.compress(path))
+		}
+	}
+	if errs != nil && !l.closed.Load() {
+		l.complain("backups", errs)
+	}
+}
+
+// backups are the times of the backups, oldest first, as ReadDir sorts names. Half-written ones are removed.
+func (l *logFile) backups() (stamps []time.Time, errs error) {
+	dir := filepath.Dir(l.path)
+	entries, errs := os.ReadDir(dir)
 	for _, e := range entries {
-		path, torn := strings.CutSuffix(filepath.Join(dir, e.Name()), ".gz.tmp")
-		if stamp, ours := parseBackupName(limits.File, path); !ours || !e.Type().IsRegular() {
-			continue
-		} else if torn {
-			errs = append(errs, removeFile(path+".gz.tmp"))
-		} else {
+		path := filepath.Join(dir, e.Name())
+		name, torn := strings.CutSuffix(path, ".gz.tmp")
+		stamp, ours := parseBackupName(l.path, name)
+		switch {
+		case !ours || !e.Type().IsRegular():
+		case torn:
+			errs = errors.Join(errs, removeFile(path))
+		default:
 			stamps = append(stamps, stamp)
 		}
 	}
-	stamps = slices.Compact(stamps) // x.log and x.log.gz are one backup
-	for i, stamp := range stamps {
-		path := backupName(limits.File, stamp)
-		switch {
-		case l.closed.Load():
-			return
-		case limits.MaxBackups > 0 && len(stamps)-i > limits.MaxBackups, maxAge > 0 && time.Since(stamp) > maxAge:
-			errs = append(errs, removeFile(path), removeFile(path+".gz"))
-		case exists(path + ".gz"):
-			errs = append(errs, removeFile(path))
-		case limits.Compress:
-			errs = append(errs, l.compress(path))
-		}
-	}
-	if err := errors.Join(errs...); err != nil && !l.closed.Load() {
-		l.complain("backups", err)
-	}
+	return slices.Compact(stamps), errs // x.log and x.log.gz are one backup
 }
 
 // compress replaces path by path.gz.
@@ -288,7 +331,8 @@ func (l *logFile) gzip(from, to string) error {
 	}
 	zip := gzip.NewWriter(dst)
 	for err == nil { // in pieces, so that a stop need not wait for a large file
-		if _, err = io.CopyN(zip, src, 1<<20); err == nil && l.closed.Load() {
+		_, err = io.CopyN(zip, src, 1<<20)
+		if err == nil && l.closed.Load() {
 			err = fs.ErrClosed
 		}
 	}
@@ -306,13 +350,9 @@ func backupName(path string, t time.Time) string {
 
 // parseBackupName reads the time from the name of a backup of path, gzipped or not; false for every other name.
 func parseBackupName(path, name string) (time.Time, bool) {
-	stamp := strings.TrimPrefix(name, strings.TrimSuffix(path, filepath.Ext(path))+"-")
+	before := strings.TrimSuffix(path, filepath.Ext(path)) + "-"
+	stamp := strings.TrimPrefix(name, before)
 	t, err := time.Parse(backupStamp, stamp[:min(len(stamp), len(backupStamp))])
 	plain := backupName(path, t) // compared, because time.Parse also takes forms that Format does not make
 	return t, err == nil && (name == plain || name == plain+".gz")
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
 }

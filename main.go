@@ -31,13 +31,24 @@ func main() {
 	name := strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")
 	executable, _ := os.Executable() // "" where the system does not tell
 	userHome, _ := os.UserHomeDir()
-	p := process{args: os.Args[1:], executable: cmp.Or(executable, os.Args[0]), getenv: os.Getenv, userHome: cmp.Or(userHome, "/"),
-		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, queries: queries, version: version}
-	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
-		p.stdoutWidth = width
+	width, _, err := term.GetSize(int(os.Stdout.Fd()))
+	if err != nil {
+		width = 0 // no terminal
 	}
+	args := os.Args[1:]
 	if name == "daemon" {
-		p.args = append([]string{"daemon"}, p.args...)
+		args = append([]string{"daemon"}, args...)
 	}
-	os.Exit(runCLI(context.Background(), p))
+	os.Exit(runCLI(context.Background(), process{
+		args:        args,
+		executable:  cmp.Or(executable, os.Args[0]),
+		getenv:      os.Getenv,
+		userHome:    cmp.Or(userHome, "/"),
+		stdin:       os.Stdin,
+		stdout:      os.Stdout,
+		stdoutWidth: width,
+		stderr:      os.Stderr,
+		queries:     queries,
+		version:     version,
+	}))
 }

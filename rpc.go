@@ -4,14 +4,12 @@ package main
 // interceptor does for every call what all calls need: the caller's identity, the version header, panics, errors.
 // Here are also the RPCs about the daemon, environments and logins; those about jobs and schedules are in rpc_jobs.go.
 //
-// A handler may return an answer beside an error, for gRPC sends the error alone; and it may read on with the zero value
-// that came with an error, as long as the first one is what it returns.
+// A handler may return an answer beside the error of its last call: gRPC sends the error alone.
 //
 // The typed provider RPCs have no code of their own: their table is in daemon.proto (option command), and the
 // interceptor turns each into the submit of its command.
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +40,7 @@ import (
 const (
 	versionHeader   = "honeydew-version"
 	errorDomain     = "honeydew"
-	maxMessageBytes = 64 << 20 // of a request: batches are large, and a payload over 1 MiB gets a better answer than gRPC's
+	maxMessageBytes = 64 << 20 // of a request: batches are large, and a large payload gets a better error than gRPC's
 	maxAnswerBytes  = 3 << 20  // of a job or a page: clients refuse messages over 4 MiB
 	chunkBytes      = 1 << 20
 )
@@ -56,24 +54,33 @@ type rpcServer struct {
 	startedAt time.Time
 	shutdown  func(force bool) // returns at once
 	problems  func() []string
-	header    metadata.MD       // of every answer; this and the next are filled in by newGRPCServer
-	typed     map[string]string // commands of the typed RPCs, by full method
-	// largeResults holds a token for each large result on its way to a watcher.
-	largeResults chan struct{}
+
+	// newGRPCServer fills in the rest.
+	header       metadata.MD       // of every answer
+	typed        map[string]string // commands of the typed RPCs, by full method
+	largeResults chan struct{}     // holds a token for each large result on its way to a watcher
 }
 
 // newGRPCServer makes the server with health and reflection. Health is SERVING as long as anybody is answered at all.
 func newGRPCServer(s *rpcServer) *grpc.Server {
 	s.header = metadata.Pairs(versionHeader, s.version)
-	s.typed = map[string]string{}
 	s.largeResults = make(chan struct{}, maxLargeResults)
+	s.typed = map[string]string{}
 	methods := pb.File_daemon_proto.Services().ByName("Daemon").Methods()
 	for i := range methods.Len() {
 		m := methods.Get(i)
-		s.typed["/"+pb.Daemon_ServiceDesc.ServiceName+"/"+string(m.Name())] = proto.GetExtension(m.Options(), pb.E_Command).(string)
+		fullName := fmt.Sprintf("/%s/%s", pb.Daemon_ServiceDesc.ServiceName, m.Name())
+		command := proto.GetExtension(m.Options(), pb.E_Command)
+		s.typed[fullName] = command.(string)
 	}
-	server := grpc.NewServer(grpc.Creds(peerCredentials{}), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
-		grpc.InTapHandle(s.admit), grpc.MaxRecvMsgSize(maxMessageBytes), grpc.WaitForHandlers(true))
+	server := grpc.NewServer(
+		grpc.Creds(peerCredentials{}),
+		grpc.InTapHandle(s.admit),
+		grpc.UnaryInterceptor(s.unary),
+		grpc.StreamInterceptor(s.stream),
+		grpc.MaxRecvMsgSize(maxMessageBytes),
+		grpc.WaitForHandlers(true),
+	)
 	pb.RegisterDaemonServer(server, s)
 	checker := health.NewServer()
 	checker.SetServingStatus(pb.Daemon_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
@@ -82,8 +89,15 @@ func newGRPCServer(s *rpcServer) *grpc.Server {
 	return server
 }
 
-func (s *rpcServer) unary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (out any, err error) {
-	defer func() { err = s.outcome(ctx, info.FullMethod, recover(), err) }()
+func (s *rpcServer) unary(
+	ctx context.Context,
+	in any,
+	info *grpc.UnaryServerInfo,
+	handler grpc.UnaryHandler,
+) (out any, err error) {
+	defer func() {
+		err = s.outcome(ctx, info.FullMethod, recover(), err)
+	}()
 	if err := grpc.SetHeader(ctx, s.header); err != nil {
 		return nil, err
 	}
@@ -93,24 +107,36 @@ func (s *rpcServer) unary(ctx context.Context, in any, info *grpc.UnaryServerInf
 	return handler(ctx, in)
 }
 
-func (s *rpcServer) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
-	defer func() { err = s.outcome(ss.Context(), info.FullMethod, recover(), err) }()
-	if err := ss.SetHeader(s.header); err != nil {
+func (s *rpcServer) stream(
+	server any,
+	stream grpc.ServerStream,
+	info *grpc.StreamServerInfo,
+	handler grpc.StreamHandler,
+) (err error) {
+	defer func() {
+		err = s.outcome(stream.Context(), info.FullMethod, recover(), err)
+	}()
+	if err := stream.SetHeader(s.header); err != nil {
 		return err
 	}
-	return handler(srv, ss)
+	return handler(server, stream)
 }
 
 // admit refuses other users, before anything of a request is read.
 func (s *rpcServer) admit(ctx context.Context, _ *tap.Info) (context.Context, error) {
-	p, ok := peer.FromContext(ctx)
+	caller, ok := peer.FromContext(ctx)
 	if !ok {
 		return ctx, nil
 	}
-	info, ok := p.AuthInfo.(peerInfo)
+	info, ok := caller.AuthInfo.(peerInfo)
 	if ok && info.known && info.uid != os.Getuid() {
-		refusal := errorf(codePermissionDenied, "this daemon belongs to uid %d, and you are uid %d", os.Getuid(), info.uid).
-			hint("start a daemon of your own with: honeydew start")
+		refusal := errorf(
+			codePermissionDenied,
+			"this daemon belongs to uid %d, and you are uid %d",
+			os.Getuid(),
+			info.uid,
+		)
+		refusal.Hint = "start a daemon of your own with: honeydew start"
 		return ctx, toStatus(refusal).Err()
 	}
 	return ctx, nil
@@ -118,8 +144,13 @@ func (s *rpcServer) admit(ctx context.Context, _ *tap.Info) (context.Context, er
 
 // submitTyped submits command with the request's fields as its payload; fields at their zero value are not given. On
 // the wire every provider response is a SubmitJobResponse: job_id is field 1 of each.
-func (s *rpcServer) submitTyped(ctx context.Context, command string, in protoreflect.Message) (*pb.SubmitJobResponse, error) {
-	payload, submit := map[string]any{}, &pb.SubmitJobRequest{Command: command}
+func (s *rpcServer) submitTyped(
+	ctx context.Context,
+	command string,
+	in protoreflect.Message,
+) (*pb.SubmitJobResponse, error) {
+	submit := &pb.SubmitJobRequest{Command: command}
+	payload := map[string]any{}
 	in.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		if f.Name() == "priority" {
 			submit.Priority = int32(v.Int())
@@ -129,7 +160,8 @@ func (s *rpcServer) submitTyped(ctx context.Context, command string, in protoref
 		return true
 	})
 	var err error
-	if submit.Payload, err = structpb.NewStruct(payload); err != nil {
+	submit.Payload, err = structpb.NewStruct(payload)
+	if err != nil {
 		return nil, err
 	}
 	return s.SubmitJob(ctx, submit)
@@ -138,7 +170,11 @@ func (s *rpcServer) submitTyped(ctx context.Context, command string, in protoref
 // outcome turns a panic or an error into a status. A caller that is gone has no use for one, and its going is no fault.
 func (s *rpcServer) outcome(ctx context.Context, method string, panicked any, err error) error {
 	if panicked != nil {
-		s.log.Error("panic in a request", "method", method, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+		s.log.Error("panic in a request",
+			"method", method,
+			"panic", fmt.Sprint(panicked),
+			"stack", string(debug.Stack()),
+		)
 		return toStatus(errorf(codeInternal, "a bug in honeydew; the log has the details")).Err()
 	}
 	if err == nil {
@@ -161,76 +197,140 @@ func toStatus(err error) *status.Status {
 		if st, ok := status.FromError(err); ok {
 			return st
 		}
-		if st := status.FromContextError(err); st.Code() != codes.Unknown {
+		st := status.FromContextError(err)
+		if st.Code() != codes.Unknown {
 			return st
 		}
-		e = &Error{Code: codeInternal, Message: "an error inside honeydew; the log has the details"}
+		e = errorf(codeInternal, "an error inside honeydew; the log has the details")
 	}
-	code := cmp.Or(map[string]codes.Code{
-		codeInvalidArgument: codes.InvalidArgument, codeUnknownCommand: codes.InvalidArgument, codeNotFound: codes.NotFound,
-		codeAlreadyExists: codes.AlreadyExists, codeFailedPrecondition: codes.FailedPrecondition, codePermissionDenied: codes.PermissionDenied,
-		codeLoginRefused: codes.Unauthenticated, codeAuthRequired: codes.Unauthenticated, codeAuthExpired: codes.Unauthenticated,
-		codeAuthInvalid: codes.Unauthenticated, codeAPIUnreachable: codes.Unavailable, codeShuttingDown: codes.Unavailable,
-		codeAuthNetwork: codes.Unavailable, codeStorageFailed: codes.Unavailable, codeQueueFull: codes.ResourceExhausted,
-		codeStorageFull: codes.ResourceExhausted,
-	}[e.Code], codes.Internal)
 	info := &errdetails.ErrorInfo{Reason: e.Code, Domain: errorDomain}
 	if e.Hint != "" {
 		info.Metadata = map[string]string{"hint": e.Hint}
 	}
-	st := status.New(code, cutText(e.Message, maxErrorTextInBytes))
-	if detailed, err := st.WithDetails(info); err == nil {
-		return detailed
+	plain := status.New(statusCode(e.Code), cutText(e.Message, maxErrorTextInBytes))
+	detailed, err := plain.WithDetails(info)
+	if err != nil {
+		return plain
 	}
-	return st
+	return detailed
+}
+
+func statusCode(code string) codes.Code {
+	switch code {
+	case codeInvalidArgument, codeUnknownCommand:
+		return codes.InvalidArgument
+	case codeNotFound:
+		return codes.NotFound
+	case codeAlreadyExists:
+		return codes.AlreadyExists
+	case codeFailedPrecondition:
+		return codes.FailedPrecondition
+	case codePermissionDenied:
+		return codes.PermissionDenied
+	case codeLoginRefused, codeAuthRequired, codeAuthExpired, codeAuthInvalid:
+		return codes.Unauthenticated
+	case codeAPIUnreachable, codeShuttingDown, codeAuthNetwork, codeStorageFailed:
+		return codes.Unavailable
+	case codeQueueFull, codeStorageFull:
+		return codes.ResourceExhausted
+	}
+	return codes.Internal
 }
 
 // durationField reads a duration between least and most; an empty text is fallback.
-func durationField(field, text string, fallback, least, most time.Duration) (time.Duration, error) {
+func durationField(
+	field, text string,
+	fallback, least, most time.Duration,
+) (time.Duration, error) {
 	if text == "" {
 		return fallback, nil
 	}
 	d, err := parseDuration(text)
 	if err != nil || d < least || d > most {
-		return 0, errorf(codeInvalidArgument, "%s: %q; allowed: a duration from %s to %s, such as 90s or 7d", field, text, least, most)
+		return 0, invalidf("%s: %q; allowed: a duration from %s to %s, such as 90s or 7d", field, text, least, most)
 	}
 	return d, nil
 }
 
 func (s *rpcServer) Ping(context.Context, *pb.PingRequest) (*pb.PingResponse, error) {
-	return &pb.PingResponse{Version: s.version, UptimeSeconds: s.uptime(), Timestamp: timeText(timeNow())}, nil
+	return &pb.PingResponse{
+		Version:       s.version,
+		UptimeSeconds: s.uptime(),
+		Timestamp:     timeText(timeNow()),
+	}, nil
 }
 
-func (s *rpcServer) uptime() int64 { return int64(time.Since(s.startedAt).Seconds()) }
+func (s *rpcServer) uptime() int64 {
+	return int64(time.Since(s.startedAt).Seconds())
+}
 
-func (s *rpcServer) Shutdown(_ context.Context, in *pb.ShutdownRequest) (*pb.ShutdownResponse, error) {
+func (s *rpcServer) Shutdown(
+	_ context.Context,
+	in *pb.ShutdownRequest,
+) (*pb.ShutdownResponse, error) {
 	s.shutdown(in.Force)
 	return &pb.ShutdownResponse{}, nil
 }
 
-func (s *rpcServer) GetStatus(ctx context.Context, _ *pb.GetStatusRequest) (*pb.DaemonStatus, error) {
-	env, err1 := s.store.Environment("")
-	login, err2 := s.auth.Status(ctx, env)
-	schedules, err3 := s.store.Schedules()
-	oldest, err4 := s.store.OldestPending()
-	finished, err5 := s.store.Finished()
+func (s *rpcServer) GetStatus(
+	ctx context.Context,
+	_ *pb.GetStatusRequest,
+) (*pb.DaemonStatus, error) {
+	env, login, err := s.account(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	schedules, err := s.store.Schedules()
+	if err != nil {
+		return nil, err
+	}
+	oldest, err := s.store.OldestPending()
+	if err != nil {
+		return nil, err
+	}
+	finished, err := s.store.Finished()
+	if err != nil {
+		return nil, err
+	}
 	q := s.queue.State(env.Name)
 	return &pb.DaemonStatus{
-		Version: s.version, Pid: int32(os.Getpid()), StartedAt: timeText(s.startedAt), UptimeSeconds: s.uptime(),
-		Workers: int32(s.cfg.Queue.Workers), BusyWorkers: int32(q.Busy), Pending: int32(q.Pending), Running: int32(q.Running),
-		Completed: int32(finished.Completed), Failed: int32(finished.Failed), Cancelled: int32(finished.Cancelled),
-		Schedules: int32(len(schedules)), Environment: env.Name, Authenticated: login.Authenticated, NeedsReauth: login.NeedsReauth,
-		SocketPath: s.cfg.Daemon.SocketPath, DatabasePath: s.cfg.Storage.DatabasePath, DatabaseBytes: s.store.Size(),
-		OldestPendingAt: timeText(oldest), QueuePaused: q.Paused, HeldUntil: timeText(q.HeldUntil), HeldReason: q.HeldReason,
-		Problems: s.problems(),
-	}, cmp.Or(err1, err2, err3, err4, err5)
+		Version:         s.version,
+		Pid:             int32(os.Getpid()),
+		StartedAt:       timeText(s.startedAt),
+		UptimeSeconds:   s.uptime(),
+		Workers:         int32(s.cfg.Queue.Workers),
+		BusyWorkers:     int32(q.Busy),
+		Pending:         int32(q.Pending),
+		Running:         int32(q.Running),
+		Completed:       int32(finished.Completed),
+		Failed:          int32(finished.Failed),
+		Cancelled:       int32(finished.Cancelled),
+		Schedules:       int32(len(schedules)),
+		Environment:     env.Name,
+		Authenticated:   login.Authenticated,
+		NeedsReauth:     login.NeedsReauth,
+		SocketPath:      s.cfg.Daemon.SocketPath,
+		DatabasePath:    s.cfg.Storage.DatabasePath,
+		DatabaseBytes:   s.store.Size(),
+		OldestPendingAt: timeText(oldest),
+		QueuePaused:     q.Paused,
+		HeldUntil:       timeText(q.HeldUntil),
+		HeldReason:      q.HeldReason,
+		Problems:        s.problems(),
+	}, nil
 }
 
-func (s *rpcServer) PauseQueue(context.Context, *pb.PauseQueueRequest) (*pb.PauseQueueResponse, error) {
+func (s *rpcServer) PauseQueue(
+	context.Context,
+	*pb.PauseQueueRequest,
+) (*pb.PauseQueueResponse, error) {
 	return &pb.PauseQueueResponse{}, s.queue.SetPaused(true)
 }
 
-func (s *rpcServer) ResumeQueue(_ context.Context, in *pb.ResumeQueueRequest) (*pb.ResumeQueueResponse, error) {
+func (s *rpcServer) ResumeQueue(
+	_ context.Context,
+	in *pb.ResumeQueueRequest,
+) (*pb.ResumeQueueResponse, error) {
 	if in.ReleaseHolds {
 		if err := s.queue.ReleaseHolds(); err != nil {
 			return nil, err
@@ -239,123 +339,193 @@ func (s *rpcServer) ResumeQueue(_ context.Context, in *pb.ResumeQueueRequest) (*
 	return &pb.ResumeQueueResponse{}, s.queue.SetPaused(false)
 }
 
-func (s *rpcServer) Prune(ctx context.Context, in *pb.PruneRequest) (*pb.PruneResponse, error) {
+func (s *rpcServer) Prune(
+	ctx context.Context,
+	in *pb.PruneRequest,
+) (*pb.PruneResponse, error) {
 	age, err := durationField("older_than", in.OlderThan, s.cfg.Storage.Retention, 0, maxConfigDuration)
-	if age == 0 && in.OlderThan == "" {
-		err = errorf(codeInvalidArgument, "older_than: missing, and storage.retention is 0").hint("name an age such as 720h or 30d")
-	}
 	if err != nil {
 		return nil, err
 	}
-	n, err := s.store.Prune(ctx, timeNow().Add(-age).Add(time.Millisecond), in.DryRun)
+	if age == 0 && in.OlderThan == "" {
+		return nil, invalidf("older_than: missing, and storage.retention is 0").
+			hint("name an age such as 720h or 30d")
+	}
+	cutoff := timeNow().Add(time.Millisecond - age)
+	n, err := s.store.Prune(ctx, cutoff, in.DryRun)
 	return &pb.PruneResponse{Jobs: n}, err
 }
 
-func (s *rpcServer) Backup(ctx context.Context, in *pb.BackupRequest) (*pb.BackupResponse, error) {
+func (s *rpcServer) Backup(
+	ctx context.Context,
+	in *pb.BackupRequest,
+) (*pb.BackupResponse, error) {
 	if !filepath.IsAbs(in.Path) {
-		return nil, errorf(codeInvalidArgument, "path: %q is not absolute", in.Path)
+		return nil, invalidf("path: %q is not absolute", in.Path)
 	}
 	n, err := s.store.Backup(ctx, in.Path)
 	return &pb.BackupResponse{Bytes: n}, err
 }
 
-func (s *rpcServer) Login(ctx context.Context, in *pb.LoginRequest) (*pb.LoginResponse, error) {
+func (s *rpcServer) Login(
+	ctx context.Context,
+	in *pb.LoginRequest,
+) (*pb.LoginResponse, error) {
 	env, err := s.store.Environment(in.Environment)
 	if err != nil {
 		return nil, err
 	}
 	login, err := s.auth.Login(ctx, env, in.Username, in.Password)
-	return &pb.LoginResponse{Environment: env.Name, Username: in.Username, AccessTokenExpires: timeText(login.AccessExpires),
-		RefreshTokenExpires: timeText(login.RefreshExpires)}, err
+	return &pb.LoginResponse{
+		Environment:         env.Name,
+		Username:            in.Username,
+		AccessTokenExpires:  timeText(login.AccessExpires),
+		RefreshTokenExpires: timeText(login.RefreshExpires),
+	}, err
 }
 
-func (s *rpcServer) Logout(ctx context.Context, in *pb.LogoutRequest) (*pb.LogoutResponse, error) {
+func (s *rpcServer) Logout(
+	ctx context.Context,
+	in *pb.LogoutRequest,
+) (*pb.LogoutResponse, error) {
 	env, err := s.store.Environment(in.Environment)
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.auth.Logout(env)
-	return &pb.LogoutResponse{LoggedOut: out}, err
+	loggedOut, err := s.auth.Logout(env)
+	return &pb.LogoutResponse{LoggedOut: loggedOut}, err
 }
 
-func (s *rpcServer) GetAuthStatus(ctx context.Context, in *pb.GetAuthStatusRequest) (*pb.AuthStatus, error) {
-	env, err1 := s.store.Environment(in.Environment)
-	login, err2 := s.auth.Status(ctx, env)
-	failed, err3 := s.store.AuthFailures(env)
-	return &pb.AuthStatus{Authenticated: login.Authenticated, Username: login.Username, NeedsReauth: login.NeedsReauth,
-		AccessTokenExpires: timeText(login.AccessExpires), RefreshTokenExpires: timeText(login.RefreshExpires),
-		FailedAuthJobs: int32(failed), Environment: env.Name}, cmp.Or(err1, err2, err3)
+func (s *rpcServer) GetAuthStatus(
+	ctx context.Context,
+	in *pb.GetAuthStatusRequest,
+) (*pb.AuthStatus, error) {
+	env, login, err := s.account(ctx, in.Environment)
+	if err != nil {
+		return nil, err
+	}
+	failed, err := s.store.AuthFailures(env)
+	return &pb.AuthStatus{
+		Authenticated:       login.Authenticated,
+		Username:            login.Username,
+		NeedsReauth:         login.NeedsReauth,
+		AccessTokenExpires:  timeText(login.AccessExpires),
+		RefreshTokenExpires: timeText(login.RefreshExpires),
+		FailedAuthJobs:      int32(failed),
+		Environment:         env.Name,
+	}, err
 }
 
-// environment is one on the wire.
-func (s *rpcServer) environment(ctx context.Context, e Environment) (*pb.Environment, error) {
-	login, err := s.auth.Status(ctx, e)
-	return &pb.Environment{Name: e.Name, BaseUrl: e.BaseURL, Description: e.Description, Active: e.Active,
-		CreatedAt: timeText(e.CreatedAt), Authenticated: login.Authenticated}, err
+// account is the environment of this name, the active one for "", and the login there.
+func (s *rpcServer) account(ctx context.Context, name string) (Environment, AuthState, error) {
+	env, err := s.store.Environment(name)
+	if err != nil {
+		return env, AuthState{}, err
+	}
+	login, err := s.auth.Status(ctx, env)
+	return env, login, err
 }
 
-// environmentNamed is the one of this name, the active one for "".
-func (s *rpcServer) environmentNamed(ctx context.Context, name string) (*pb.Environment, error) {
-	e, err1 := s.store.Environment(name)
-	out, err2 := s.environment(ctx, e)
-	return out, cmp.Or(err1, err2)
+// environment is the account of this name on the wire.
+func (s *rpcServer) environment(ctx context.Context, name string) (*pb.Environment, error) {
+	env, login, err := s.account(ctx, name)
+	return environmentMessage(env, login), err
 }
 
-func (s *rpcServer) AddEnvironment(ctx context.Context, in *pb.AddEnvironmentRequest) (*pb.AddEnvironmentResponse, error) {
+func environmentMessage(env Environment, login AuthState) *pb.Environment {
+	return &pb.Environment{
+		Name:          env.Name,
+		BaseUrl:       env.BaseURL,
+		Description:   env.Description,
+		Active:        env.Active,
+		CreatedAt:     timeText(env.CreatedAt),
+		Authenticated: login.Authenticated,
+	}
+}
+
+func (s *rpcServer) AddEnvironment(
+	ctx context.Context,
+	in *pb.AddEnvironmentRequest,
+) (*pb.AddEnvironmentResponse, error) {
 	if err := checkName("name", in.Name); err != nil {
 		return nil, err
 	}
 	if err := checkBaseURL(in.BaseUrl); err != nil {
-		return nil, errorf(codeInvalidArgument, "base_url: %w", err)
+		return nil, invalidf("base_url: %w", err)
 	}
 	if strings.ContainsFunc(in.Description, unicode.IsControl) || len(in.Description) > maxErrorTextInBytes {
-		return nil, errorf(codeInvalidArgument, "description: at most %d bytes, no control characters", maxErrorTextInBytes)
+		return nil, invalidf("description: at most %d bytes, no control characters", maxErrorTextInBytes)
 	}
-	if err := s.store.AddEnvironment(Environment{ID: newID(), Name: in.Name, BaseURL: in.BaseUrl, Description: in.Description,
-		Active: in.SetActive, CreatedAt: timeNow()}); err != nil {
+	err := s.store.AddEnvironment(Environment{
+		ID:          newID(),
+		Name:        in.Name,
+		BaseURL:     in.BaseUrl,
+		Description: in.Description,
+		Active:      in.SetActive,
+		CreatedAt:   timeNow(),
+	})
+	if err != nil {
 		return nil, err
 	}
-	e, err := s.environmentNamed(ctx, in.Name)
-	return &pb.AddEnvironmentResponse{Environment: e}, err
+	env, err := s.environment(ctx, in.Name)
+	return &pb.AddEnvironmentResponse{Environment: env}, err
 }
 
-func (s *rpcServer) RemoveEnvironment(ctx context.Context, in *pb.RemoveEnvironmentRequest) (*pb.RemoveEnvironmentResponse, error) {
+func (s *rpcServer) RemoveEnvironment(
+	_ context.Context,
+	in *pb.RemoveEnvironmentRequest,
+) (*pb.RemoveEnvironmentResponse, error) {
 	if err := checkName("name", in.Name); err != nil {
 		return nil, err
 	}
-	e, err := s.store.Environment(in.Name)
+	env, err := s.store.Environment(in.Name)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.store.RemoveEnvironment(in.Name); err != nil {
 		return nil, err
 	}
-	s.auth.Forget(e.ID)
+	s.auth.Forget(env.ID)
 	return &pb.RemoveEnvironmentResponse{}, nil
 }
 
-func (s *rpcServer) ListEnvironments(ctx context.Context, _ *pb.ListEnvironmentsRequest) (*pb.ListEnvironmentsResponse, error) {
+func (s *rpcServer) ListEnvironments(
+	ctx context.Context,
+	_ *pb.ListEnvironmentsRequest,
+) (*pb.ListEnvironmentsResponse, error) {
 	all, err := s.store.Environments()
-	out := &pb.ListEnvironmentsResponse{}
-	for _, e := range all {
-		msg, bad := s.environment(ctx, e)
-		out.Environments, err = append(out.Environments, msg), cmp.Or(err, bad)
+	if err != nil {
+		return nil, err
 	}
-	return out, err
+	out := &pb.ListEnvironmentsResponse{}
+	for _, env := range all {
+		login, err := s.auth.Status(ctx, env)
+		if err != nil {
+			return nil, err
+		}
+		out.Environments = append(out.Environments, environmentMessage(env, login))
+	}
+	return out, nil
 }
 
-func (s *rpcServer) SetActiveEnvironment(c context.Context, in *pb.SetActiveEnvironmentRequest) (*pb.SetActiveEnvironmentResponse, error) {
+func (s *rpcServer) SetActiveEnvironment(
+	ctx context.Context,
+	in *pb.SetActiveEnvironmentRequest,
+) (*pb.SetActiveEnvironmentResponse, error) {
 	if err := checkName("name", in.Name); err != nil {
 		return nil, err
 	}
 	if err := s.store.SetActiveEnvironment(in.Name); err != nil {
 		return nil, err
 	}
-	e, err := s.environmentNamed(c, in.Name)
-	return &pb.SetActiveEnvironmentResponse{Environment: e, NeedsAuth: !e.Authenticated}, err
+	env, err := s.environment(ctx, in.Name)
+	return &pb.SetActiveEnvironmentResponse{Environment: env, NeedsAuth: !env.Authenticated}, err
 }
 
-func (s *rpcServer) GetActiveEnvironment(c context.Context, _ *pb.GetActiveEnvironmentRequest) (*pb.GetActiveEnvironmentResponse, error) {
-	e, err := s.environmentNamed(c, "")
-	return &pb.GetActiveEnvironmentResponse{Environment: e}, err
+func (s *rpcServer) GetActiveEnvironment(
+	ctx context.Context,
+	_ *pb.GetActiveEnvironmentRequest,
+) (*pb.GetActiveEnvironmentResponse, error) {
+	env, err := s.environment(ctx, "")
+	return &pb.GetActiveEnvironmentResponse{Environment: env}, err
 }

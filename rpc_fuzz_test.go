@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"testing"
 	"time"
@@ -33,7 +32,7 @@ func FuzzSubmitRequest(f *testing.F) {
 		if proto.Unmarshal(raw, in) != nil {
 			return
 		}
-		j, err := s.jobOf(context.Background(), in)
+		j, err := s.jobOf(in)
 		if err != nil {
 			if code := codeOf(err); code == codeInternal || toStatus(err).Message() == "" {
 				t.Errorf("%v is answered with %v", in, err)

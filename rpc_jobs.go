@@ -27,29 +27,39 @@ const (
 )
 
 // jobOf checks everything about a request and makes its job; nothing is stored yet.
-func (s *rpcServer) jobOf(ctx context.Context, in *pb.SubmitJobRequest) (*Job, error) {
-	env, err1 := s.store.Environment(in.Environment)
-	payload, err2 := payloadMap(in.Payload)
-	j := &Job{Command: in.Command, Priority: in.Priority, CreatedAt: timeNow(), Environment: env.Name, IdempotencyKey: in.IdempotencyKey}
-	err3 := s.fill(j, payload, time.Time{})
-	timeout, err4 := durationField("timeout", in.Timeout, s.cfg.API.Timeout, time.Millisecond, maxTimeout)
-	err := cmp.Or(err1, err2, err3, err4)
+func (s *rpcServer) jobOf(in *pb.SubmitJobRequest) (*Job, error) {
+	env, err := s.store.Environment(in.Environment)
 	if err != nil {
 		return nil, err
 	}
-	j.Timeout = timeout
-	if j.MaxRetries, err = retriesField(in.MaxRetries, j.MaxRetries); err != nil {
+	payload, err := payloadMap(in.Payload)
+	if err != nil {
 		return nil, err
 	}
-	if in.RunAfter != "" {
-		at, err := time.Parse(time.RFC3339, in.RunAfter)
-		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // another year could not be read back
-			return nil, errorf(codeInvalidArgument, "run_after: %q; allowed: an RFC 3339 time such as 2026-01-02T15:04:05Z", in.RunAfter)
-		}
-		j.NextAttemptAt = at.Truncate(time.Millisecond)
+	j := &Job{
+		Command:        in.Command,
+		Priority:       in.Priority,
+		CreatedAt:      timeNow(),
+		Environment:    env.Name,
+		IdempotencyKey: in.IdempotencyKey,
+	}
+	if err := s.fill(j, payload, time.Time{}); err != nil {
+		return nil, err
+	}
+	j.Timeout, err = timeoutField(in.Timeout, j.Timeout)
+	if err != nil {
+		return nil, err
+	}
+	j.MaxRetries, err = retriesField(in.MaxRetries, j.MaxRetries)
+	if err != nil {
+		return nil, err
+	}
+	j.NextAttemptAt, err = runAfterField(in.RunAfter)
+	if err != nil {
+		return nil, err
 	}
 	if len(in.IdempotencyKey) > maxKeyBytes {
-		return nil, errorf(codeInvalidArgument, "idempotency_key: longer than %d bytes", maxKeyBytes)
+		return nil, invalidf("idempotency_key: longer than %d bytes", maxKeyBytes)
 	}
 	if in.IdempotencyKey != "" {
 		j.SubmittedPayload, err = payloadJSON(payload)
@@ -57,16 +67,32 @@ func (s *rpcServer) jobOf(ctx context.Context, in *pb.SubmitJobRequest) (*Job, e
 	return j, err
 }
 
+// runAfterField reads run_after. A year that timeText does not write could not be read back.
+func runAfterField(text string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	year := at.UTC().Year()
+	if err != nil || year < 1 || year > 9999 {
+		return time.Time{}, invalidf("run_after: %q; allowed: an RFC 3339 time such as 2026-01-02T15:04:05Z", text)
+	}
+	return at.Truncate(time.Millisecond), nil
+}
+
 // payloadMap refuses what is large as a message, though it may be small as JSON: it is sent back as one.
 func payloadMap(payload *structpb.Struct) (map[string]any, error) {
 	if size := proto.Size(payload); size > 2*maxPayloadBytes {
-		return nil, errorf(codeInvalidArgument, "payload: %d bytes; at most %d are allowed", size, maxPayloadBytes)
+		return nil, invalidf("payload: %d bytes; at most %d are allowed", size, maxPayloadBytes)
 	}
 	return payload.AsMap(), nil
 }
 
-func (s *rpcServer) SubmitJob(ctx context.Context, in *pb.SubmitJobRequest) (*pb.SubmitJobResponse, error) {
-	j, err := s.jobOf(ctx, in)
+func (s *rpcServer) SubmitJob(
+	_ context.Context,
+	in *pb.SubmitJobRequest,
+) (*pb.SubmitJobResponse, error) {
+	j, err := s.jobOf(in)
 	if err != nil {
 		return nil, err
 	}
@@ -74,39 +100,50 @@ func (s *rpcServer) SubmitJob(ctx context.Context, in *pb.SubmitJobRequest) (*pb
 	if err != nil {
 		return nil, err
 	}
-	return &pb.SubmitJobResponse{JobId: stored[0].ID, Existing: stored[0].Existing}, nil
+	return submitted(stored[0]), nil
 }
 
-func (s *rpcServer) SubmitJobs(ctx context.Context, in *pb.SubmitJobsRequest) (*pb.SubmitJobsResponse, error) {
-	out := &pb.SubmitJobsResponse{}
-	if len(in.Jobs) == 0 {
-		return out, nil
-	}
-	jobs := make([]*Job, len(in.Jobs))
-	for i, r := range in.Jobs {
-		var err error
-		if jobs[i], err = s.jobOf(ctx, r); err != nil {
-			if e, ok := errors.AsType[*Error](err); ok {
-				return nil, errorf(e.Code, "jobs[%d]: %s", i, e.Message).hint("%s", e.Hint)
-			}
+func (s *rpcServer) SubmitJobs(
+	_ context.Context,
+	in *pb.SubmitJobsRequest,
+) (*pb.SubmitJobsResponse, error) {
+	var jobs []*Job
+	for i, request := range in.Jobs {
+		j, err := s.jobOf(request)
+		if e, ok := errors.AsType[*Error](err); ok {
+			return nil, errorf(e.Code, "jobs[%d]: %s", i, e.Message).hint("%s", e.Hint)
+		}
+		if err != nil {
 			return nil, err
 		}
+		jobs = append(jobs, j)
+	}
+	out := &pb.SubmitJobsResponse{}
+	if jobs == nil {
+		return out, nil
 	}
 	stored, err := s.queue.Submit(jobs...)
-	if err != nil {
-		return nil, err
-	}
 	for _, j := range stored {
-		out.Jobs = append(out.Jobs, &pb.SubmitJobResponse{JobId: j.ID, Existing: j.Existing})
+		out.Jobs = append(out.Jobs, submitted(j))
 	}
-	return out, nil
+	return out, err
 }
 
-func (s *rpcServer) CancelJob(_ context.Context, in *pb.CancelJobRequest) (*pb.CancelJobResponse, error) {
+func submitted(j *Job) *pb.SubmitJobResponse {
+	return &pb.SubmitJobResponse{JobId: j.ID, Existing: j.Existing}
+}
+
+func (s *rpcServer) CancelJob(
+	_ context.Context,
+	in *pb.CancelJobRequest,
+) (*pb.CancelJobResponse, error) {
 	return &pb.CancelJobResponse{Status: statusCancelled}, s.queue.Cancel(in.JobId)
 }
 
-func (s *rpcServer) RetryJob(_ context.Context, in *pb.RetryJobRequest) (*pb.RetryJobResponse, error) {
+func (s *rpcServer) RetryJob(
+	_ context.Context,
+	in *pb.RetryJobRequest,
+) (*pb.RetryJobResponse, error) {
 	j, err := s.queue.Retry(in.JobId)
 	if err != nil {
 		return nil, err
@@ -114,7 +151,10 @@ func (s *rpcServer) RetryJob(_ context.Context, in *pb.RetryJobRequest) (*pb.Ret
 	return &pb.RetryJobResponse{JobId: j.ID}, nil
 }
 
-func (s *rpcServer) GetJobStatus(_ context.Context, in *pb.GetJobStatusRequest) (*pb.JobStatus, error) {
+func (s *rpcServer) GetJobStatus(
+	_ context.Context,
+	in *pb.GetJobStatusRequest,
+) (*pb.JobStatus, error) {
 	j, err := s.store.Job(in.JobId, maxAnswerBytes)
 	if err != nil {
 		return nil, err
@@ -128,23 +168,39 @@ func (s *rpcServer) GetJobStatus(_ context.Context, in *pb.GetJobStatusRequest) 
 // jobStatus is a job on the wire. Its result is left out where the message would be too large.
 func jobStatus(j *Job, withResult bool) (*pb.JobStatus, error) {
 	out := &pb.JobStatus{
-		JobId: j.ID, Command: j.Command, Payload: &structpb.Struct{}, Priority: j.Priority, Status: j.Status,
-		Error: cutText(j.Error, 4*maxErrorTextInBytes), ErrorCode: j.ErrorCode, RetryCount: j.RetryCount, MaxRetries: j.MaxRetries,
-		CreatedAt: timeText(j.CreatedAt), UpdatedAt: timeText(j.UpdatedAt), StartedAt: timeText(j.StartedAt),
-		CompletedAt: timeText(j.CompletedAt), NextAttemptAt: timeText(j.NextAttemptAt), Environment: j.Environment, Schedule: j.Schedule,
-		ResultBytes: max(j.ResultBytes, int64(len(j.Result))), RetriedBy: j.RetriedBy,
+		JobId:         j.ID,
+		Command:       j.Command,
+		Payload:       &structpb.Struct{},
+		Priority:      j.Priority,
+		Status:        j.Status,
+		Error:         cutText(j.Error, 4*maxErrorTextInBytes),
+		ErrorCode:     j.ErrorCode,
+		RetryCount:    j.RetryCount,
+		MaxRetries:    j.MaxRetries,
+		CreatedAt:     timeText(j.CreatedAt),
+		UpdatedAt:     timeText(j.UpdatedAt),
+		StartedAt:     timeText(j.StartedAt),
+		CompletedAt:   timeText(j.CompletedAt),
+		NextAttemptAt: timeText(j.NextAttemptAt),
+		Environment:   j.Environment,
+		Schedule:      j.Schedule,
+		ResultBytes:   max(j.ResultBytes, int64(len(j.Result))),
+		RetriedBy:     j.RetriedBy,
 	}
 	err := out.Payload.UnmarshalJSON(j.Payload)
 	if withResult && out.ResultBytes > 0 {
-		tooLarge := int64(proto.Size(out))+out.ResultBytes > maxAnswerBytes
-		if out.ResultOmitted = tooLarge || j.Result == ""; !out.ResultOmitted {
+		out.ResultOmitted = j.Result == "" || int64(proto.Size(out))+out.ResultBytes > maxAnswerBytes
+		if !out.ResultOmitted {
 			out.Result = j.Result
 		}
 	}
 	return out, err
 }
 
-func (s *rpcServer) WatchJob(in *pb.WatchJobRequest, out grpc.ServerStreamingServer[pb.JobStatus]) error {
+func (s *rpcServer) WatchJob(
+	in *pb.WatchJobRequest,
+	out grpc.ServerStreamingServer[pb.JobStatus],
+) error {
 	w, err := s.queue.Watch(in.JobId)
 	if err != nil {
 		return err
@@ -154,22 +210,27 @@ func (s *rpcServer) WatchJob(in *pb.WatchJobRequest, out grpc.ServerStreamingSer
 		select {
 		case j, ok := <-w.C:
 			if !ok {
-				return errorf(codeShuttingDown, "the daemon is stopping, or this client reads too slowly").hint("watch the job again")
+				return errorf(codeShuttingDown, "the daemon is stopping, or this client reads too slowly").
+					hint("watch the job again")
 			}
 			if j.finished() {
 				return s.sendEnd(j, out)
 			}
-			msg, err := jobStatus(j, false)
-			if err != nil {
-				return err
-			}
-			if err := out.Send(msg); err != nil {
+			if err := sendStatus(j, false, out); err != nil {
 				return err
 			}
 		case <-out.Context().Done():
 			return out.Context().Err()
 		}
 	}
+}
+
+func sendStatus(j *Job, withResult bool, out grpc.ServerStreamingServer[pb.JobStatus]) error {
+	msg, err := jobStatus(j, withResult)
+	if err != nil {
+		return err
+	}
+	return out.Send(msg)
 }
 
 // sendEnd sends the last message of a watch, with the result where that is small or few are on their way: a client that
@@ -188,15 +249,14 @@ func (s *rpcServer) sendEnd(j *Job, out grpc.ServerStreamingServer[pb.JobStatus]
 	if err != nil {
 		return err
 	}
-	msg, err := jobStatus(j, true)
-	if err != nil {
-		return err
-	}
-	return out.Send(msg)
+	return sendStatus(j, true, out)
 }
 
 // GetJobResult reads a result part by part: a client that does not go on reading keeps no more than one in memory.
-func (s *rpcServer) GetJobResult(in *pb.GetJobResultRequest, out grpc.ServerStreamingServer[pb.ResultChunk]) error {
+func (s *rpcServer) GetJobResult(
+	in *pb.GetJobResultRequest,
+	out grpc.ServerStreamingServer[pb.ResultChunk],
+) error {
 	j, err := s.store.Job(in.JobId, 0)
 	if err != nil {
 		return err
@@ -211,7 +271,8 @@ func (s *rpcServer) GetJobResult(in *pb.GetJobResultRequest, out grpc.ServerStre
 			return err
 		}
 		for chunk := range slices.Chunk(part, chunkBytes) {
-			if err := out.Send(&pb.ResultChunk{Data: chunk}); err != nil {
+			err := out.Send(&pb.ResultChunk{Data: chunk})
+			if err != nil {
 				return err
 			}
 		}
@@ -231,15 +292,18 @@ func filterOf(in *pb.ListJobsRequest, now time.Time) (f JobFilter, err error) {
 		MaxBytes:  maxAnswerBytes,
 	}
 	if in.Limit < 0 {
-		return f, errorf(codeInvalidArgument, "limit: %d; allowed: 1 to 1000", in.Limit)
+		return f, invalidf("limit: %d; allowed: 1 to 1000", in.Limit)
 	}
-	states := []string{statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled}
-	if err := oneOf("status", cmp.Or(in.Status, statusPending), states...); err != nil {
-		return f, err
+	if in.Status != "" {
+		err := oneOf("status", in.Status, statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled)
+		if err != nil {
+			return f, err
+		}
 	}
 	if in.PageToken != "" { // the place of the last job of the page before
-		if f.Before, err = strconv.ParseInt(in.PageToken, 36, 64); err != nil || f.Before < 0 {
-			return f, errorf(codeInvalidArgument, "page_token: %q; allowed: the next_page_token of the page before", in.PageToken)
+		f.Before, err = strconv.ParseInt(in.PageToken, 36, 64)
+		if err != nil || f.Before < 0 {
+			return f, invalidf("page_token: %q; allowed: the next_page_token of the page before", in.PageToken)
 		}
 	}
 	if in.Since != "" {
@@ -252,15 +316,18 @@ func filterOf(in *pb.ListJobsRequest, now time.Time) (f JobFilter, err error) {
 func instant(text string, now time.Time) (time.Time, error) {
 	resolved, ok := resolveDate(text, now)
 	if !ok {
-		return time.Time{}, errorf(codeInvalidArgument, "since: %q is not a date; allowed: %s", cutText(text, 100), allowedDates)
+		return time.Time{}, invalidf("since: %q is not a date; allowed: %s", cutText(text, 100), allowedDates)
 	}
-	if day, err := time.ParseInLocation(time.DateOnly, resolved, now.Location()); err == nil {
-		return day, nil
+	if isDay(resolved) {
+		return time.ParseInLocation(time.DateOnly, resolved, now.Location())
 	}
 	return time.Parse(time.RFC3339, resolved)
 }
 
-func (s *rpcServer) ListJobs(_ context.Context, in *pb.ListJobsRequest) (*pb.ListJobsResponse, error) {
+func (s *rpcServer) ListJobs(
+	_ context.Context,
+	in *pb.ListJobsRequest,
+) (*pb.ListJobsResponse, error) {
 	filter, err := filterOf(in, timeNow())
 	if err != nil {
 		return nil, err
@@ -271,7 +338,8 @@ func (s *rpcServer) ListJobs(_ context.Context, in *pb.ListJobsRequest) (*pb.Lis
 	if err != nil {
 		return nil, err
 	}
-	out, size, payloads := &pb.ListJobsResponse{}, 0, 0
+	out := &pb.ListJobsResponse{}
+	size, payloads := 0, 0
 	for i, j := range jobs {
 		msg, err := jobStatus(j, false)
 		if err != nil {
@@ -288,22 +356,36 @@ func (s *rpcServer) ListJobs(_ context.Context, in *pb.ListJobsRequest) (*pb.Lis
 	return out, nil
 }
 
-func (s *rpcServer) ListCommands(context.Context, *pb.ListCommandsRequest) (*pb.ListCommandsResponse, error) {
+func (s *rpcServer) ListCommands(
+	context.Context,
+	*pb.ListCommandsRequest,
+) (*pb.ListCommandsResponse, error) {
 	out := &pb.ListCommandsResponse{}
 	for _, c := range s.commands.All() {
-		msg := &pb.Command{Name: c.Name, Kind: "query", Description: c.Description}
+		msg := &pb.Command{
+			Name:        c.Name,
+			Kind:        "query",
+			Description: c.Description,
+		}
 		if c.Mutation {
 			msg.Kind = "mutation"
 		}
 		for _, a := range c.Args {
-			msg.Arguments = append(msg.Arguments, &pb.Argument{Name: a.Name, Type: a.Type, Required: a.Required})
+			msg.Arguments = append(msg.Arguments, &pb.Argument{
+				Name:     a.Name,
+				Type:     a.Type,
+				Required: a.Required,
+			})
 		}
 		out.Commands = append(out.Commands, msg)
 	}
 	return out, nil
 }
 
-func (s *rpcServer) ScheduleJob(ctx context.Context, in *pb.ScheduleJobRequest) (*pb.ScheduleJobResponse, error) {
+func (s *rpcServer) ScheduleJob(
+	_ context.Context,
+	in *pb.ScheduleJobRequest,
+) (*pb.ScheduleJobResponse, error) {
 	env, err := s.store.Environment(in.Environment)
 	if err != nil {
 		return nil, err
@@ -320,11 +402,12 @@ func (s *rpcServer) ScheduleJob(ctx context.Context, in *pb.ScheduleJobRequest) 
 	if err != nil {
 		return nil, err
 	}
-	timeout, err := durationField("timeout", in.Timeout, s.cfg.API.Timeout, time.Millisecond, maxTimeout)
+	timeout, err := timeoutField(in.Timeout, s.cfg.API.Timeout)
 	if err != nil {
 		return nil, err
 	}
-	retries, err := retriesField(in.MaxRetries, max(scheduleRetries, int32(s.cfg.Queue.MaxRetries)))
+	usual := max(scheduleRetries, int32(s.cfg.Queue.MaxRetries))
+	retries, err := retriesField(in.MaxRetries, usual)
 	if err != nil {
 		return nil, err
 	}
@@ -347,25 +430,36 @@ func (s *rpcServer) ScheduleJob(ctx context.Context, in *pb.ScheduleJobRequest) 
 	return &pb.ScheduleJobResponse{ScheduleId: sc.ID, NextRunAt: timeText(sc.NextRunAt)}, nil
 }
 
+// timeoutField reads timeout; what is not given is fallback.
+func timeoutField(text string, fallback time.Duration) (time.Duration, error) {
+	return durationField("timeout", text, fallback, time.Millisecond, maxTimeout)
+}
+
 // retriesField reads max_retries; what is not given is fallback.
 func retriesField(given *int32, fallback int32) (int32, error) {
 	if given == nil {
 		return fallback, nil
 	}
 	if *given < 0 || *given > maxRetriesLimit {
-		return 0, errorf(codeInvalidArgument, "max_retries: %d; allowed: 0 to %d", *given, maxRetriesLimit)
+		return 0, invalidf("max_retries: %d; allowed: 0 to %d", *given, maxRetriesLimit)
 	}
 	return *given, nil
 }
 
-func (s *rpcServer) UnscheduleJob(_ context.Context, in *pb.UnscheduleJobRequest) (*pb.UnscheduleJobResponse, error) {
+func (s *rpcServer) UnscheduleJob(
+	_ context.Context,
+	in *pb.UnscheduleJobRequest,
+) (*pb.UnscheduleJobResponse, error) {
 	if in.ScheduleId == "" && in.Name == "" {
-		return nil, errorf(codeInvalidArgument, "schedule_id or name: one is needed")
+		return nil, invalidf("schedule_id or name: one is needed")
 	}
 	return &pb.UnscheduleJobResponse{}, s.store.RemoveSchedule(in.ScheduleId, in.Name)
 }
 
-func (s *rpcServer) ListSchedules(ctx context.Context, _ *pb.ListSchedulesRequest) (*pb.ListSchedulesResponse, error) {
+func (s *rpcServer) ListSchedules(
+	context.Context,
+	*pb.ListSchedulesRequest,
+) (*pb.ListSchedulesResponse, error) {
 	all, err := s.store.Schedules()
 	if err != nil {
 		return nil, err
@@ -380,7 +474,7 @@ func (s *rpcServer) ListSchedules(ctx context.Context, _ *pb.ListSchedulesReques
 	}
 	if proto.Size(out) > maxAnswerBytes {
 		for _, msg := range out.Schedules {
-			shorten(&structpb.Value{Kind: &structpb.Value_StructValue{StructValue: msg.Payload}})
+			shorten(structpb.NewStructValue(msg.Payload))
 		}
 	}
 	return out, nil
@@ -406,35 +500,65 @@ func shorten(v *structpb.Value) {
 }
 
 func scheduleMessage(sc Schedule) (*pb.Schedule, error) {
-	out := &pb.Schedule{ScheduleId: sc.ID, Name: sc.Name, CronExpr: sc.CronExpr, Command: sc.Command, Payload: &structpb.Struct{},
-		Enabled: sc.Enabled, CreatedAt: timeText(sc.CreatedAt), LastRunAt: timeText(sc.LastRunAt), NextRunAt: timeText(sc.NextRunAt),
-		Priority: sc.Priority, Environment: sc.Environment, Missed: sc.Missed, Overlap: sc.Overlap, LastJobId: sc.LastJobID,
-		LastJobStatus: sc.LastJobStatus, MaxRetries: sc.MaxRetries, Timeout: sc.Timeout.String()}
+	out := &pb.Schedule{
+		ScheduleId:    sc.ID,
+		Name:          sc.Name,
+		CronExpr:      sc.CronExpr,
+		Command:       sc.Command,
+		Payload:       &structpb.Struct{},
+		Enabled:       sc.Enabled,
+		CreatedAt:     timeText(sc.CreatedAt),
+		LastRunAt:     timeText(sc.LastRunAt),
+		NextRunAt:     timeText(sc.NextRunAt),
+		Priority:      sc.Priority,
+		Environment:   sc.Environment,
+		Missed:        sc.Missed,
+		Overlap:       sc.Overlap,
+		LastJobId:     sc.LastJobID,
+		LastJobStatus: sc.LastJobStatus,
+		MaxRetries:    sc.MaxRetries,
+		Timeout:       sc.Timeout.String(),
+	}
 	if sc.Jitter > 0 {
 		out.Jitter = sc.Jitter.String()
 	}
 	return out, out.Payload.UnmarshalJSON(sc.Payload)
 }
 
-func (s *rpcServer) SetScheduleEnabled(_ context.Context, in *pb.SetScheduleEnabledRequest) (*pb.SetScheduleEnabledResponse, error) {
-	sc, err1 := s.scheduler.SetEnabled(in.Name, in.Enabled)
-	msg, err2 := scheduleMessage(sc)
-	return &pb.SetScheduleEnabledResponse{Schedule: msg}, cmp.Or(err1, err2)
+func (s *rpcServer) SetScheduleEnabled(
+	_ context.Context,
+	in *pb.SetScheduleEnabledRequest,
+) (*pb.SetScheduleEnabledResponse, error) {
+	sc, err := s.scheduler.SetEnabled(in.Name, in.Enabled)
+	if err != nil {
+		return nil, err
+	}
+	msg, err := scheduleMessage(sc)
+	return &pb.SetScheduleEnabledResponse{Schedule: msg}, err
 }
 
-func (s *rpcServer) TriggerSchedule(ctx context.Context, in *pb.TriggerScheduleRequest) (*pb.TriggerScheduleResponse, error) {
+func (s *rpcServer) TriggerSchedule(
+	ctx context.Context,
+	in *pb.TriggerScheduleRequest,
+) (*pb.TriggerScheduleResponse, error) {
 	id, err := s.scheduler.Trigger(ctx, in.Name)
 	return &pb.TriggerScheduleResponse{JobId: id}, err
 }
 
-func (s *rpcServer) PreviewSchedule(_ context.Context, in *pb.PreviewScheduleRequest) (*pb.PreviewScheduleResponse, error) {
-	now, out := timeNow(), &pb.PreviewScheduleResponse{}
+func (s *rpcServer) PreviewSchedule(
+	_ context.Context,
+	in *pb.PreviewScheduleRequest,
+) (*pb.PreviewScheduleResponse, error) {
+	now := timeNow()
 	expr, err := parseCron(in.CronExpr, time.Local, now)
 	if err != nil {
 		return nil, err
 	}
-	for t := expr.next(now, now); len(out.Times) < 5 && !t.IsZero(); t = expr.next(t, now) {
+	out := &pb.PreviewScheduleResponse{}
+	t := expr.next(now, now)
+	for len(out.Times) < 5 && !t.IsZero() {
 		out.Times = append(out.Times, timeText(t))
+		t = expr.next(t, now)
 	}
 	return out, nil
 }

@@ -171,8 +171,10 @@ func newRPCRig(t *testing.T, change func(*Config)) *rpcRig {
 	d := &Daemon{DaemonOptions: DaemonOptions{Home: home, Version: "1.2.3", Queries: queries, Getenv: func(string) string { return "" }},
 		parts: parts{cfg: cfg, log: slog.New(slog.NewJSONHandler(r.log, nil))}}
 	r.d = d
-	if err := d.build(); err != nil {
-		t.Fatal(err)
+	for _, step := range []func() error{d.openDatabase, d.build} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.run(ctx)
@@ -509,27 +511,31 @@ func TestSubmitRefusals(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name   string
-		change func(*daemonpb.SubmitJobRequest)
+		change *daemonpb.SubmitJobRequest
 		code   codes.Code
 		reason string
 		text   string
 	}{
-		{"mistyped command", func(in *daemonpb.SubmitJobRequest) { in.Command = "github.comits" }, codes.InvalidArgument, codeUnknownCommand, "github.commits"},
-		{"no command", func(in *daemonpb.SubmitJobRequest) { in.Command = "" }, codes.InvalidArgument, codeUnknownCommand, "command"},
-		{"login as a job", func(in *daemonpb.SubmitJobRequest) { in.Command = "auth.login" }, codes.InvalidArgument, codeUnknownCommand, "command"},
-		{"environment", func(in *daemonpb.SubmitJobRequest) { in.Environment = "nowhere" }, codes.NotFound, codeNotFound, "nowhere"},
-		{"negative retries", func(in *daemonpb.SubmitJobRequest) { in.MaxRetries = proto.Int32(-1) }, codes.InvalidArgument, codeInvalidArgument, "max_retries"},
-		{"endless retries", func(in *daemonpb.SubmitJobRequest) { in.MaxRetries = proto.Int32(101) }, codes.InvalidArgument, codeInvalidArgument, "max_retries"},
-		{"no duration", func(in *daemonpb.SubmitJobRequest) { in.Timeout = "90" }, codes.InvalidArgument, codeInvalidArgument, "timeout"},
-		{"no time at all", func(in *daemonpb.SubmitJobRequest) { in.Timeout = "0s" }, codes.InvalidArgument, codeInvalidArgument, "timeout"},
-		{"days", func(in *daemonpb.SubmitJobRequest) { in.Timeout = "25h" }, codes.InvalidArgument, codeInvalidArgument, "timeout"},
-		{"no time", func(in *daemonpb.SubmitJobRequest) { in.RunAfter = "tomorrow" }, codes.InvalidArgument, codeInvalidArgument, "run_after"},
-		{"the year 10000 in UTC", func(in *daemonpb.SubmitJobRequest) { in.RunAfter = "9999-12-31T23:59:59-23:00" }, codes.InvalidArgument, codeInvalidArgument, "run_after"},
-		{"before the year 0 in UTC", func(in *daemonpb.SubmitJobRequest) { in.RunAfter = "0000-01-01T00:00:00+23:00" }, codes.InvalidArgument, codeInvalidArgument, "run_after"},
-		{"long key", func(in *daemonpb.SubmitJobRequest) { in.IdempotencyKey = strings.Repeat("k", 256) }, codes.InvalidArgument, codeInvalidArgument, "idempotency_key"},
+		{"mistyped command", &daemonpb.SubmitJobRequest{Command: "github.comits"}, codes.InvalidArgument, codeUnknownCommand, "github.commits"},
+		{"login as a job", &daemonpb.SubmitJobRequest{Command: "auth.login"}, codes.InvalidArgument, codeUnknownCommand, "command"},
+		{"environment", &daemonpb.SubmitJobRequest{Environment: "nowhere"}, codes.NotFound, codeNotFound, "nowhere"},
+		{"negative retries", &daemonpb.SubmitJobRequest{MaxRetries: proto.Int32(-1)}, codes.InvalidArgument, codeInvalidArgument, "max_retries"},
+		{"endless retries", &daemonpb.SubmitJobRequest{MaxRetries: proto.Int32(101)}, codes.InvalidArgument, codeInvalidArgument, "max_retries"},
+		{"no duration", &daemonpb.SubmitJobRequest{Timeout: "90"}, codes.InvalidArgument, codeInvalidArgument, "timeout"},
+		{"no time at all", &daemonpb.SubmitJobRequest{Timeout: "0s"}, codes.InvalidArgument, codeInvalidArgument, "timeout"},
+		{"days", &daemonpb.SubmitJobRequest{Timeout: "25h"}, codes.InvalidArgument, codeInvalidArgument, "timeout"},
+		{"no time", &daemonpb.SubmitJobRequest{RunAfter: "tomorrow"}, codes.InvalidArgument, codeInvalidArgument, "run_after"},
+		{"the year 10000 in UTC", &daemonpb.SubmitJobRequest{RunAfter: "9999-12-31T23:59:59-23:00"}, codes.InvalidArgument, codeInvalidArgument, "run_after"},
+		{"before the year 0 in UTC", &daemonpb.SubmitJobRequest{RunAfter: "0000-01-01T00:00:00+23:00"}, codes.InvalidArgument, codeInvalidArgument, "run_after"},
+		{"long key", &daemonpb.SubmitJobRequest{IdempotencyKey: strings.Repeat("k", 256)}, codes.InvalidArgument, codeInvalidArgument, "idempotency_key"},
+		{"no command", nil, codes.InvalidArgument, codeUnknownCommand, "command"},
 	} {
 		in := commits(t)
-		c.change(in)
+		if c.change == nil {
+			in.Command = ""
+		} else {
+			proto.Merge(in, c.change)
+		}
 		_, err := r.SubmitJob(t.Context(), in)
 		wantError(t, c.name, err, c.code, c.reason, c.text)
 		_, err = r.SubmitJobs(t.Context(), &daemonpb.SubmitJobsRequest{Jobs: []*daemonpb.SubmitJobRequest{commits(t), in}})
@@ -571,128 +577,88 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	if err := os.WriteFile(existing, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	schedule := func(change func(*daemonpb.ScheduleJobRequest)) func() error {
-		return func() error {
-			in := &daemonpb.ScheduleJobRequest{Name: "s", CronExpr: "@daily", Command: "organizations.list"}
-			change(in)
-			_, err := r.ScheduleJob(ctx, in)
-			return err
-		}
+	schedule := func(change *daemonpb.ScheduleJobRequest) proto.Message {
+		in := &daemonpb.ScheduleJobRequest{Name: "s", CronExpr: "@daily", Command: "organizations.list"}
+		proto.Merge(in, change)
+		return in
 	}
-	recv := func(next func() (*daemonpb.JobStatus, error)) error { _, err := next(); return err }
+	type refusal struct {
+		in   proto.Message
+		text string
+	}
 	for _, c := range []struct {
-		name   string
-		call   func() error
-		code   codes.Code
-		reason string
-		text   string
+		code     codes.Code
+		reason   string
+		refusals []refusal
 	}{
-		{"CancelJob of nothing", func() error { _, err := r.CancelJob(ctx, &daemonpb.CancelJobRequest{JobId: "zzz"}); return err }, codes.NotFound, codeNotFound, "zzz"},
-		{"CancelJob without an id", func() error { _, err := r.CancelJob(ctx, &daemonpb.CancelJobRequest{}); return err }, codes.InvalidArgument, codeInvalidArgument, "job_id"},
-		{"CancelJob of an ended job", func() error { _, err := r.CancelJob(ctx, &daemonpb.CancelJobRequest{JobId: done}); return err }, codes.FailedPrecondition, codeFailedPrecondition, "ended"},
-		{"RetryJob of nothing", func() error { _, err := r.RetryJob(ctx, &daemonpb.RetryJobRequest{JobId: "zzz"}); return err }, codes.NotFound, codeNotFound, ""},
-		{"RetryJob of a completed job", func() error { _, err := r.RetryJob(ctx, &daemonpb.RetryJobRequest{JobId: done}); return err }, codes.FailedPrecondition, codeFailedPrecondition, "completed"},
-		{"RetryJob of a running job", func() error { _, err := r.RetryJob(ctx, &daemonpb.RetryJobRequest{JobId: running}); return err }, codes.FailedPrecondition, codeFailedPrecondition, ""},
-		{"GetJobStatus of nothing", func() error { _, err := r.GetJobStatus(ctx, &daemonpb.GetJobStatusRequest{JobId: "zzz"}); return err }, codes.NotFound, codeNotFound, ""},
-		{"WatchJob of nothing", func() error {
-			s, err := r.WatchJob(ctx, &daemonpb.WatchJobRequest{JobId: "zzz"})
-			return errors.Join(err, recv(s.Recv))
-		}, codes.NotFound, codeNotFound, ""},
-		{"GetJobResult of nothing", func() error { _, _, err := r.result("zzz"); return err }, codes.NotFound, codeNotFound, ""},
-		{"GetJobResult of a running job", func() error { _, _, err := r.result(running); return err }, codes.FailedPrecondition, codeFailedPrecondition, "running"},
-		{"ListJobs status", func() error { _, err := r.ListJobs(ctx, &daemonpb.ListJobsRequest{Status: "done"}); return err }, codes.InvalidArgument, codeInvalidArgument, "completed"},
-		{"ListJobs limit", func() error { _, err := r.ListJobs(ctx, &daemonpb.ListJobsRequest{Limit: -1}); return err }, codes.InvalidArgument, codeInvalidArgument, "limit"},
-		{"ListJobs token", func() error { _, err := r.ListJobs(ctx, &daemonpb.ListJobsRequest{PageToken: "!"}); return err }, codes.InvalidArgument, codeInvalidArgument, "page_token"},
-		{"Prune age", func() error { _, err := r.Prune(ctx, &daemonpb.PruneRequest{OlderThan: "30"}); return err }, codes.InvalidArgument, codeInvalidArgument, "older_than"},
-		{"Prune negative age", func() error { _, err := r.Prune(ctx, &daemonpb.PruneRequest{OlderThan: "-1h"}); return err }, codes.InvalidArgument, codeInvalidArgument, "older_than"},
-		{"Backup to a relative path", func() error { _, err := r.Backup(ctx, &daemonpb.BackupRequest{Path: "copy.db"}); return err }, codes.InvalidArgument, codeInvalidArgument, "absolute"},
-		{"Backup to nowhere", func() error { _, err := r.Backup(ctx, &daemonpb.BackupRequest{}); return err }, codes.InvalidArgument, codeInvalidArgument, "absolute"},
-		{"Backup over a file", func() error { _, err := r.Backup(ctx, &daemonpb.BackupRequest{Path: existing}); return err }, codes.AlreadyExists, codeAlreadyExists, "existing"},
-		{"Backup over the database", func() error {
-			_, err := r.Backup(ctx, &daemonpb.BackupRequest{Path: r.d.cfg.Storage.DatabasePath})
-			return err
-		}, codes.AlreadyExists, codeAlreadyExists, ""},
-		{"Backup into a missing directory", func() error {
-			_, err := r.Backup(ctx, &daemonpb.BackupRequest{Path: "/nonexistent/copy.db"})
-			return err
-		}, codes.InvalidArgument, codeInvalidArgument, "path"},
-		{"ScheduleJob name", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Name = " a" }), codes.InvalidArgument, codeInvalidArgument, "name"},
-		{"ScheduleJob cron_expr", schedule(func(in *daemonpb.ScheduleJobRequest) { in.CronExpr = "TZ=UTC" }), codes.InvalidArgument, codeInvalidArgument, "cron_expr"},
-		{"ScheduleJob that never fires", schedule(func(in *daemonpb.ScheduleJobRequest) { in.CronExpr = "0 0 30 2 *" }), codes.InvalidArgument, codeInvalidArgument, "never fires"},
-		{"ScheduleJob command", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Command = "x" }), codes.InvalidArgument, codeUnknownCommand, ""},
-		{"ScheduleJob missed", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Missed = "x" }), codes.InvalidArgument, codeInvalidArgument, "run_once, skip"},
-		{"ScheduleJob overlap", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Overlap = "x" }), codes.InvalidArgument, codeInvalidArgument, "skip, allow"},
-		{"ScheduleJob jitter", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Jitter = "10" }), codes.InvalidArgument, codeInvalidArgument, "jitter"},
-		{"ScheduleJob long jitter", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Jitter = "25h" }), codes.InvalidArgument, codeInvalidArgument, "jitter"},
-		{"ScheduleJob taken name", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Name = "taken" }), codes.AlreadyExists, codeAlreadyExists, "taken"},
-		{"ScheduleJob environment", schedule(func(in *daemonpb.ScheduleJobRequest) { in.Environment = "nowhere" }), codes.NotFound, codeNotFound, "nowhere"},
-		{"UnscheduleJob of nothing", func() error { _, err := r.UnscheduleJob(ctx, &daemonpb.UnscheduleJobRequest{Name: "zzz"}); return err }, codes.NotFound, codeNotFound, ""},
-		{"UnscheduleJob without a name", func() error { _, err := r.UnscheduleJob(ctx, &daemonpb.UnscheduleJobRequest{}); return err }, codes.InvalidArgument, codeInvalidArgument, "name"},
-		{"SetScheduleEnabled of nothing", func() error {
-			_, err := r.SetScheduleEnabled(ctx, &daemonpb.SetScheduleEnabledRequest{Name: "zzz"})
-			return err
-		}, codes.NotFound, codeNotFound, ""},
-		{"TriggerSchedule of nothing", func() error {
-			_, err := r.TriggerSchedule(ctx, &daemonpb.TriggerScheduleRequest{Name: "zzz"})
-			return err
-		}, codes.NotFound, codeNotFound, ""},
-		{"PreviewSchedule", func() error {
-			_, err := r.PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: "* * *"})
-			return err
-		}, codes.InvalidArgument, codeInvalidArgument, "cron_expr"},
-		{"Login refused", func() error {
-			_, err := r.Login(ctx, &daemonpb.LoginRequest{Username: "a", Password: "hunter2"})
-			return err
-		}, codes.Unauthenticated, codeLoginRefused, "wrong password"},
-		{"Login without a password", func() error { _, err := r.Login(ctx, &daemonpb.LoginRequest{Username: "a"}); return err }, codes.InvalidArgument, codeInvalidArgument, "password"},
-		{"Login nowhere", func() error {
-			_, err := r.Login(ctx, &daemonpb.LoginRequest{Username: "a", Password: "b", Environment: "zzz"})
-			return err
-		}, codes.NotFound, codeNotFound, "zzz"},
-		{"Logout nowhere", func() error { _, err := r.Logout(ctx, &daemonpb.LogoutRequest{Environment: "zzz"}); return err }, codes.NotFound, codeNotFound, ""},
-		{"GetAuthStatus nowhere", func() error {
-			_, err := r.GetAuthStatus(ctx, &daemonpb.GetAuthStatusRequest{Environment: "zzz"})
-			return err
-		}, codes.NotFound, codeNotFound, ""},
-		{"AddEnvironment name", func() error {
-			_, err := r.AddEnvironment(ctx, &daemonpb.AddEnvironmentRequest{Name: "-x", BaseUrl: "https://x.test"})
-			return err
-		}, codes.InvalidArgument, codeInvalidArgument, "name"},
-		{"AddEnvironment in the clear", func() error {
-			_, err := r.AddEnvironment(ctx, &daemonpb.AddEnvironmentRequest{Name: "x", BaseUrl: "http://x.test/graphql"})
-			return err
-		}, codes.InvalidArgument, codeInvalidArgument, "allowed: https://"},
-		{"AddEnvironment without a URL", func() error {
-			_, err := r.AddEnvironment(ctx, &daemonpb.AddEnvironmentRequest{Name: "x"})
-			return err
-		}, codes.InvalidArgument, codeInvalidArgument, "base_url"},
-		{"AddEnvironment description", func() error {
-			_, err := r.AddEnvironment(ctx, &daemonpb.AddEnvironmentRequest{Name: "x", BaseUrl: "https://x.test", Description: "a\x1b[2J"})
-			return err
-		}, codes.InvalidArgument, codeInvalidArgument, "description"},
-		{"AddEnvironment taken name", func() error {
-			_, err := r.AddEnvironment(ctx, &daemonpb.AddEnvironmentRequest{Name: "production", BaseUrl: "https://x.test"})
-			return err
-		}, codes.AlreadyExists, codeAlreadyExists, "production"},
-		{"RemoveEnvironment active", func() error {
-			_, err := r.RemoveEnvironment(ctx, &daemonpb.RemoveEnvironmentRequest{Name: "production"})
-			return err
-		}, codes.FailedPrecondition, codeFailedPrecondition, "active"},
-		{"RemoveEnvironment of nothing", func() error {
-			_, err := r.RemoveEnvironment(ctx, &daemonpb.RemoveEnvironmentRequest{Name: "zzz"})
-			return err
-		}, codes.NotFound, codeNotFound, ""},
-		{"RemoveEnvironment without a name", func() error { _, err := r.RemoveEnvironment(ctx, &daemonpb.RemoveEnvironmentRequest{}); return err }, codes.InvalidArgument, codeInvalidArgument, "name"},
-		{"SetActiveEnvironment of nothing", func() error {
-			_, err := r.SetActiveEnvironment(ctx, &daemonpb.SetActiveEnvironmentRequest{Name: "zzz"})
-			return err
-		}, codes.NotFound, codeNotFound, ""},
-		{"SetActiveEnvironment without a name", func() error {
-			_, err := r.SetActiveEnvironment(ctx, &daemonpb.SetActiveEnvironmentRequest{})
-			return err
-		}, codes.InvalidArgument, codeInvalidArgument, "name"},
+		{codes.NotFound, codeNotFound, []refusal{
+			{&daemonpb.CancelJobRequest{JobId: "zzz"}, "zzz"},
+			{&daemonpb.RetryJobRequest{JobId: "zzz"}, ""},
+			{&daemonpb.GetJobStatusRequest{JobId: "zzz"}, ""},
+			{&daemonpb.WatchJobRequest{JobId: "zzz"}, ""},
+			{&daemonpb.GetJobResultRequest{JobId: "zzz"}, ""},
+			{schedule(&daemonpb.ScheduleJobRequest{Environment: "nowhere"}), "nowhere"},
+			{&daemonpb.UnscheduleJobRequest{Name: "zzz"}, ""},
+			{&daemonpb.SetScheduleEnabledRequest{Name: "zzz"}, ""},
+			{&daemonpb.TriggerScheduleRequest{Name: "zzz"}, ""},
+			{&daemonpb.LoginRequest{Username: "a", Password: "b", Environment: "zzz"}, "zzz"},
+			{&daemonpb.LogoutRequest{Environment: "zzz"}, ""},
+			{&daemonpb.GetAuthStatusRequest{Environment: "zzz"}, ""},
+			{&daemonpb.RemoveEnvironmentRequest{Name: "zzz"}, ""},
+			{&daemonpb.SetActiveEnvironmentRequest{Name: "zzz"}, ""},
+		}},
+		{codes.FailedPrecondition, codeFailedPrecondition, []refusal{
+			{&daemonpb.CancelJobRequest{JobId: done}, "ended"},
+			{&daemonpb.RetryJobRequest{JobId: done}, "completed"},
+			{&daemonpb.RetryJobRequest{JobId: running}, ""},
+			{&daemonpb.GetJobResultRequest{JobId: running}, "running"},
+			{&daemonpb.RemoveEnvironmentRequest{Name: "production"}, "active"},
+		}},
+		{codes.AlreadyExists, codeAlreadyExists, []refusal{
+			{&daemonpb.BackupRequest{Path: existing}, "existing"},
+			{&daemonpb.BackupRequest{Path: r.d.cfg.Storage.DatabasePath}, ""},
+			{schedule(&daemonpb.ScheduleJobRequest{Name: "taken"}), "taken"},
+			{&daemonpb.AddEnvironmentRequest{Name: "production", BaseUrl: "https://x.test"}, "production"},
+		}},
+		{codes.Unauthenticated, codeLoginRefused, []refusal{
+			{&daemonpb.LoginRequest{Username: "a", Password: "hunter2"}, "wrong password"},
+		}},
+		{codes.InvalidArgument, codeUnknownCommand, []refusal{
+			{schedule(&daemonpb.ScheduleJobRequest{Command: "x"}), ""},
+		}},
+		{codes.InvalidArgument, codeInvalidArgument, []refusal{
+			{&daemonpb.CancelJobRequest{}, "job_id"},
+			{&daemonpb.ListJobsRequest{Status: "done"}, "completed"},
+			{&daemonpb.ListJobsRequest{Limit: -1}, "limit"},
+			{&daemonpb.ListJobsRequest{PageToken: "!"}, "page_token"},
+			{&daemonpb.PruneRequest{OlderThan: "30"}, "older_than"},
+			{&daemonpb.PruneRequest{OlderThan: "-1h"}, "older_than"},
+			{&daemonpb.BackupRequest{Path: "copy.db"}, "absolute"},
+			{&daemonpb.BackupRequest{}, "absolute"},
+			{&daemonpb.BackupRequest{Path: "/nonexistent/copy.db"}, "path"},
+			{schedule(&daemonpb.ScheduleJobRequest{Name: " a"}), "name"},
+			{schedule(&daemonpb.ScheduleJobRequest{CronExpr: "TZ=UTC"}), "cron_expr"},
+			{schedule(&daemonpb.ScheduleJobRequest{CronExpr: "0 0 30 2 *"}), "never fires"},
+			{schedule(&daemonpb.ScheduleJobRequest{Missed: "x"}), "run_once, skip"},
+			{schedule(&daemonpb.ScheduleJobRequest{Overlap: "x"}), "skip, allow"},
+			{schedule(&daemonpb.ScheduleJobRequest{Jitter: "10"}), "jitter"},
+			{schedule(&daemonpb.ScheduleJobRequest{Jitter: "25h"}), "jitter"},
+			{&daemonpb.UnscheduleJobRequest{}, "name"},
+			{&daemonpb.PreviewScheduleRequest{CronExpr: "* * *"}, "cron_expr"},
+			{&daemonpb.LoginRequest{Username: "a"}, "password"},
+			{&daemonpb.AddEnvironmentRequest{Name: "-x", BaseUrl: "https://x.test"}, "name"},
+			{&daemonpb.AddEnvironmentRequest{Name: "x", BaseUrl: "http://x.test/graphql"}, "allowed: https://"},
+			{&daemonpb.AddEnvironmentRequest{Name: "x"}, "base_url"},
+			{&daemonpb.AddEnvironmentRequest{Name: "x", BaseUrl: "https://x.test", Description: "a\x1b[2J"}, "description"},
+			{&daemonpb.RemoveEnvironmentRequest{}, "name"},
+			{&daemonpb.SetActiveEnvironmentRequest{}, "name"},
+		}},
 	} {
-		wantError(t, c.name, c.call(), c.code, c.reason, c.text)
+		for _, refused := range c.refusals {
+			method := strings.TrimSuffix(string(refused.in.ProtoReflect().Descriptor().Name()), "Request")
+			err := r.conn.Invoke(ctx, "/honeydew.Daemon/"+method, refused.in, &daemonpb.PingResponse{})
+			wantError(t, fmt.Sprintf("%s of %v", method, refused.in), err, c.code, c.reason, refused.text)
+		}
 	}
 	if got := string(mustRead(t, existing)); got != "mine" {
 		t.Errorf("the file in the way of the backup holds %q", got)

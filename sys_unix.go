@@ -17,7 +17,7 @@ const (
 	noFollow = syscall.O_NOFOLLOW
 )
 
-// tryLock takes the lock on f, exclusive or shared, for as long as f stays open, or reports that somebody else holds it.
+// tryLock takes the lock on f, exclusive or shared, for as long as f stays open, or reports that somebody else has it.
 func tryLock(f *os.File, exclusive bool) (held bool, err error) {
 	how := syscall.LOCK_SH
 	if exclusive {

@@ -11,16 +11,30 @@ import (
 
 var lockFileEx = syscall.NewLazyDLL("kernel32.dll").NewProc("LockFileEx")
 
-const nonBlock, noFollow = 0, 0
+const (
+	nonBlock = 0
+	noFollow = 0
+)
 
 func tryLock(f *os.File, exclusive bool) (held bool, err error) {
-	const exclusiveLock, failImmediately, errorLockViolation = 2, 1, syscall.Errno(33)
+	const (
+		failImmediately    = 1
+		exclusiveLock      = 2
+		errorLockViolation = syscall.Errno(33)
+	)
 	flags := uintptr(failImmediately)
 	if exclusive {
 		flags |= exclusiveLock
 	}
 	overlapped := syscall.Overlapped{OffsetHigh: 1 << 30} // far behind the note, which others may read
-	ok, _, errno := lockFileEx.Call(f.Fd(), flags, 0, 1, 0, uintptr(unsafe.Pointer(&overlapped)))
+	ok, _, errno := lockFileEx.Call(
+		f.Fd(),
+		flags,
+		0, // reserved
+		1, // byte
+		0,
+		uintptr(unsafe.Pointer(&overlapped)),
+	)
 	if ok != 0 {
 		return false, nil
 	}
@@ -43,3 +57,6 @@ func detached() *syscall.SysProcAttr {
 var terminateSignals = []os.Signal{os.Interrupt}
 
 var ignoredSignals []os.Signal
+
+// peerUID: Windows does not tell; the directory's permissions are the barrier.
+func peerUID(uintptr) (uid int, known bool, err error) { return 0, false, nil }

@@ -32,7 +32,7 @@ func wallRows() []wallRow {
 		{2, "queue.go worker.go auth.go"},
 		{1.5, "seal.go seal_*.go"}, // keeps its salt and parameters in the store
 		{1, "store.go store_*.go graphql.go print.go"},
-		{0, "errors.go files.go config.go log.go auth_jwt.go commands.go dates.go cronexpr.go listen.go sys_*.go peer_*.go"},
+		{0, "errors.go files.go config.go log.go auth_jwt.go commands.go commands_*.go cronexpr.go listen.go sys_*.go"},
 	}
 }
 
@@ -409,10 +409,10 @@ func TestWallsStand(t *testing.T) {
 func TestFilesAreBuiltForTheirSystems(t *testing.T) {
 	for _, c := range []struct{ file, text, want string }{
 		{"sys_windows.go", "package main", "windows"},
-		{"peer_linux.go", "package main", "linux"},
+		{"sys_linux.go", "package main", "linux"},
 		{"sys_unix.go", "//go:build unix\n\npackage main", "linux darwin freebsd"},
-		{"peer_bsd.go", "//go:build darwin || freebsd\n\npackage main", "darwin freebsd"},
-		{"peer_other.go", "//go:build !linux && !darwin && !freebsd\n\npackage main", "windows"},
+		{"sys_bsd.go", "//go:build darwin || freebsd\n\npackage main", "darwin freebsd"},
+		{"sys_other.go", "//go:build !linux && !darwin && !freebsd\n\npackage main", "windows"},
 		{"queue.go", "package main", "linux darwin freebsd windows"},
 	} {
 		f, err := parser.ParseFile(token.NewFileSet(), c.file, c.text, parser.ParseComments)
