@@ -282,3 +282,89 @@ func storageError(err error) error {
 	}
 	return errorf(codeStorageFailed, "the database failed: %w", err)
 }
+
+// Backup writes a consistent copy of the database to path, which must not exist, and returns its size. The copy gets this
+// name when it is whole and on disk; before, it has one that ends in .partial.
+func (s *Store) Backup(ctx context.Context, path string) (int64, error) {
+	if _, err := os.Lstat(path); err == nil {
+		return 0, errBackupExists(path)
+	}
+	// SQLite would create the copy by the umask; into an existing empty file it writes as it is.
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.partial")
+	if err != nil {
+		return 0, errorf(codeInvalidArgument, "path: %w", err).hint("name a file in a folder that the daemon may write to")
+	}
+	partial := f.Name()
+	defer f.Close()
+	if err := s.copyTo(ctx, partial); err != nil {
+		return 0, errors.Join(s.failure(fmt.Errorf("copy to %s: %w", path, err)), removeFile(partial))
+	}
+	if err := f.Sync(); err != nil {
+		return 0, errors.Join(s.failure(fmt.Errorf("copy to %s: %w", path, err)), removeFile(partial))
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return 0, errors.Join(s.failure(err), removeFile(partial))
+	}
+	// A link, since a rename would replace what came to be there meanwhile.
+	err = os.Link(partial, path)
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) { // a file system without links
+		err = os.Rename(partial, path)
+	}
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		err = errBackupExists(path)
+	case err != nil:
+		err = s.failure(err)
+	default:
+		err = syncDir(filepath.Dir(path))
+	}
+	return info.Size(), errors.Join(err, removeFile(partial))
+}
+
+func errBackupExists(path string) *Error {
+	return errorf(codeAlreadyExists, "%s exists already", path).hint("name a file that does not exist")
+}
+
+// copyTo writes a copy to the empty file at path. The copy has no epoch, so that no log is taken for its own.
+func (s *Store) copyTo(ctx context.Context, path string) error {
+	if err := s.Intact(); err != nil {
+		return err
+	}
+	if err := runOn(ctx, dsn(s.path), "VACUUM INTO ?", path); err != nil {
+		return err
+	}
+	return runOn(ctx, dsn(path, "_journal_mode", "OFF"), "DELETE FROM config WHERE key = ?", epochKey)
+}
+
+// runOn runs one statement on a connection of its own.
+func runOn(ctx context.Context, name, statement string, args ...any) error {
+	db, err := sql.Open("sqlite", name)
+	if err != nil {
+		return err
+	}
+	_, err = db.ExecContext(ctx, statement, args...)
+	return errors.Join(err, db.Close())
+}
+
+// Newest is the latest time that the database has recorded, zero where it holds no job.
+func (s *Store) Newest() (newest time.Time, err error) {
+	const query = `SELECT max(coalesce((SELECT created_at FROM jobs ORDER BY seq DESC LIMIT 1), ''),
+		coalesce((SELECT max(completed_at) FROM jobs), ''))`
+	text, err := scanText(s.read.QueryRow(query))
+	if err != nil {
+		return newest, s.failure(err)
+	}
+	return parseTimeText(text)
+}
+
+// Size is the space that the database and its side files take.
+func (s *Store) Size() int64 {
+	total := int64(0)
+	for _, suffix := range []string{"", "-wal"} {
+		if info, err := os.Stat(s.path + suffix); err == nil {
+			total += info.Size()
+		}
+	}
+	return total
+}
