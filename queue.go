@@ -4,11 +4,20 @@ package main
 // set of those that run. A job is committed first and pushed then, by the store's writer, so that no later write (its
 // cancellation, say) can come in between; a crash between the two is healed at the next start, which loads what is open.
 //
-// Waiting jobs lie in one heap by time (delayed) or in the heap of their environment and provider (ready); a worker
-// takes the best head of all groups that are neither held nor at their limit, so a busy provider blocks nobody else.
+// Waiting jobs lie in one heap by time, or in the heap of their environment and provider. A worker takes the best head of
+// all groups that are neither held nor at their limit, so a busy provider blocks nobody else:
+//
+//	delayed                       17:02  17:05  18:00         when its time comes, a job moves to its group
+//	                                |
+//	                                v
+//	ready   production, github    9  5  5  0  0               by priority, then by arrival
+//	        production, jira      7  0
+//	        staging, github       5                           held: its API asked to wait
+//
 // Workers sleep on Queue.wake and are woken by what happens; one timer stands for the next deadline. Nothing polls.
 //
-// Queue.mu guards everything below it, and is never held across SQL, a request or a channel.
+// Queue.mu guards everything below it. It is never held across SQL, a request or a channel that may block. Functions whose
+// names end in Locked are called with it held.
 
 import (
 	"container/heap"
@@ -28,10 +37,12 @@ const (
 	pausedKey       = "queue_paused"
 )
 
-// QueueOptions are what a queue needs; Workers is at least 1, the limits are 0 for none.
+// QueueOptions are what a queue needs.
 type QueueOptions struct {
-	Store                              *Store
-	Workers, ProviderLimit, MaxPending int
+	Store         *Store
+	Workers       int // at least 1
+	ProviderLimit int // running jobs of one provider; 0: no limit
+	MaxPending    int // waiting jobs; 0: no limit
 	// Run carries out one attempt. partial is the API's complaint beside a usable result.
 	Run      func(ctx context.Context, j *Job) (result string, partial string, err error)
 	Mutation func(command string) bool
@@ -43,20 +54,20 @@ type Queue struct {
 	QueueOptions
 	jobCtx  context.Context // ends when running jobs must be abandoned
 	abandon context.CancelFunc
-	wg      sync.WaitGroup
+	workers sync.WaitGroup
 
 	mu       sync.Mutex
 	wake     sync.Cond // on mu: something changed that may let a worker start
 	items    map[int64]*item
 	groups   map[groupKey]*group
 	delayed  itemHeap
-	running  map[int64]*run
-	active   map[string]int // running attempts by provider
-	holds    map[string]hold
+	running  map[int64]*attempt
+	active   map[string]int         // running attempts by provider
+	holds    map[string]environHold // by environment
 	watchers map[int64][]*Watcher
 	timer    *time.Timer
 	reserved int // accepted, not yet committed: they count against MaxPending
-	cached   int // bytes of jobs held by items
+	cached   int // bytes of jobs kept by items
 	unsaved  int // ends of attempts on their way to the disk, and their bytes
 	unsavedB int
 	failing  int // of these, those that the disk refused for now
@@ -68,7 +79,7 @@ type Queue struct {
 // item is a waiting job: 48 bytes, for there may be millions.
 type item struct {
 	seq       int64
-	notBefore int64 // Unix milliseconds
+	notBefore int64 // Unix milliseconds; 0: it is in its group's heap
 	job       *Job  // nil: to be read
 	group     *group
 	priority  int32
@@ -77,23 +88,33 @@ type item struct {
 
 type groupKey struct{ environment, provider string }
 
+func keyOf(j *Job) groupKey { return groupKey{j.Environment, provider(j.Command)} }
+
 // group is what waits for one provider in one environment.
 type group struct {
 	groupKey
 	ready itemHeap
 }
 
-// hold is a pause of an environment that its API asked for.
-type hold struct {
+// environHold is a pause of an environment that its API asked for.
+type environHold struct {
 	until  time.Time
 	reason string
 }
 
-// run is a job from the start of an attempt to the commit of its end.
-type run struct {
+// attempt is a job from the start of an attempt to the commit of its end.
+type attempt struct {
 	job       *Job // as it is while it runs; nil until it was read
 	cancel    context.CancelFunc
 	cancelled bool // by a user: whatever comes of the attempt is dropped
+}
+
+// abortLocked drops whatever comes of the attempt.
+func (a *attempt) abortLocked() {
+	a.cancelled = true
+	if a.cancel != nil {
+		a.cancel()
+	}
 }
 
 // itemHeap orders by time and arrival, or by priority and arrival; container/heap alone is not first in, first out.
@@ -102,25 +123,31 @@ type itemHeap struct {
 	byTime bool
 }
 
-func (h *itemHeap) Len() int { return len(h.items) }
-func (h *itemHeap) Less(i, j int) bool {
-	a, b := h.items[i], h.items[j]
-	if h.byTime && a.notBefore != b.notBefore {
-		return a.notBefore < b.notBefore
+func (h *itemHeap) Len() int           { return len(h.items) }
+func (h *itemHeap) Less(i, j int) bool { return h.items[i].before(h.items[j], h.byTime) }
+
+func (it *item) before(other *item, byTime bool) bool {
+	if byTime && it.notBefore != other.notBefore {
+		return it.notBefore < other.notBefore
 	}
-	if !h.byTime && a.priority != b.priority {
-		return a.priority > b.priority
+	if !byTime && it.priority != other.priority {
+		return it.priority > other.priority
 	}
-	return a.seq < b.seq
+	return it.seq < other.seq
 }
+
 func (h *itemHeap) Swap(i, j int) {
 	h.items[i], h.items[j] = h.items[j], h.items[i]
-	h.items[i].index, h.items[j].index = int32(i), int32(j)
+	h.items[i].index = int32(i)
+	h.items[j].index = int32(j)
 }
+
 func (h *itemHeap) Push(x any) {
-	x.(*item).index = int32(len(h.items))
-	h.items = append(h.items, x.(*item))
+	it := x.(*item)
+	it.index = int32(len(h.items))
+	h.items = append(h.items, it)
 }
+
 func (h *itemHeap) Pop() any {
 	last := len(h.items) - 1
 	it := h.items[last]
@@ -131,11 +158,19 @@ func (h *itemHeap) Pop() any {
 
 // newQueue loads what is open in the store; Start lets it run.
 func newQueue(o QueueOptions) (*Queue, error) {
-	q := &Queue{QueueOptions: o, items: map[int64]*item{}, groups: map[groupKey]*group{}, delayed: itemHeap{byTime: true},
-		running: map[int64]*run{}, active: map[string]int{}, holds: map[string]hold{}, watchers: map[int64][]*Watcher{}}
+	q := &Queue{
+		QueueOptions: o,
+		items:        map[int64]*item{},
+		groups:       map[groupKey]*group{},
+		delayed:      itemHeap{byTime: true},
+		running:      map[int64]*attempt{},
+		active:       map[string]int{},
+		holds:        map[string]environHold{},
+		watchers:     map[int64][]*Watcher{},
+	}
 	q.wake.L = &q.mu
 	q.jobCtx, q.abandon = context.WithCancel(context.Background())
-	q.timer = time.AfterFunc(time.Hour, func() { q.Kick() })
+	q.timer = time.AfterFunc(time.Hour, q.Kick)
 	q.timer.Stop()
 	paused, err := o.Store.ConfigValue(pausedKey)
 	if err != nil {
@@ -145,45 +180,54 @@ func newQueue(o QueueOptions) (*Queue, error) {
 	return q, q.load()
 }
 
-// load pushes every open job, ending or taking up again the attempts that were cut off when the daemon died.
+// load pushes every open job, ending or taking up again the attempts that were cut off when the daemon died. Nothing
+// else knows the queue yet.
 func (q *Queue) load() error {
-	var interrupted []OpenJob
+	var cutOff []OpenJob
 	err := q.Store.OpenJobs(func(o OpenJob) {
 		if o.Running {
-			interrupted = append(interrupted, o)
+			cutOff = append(cutOff, o)
 			return
 		}
 		if o.Held && o.NotBefore.After(q.holds[o.Environment].until) {
-			q.holds[o.Environment] = hold{o.NotBefore, "the API asked to wait, before the restart"}
+			q.holds[o.Environment] = environHold{o.NotBefore, "the API asked to wait, before the restart"}
 		}
 		q.pushLocked(groupKey{o.Environment, provider(o.Command)}, o.Seq, o.Priority, o.NotBefore, nil)
 	})
-	for _, o := range interrupted {
-		if err == nil {
-			err = q.recover(o.Seq)
+	if err != nil {
+		return err
+	}
+	for _, o := range cutOff {
+		if err := q.takeUp(o.Seq); err != nil {
+			return err
 		}
 	}
-	return err
+	return nil
 }
 
-// recover makes up for an attempt that was cut off.
-func (q *Queue) recover(seq int64) error {
+// takeUp makes up for an attempt that was cut off.
+func (q *Queue) takeUp(seq int64) error {
 	j, err := q.Store.JobBySeq(seq, 0)
 	if err != nil {
 		return err
 	}
-	code, message := codeInterrupted, "the daemon died three times while this job ran"
 	if q.Mutation(j.Command) {
-		code, message = codeOutcomeUnknown, "the daemon died while the request was under way; it may have been carried out"
-	} else if j.OpenStarts < 3 {
-		q.pushLocked(keyOf(j), seq, j.Priority, time.Time{}, nil)
-		return q.Store.End(seq, statusPending, "", "", nil)
+		return q.giveUp(j, codeOutcomeUnknown,
+			"the daemon died while the request was under way; it may have been carried out")
 	}
-	if err := q.Store.End(seq, statusFailed, code, message, nil); err != nil {
+	if j.OpenStarts >= 3 {
+		return q.giveUp(j, codeInterrupted, "the daemon died three times while this job ran")
+	}
+	q.pushLocked(keyOf(j), seq, j.Priority, time.Time{}, nil)
+	return q.Store.Restart(seq)
+}
+
+// giveUp ends a job that was cut off.
+func (q *Queue) giveUp(j *Job, code, message string) error {
+	if err := q.Store.End(j.Seq, statusFailed, code, message, nil); err != nil {
 		return err
 	}
-	j.Status = statusFailed
-	j.Error = code + ": " + message
+	j.fail(code, message)
 	q.logEnd(j)
 	return nil
 }
@@ -191,48 +235,50 @@ func (q *Queue) recover(seq int64) error {
 // Start lets the workers run.
 func (q *Queue) Start() {
 	for id := range q.Workers {
-		q.wg.Go(func() { q.worker(id + 1) })
+		q.workers.Go(func() { q.worker(id + 1) })
 	}
 }
 
 // Submit stores jobs, all or none, queues them, and returns them as stored; they are on disk when it returns. One whose
 // idempotency key is known comes back as the earlier job.
 func (q *Queue) Submit(jobs ...*Job) ([]*Job, error) {
-	reserved, err := q.reserve(jobs)
+	reserved, err := q.reserveNew(jobs)
 	if err != nil {
 		return nil, err
 	}
-	queued := 0
-	stored, err := q.Store.Submit(jobs, func(stored []*Job) { queued = q.push(stored, true) })
-	q.unreserve(reserved - queued)
+	stored, err := q.Store.Submit(jobs, func(stored []*Job) { q.push(reserved, stored...) })
 	if err != nil {
+		q.unreserve(reserved)
 		return nil, err
 	}
 	q.logSubmitted(stored...)
 	return stored, nil
 }
 
-// reserve counts jobs against the limit before they are stored, and returns how many count. On a full queue those whose
-// idempotency key is known take no place.
-func (q *Queue) reserve(jobs []*Job) (n int, err error) {
-	n = len(jobs)
-	err = q.reserveRoom(n)
+// reserveNew counts jobs against the limit before they are stored, and returns how many count. On a full queue those
+// whose idempotency key is known take no place.
+func (q *Queue) reserveNew(jobs []*Job) (int, error) {
+	n := len(jobs)
+	err := q.reserve(n)
 	if codeOf(err) != codeQueueFull || !slices.ContainsFunc(jobs, (*Job).keyed) {
 		return n, err
 	}
-	if n, err = q.Store.CountNew(jobs); err != nil {
+	n, err = q.Store.CountNew(jobs)
+	if err != nil {
 		return 0, err
 	}
-	return n, q.reserveRoom(n)
+	return n, q.reserve(n)
 }
 
-func (q *Queue) reserveRoom(n int) error {
+// reserve keeps room for n jobs. It is given back by push, or where that does not come about by unreserve.
+func (q *Queue) reserve(n int) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.stopping {
 		return errStoreClosed
 	}
-	if waiting := len(q.items) + q.reserved; n > 0 && q.MaxPending > 0 && waiting+n > q.MaxPending {
+	waiting := len(q.items) + q.reserved
+	if n > 0 && q.MaxPending > 0 && waiting+n > q.MaxPending {
 		return errorf(codeQueueFull, "%d jobs are waiting; queue.max_pending is %d", waiting, q.MaxPending).
 			hint("wait, cancel some with: honeydew job cancel --status pending, or raise queue.max_pending")
 	}
@@ -246,22 +292,18 @@ func (q *Queue) unreserve(n int) {
 	q.reserved -= n
 }
 
-// push queues jobs that have just been stored, and returns how many; the store's writer calls it. Where room was reserved
-// for them, they take it: at no moment do they count twice.
-func (q *Queue) push(jobs []*Job, reserved bool) (queued int) {
+// push queues jobs that have just been stored; the store's writer calls it. They take the room that was reserved for
+// them: at no moment do they count twice.
+func (q *Queue) push(reserved int, jobs ...*Job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.reserved -= reserved
 	for _, j := range jobs {
 		if !j.Existing {
 			q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
 			q.wake.Signal()
-			queued++
 		}
 	}
-	if reserved {
-		q.reserved -= queued
-	}
-	return queued
 }
 
 func (q *Queue) logSubmitted(jobs ...*Job) {
@@ -276,13 +318,14 @@ func (q *Queue) logSubmitted(jobs ...*Job) {
 func (q *Queue) Fire(f Firing) (*Job, error) {
 	fired, err := q.Store.Fire(f, func(j *Job) {
 		if j != nil {
-			q.push([]*Job{j}, false)
+			q.push(0, j)
 		}
 	})
-	if fired != nil && err == nil {
-		q.logSubmitted(fired)
+	if err != nil || fired == nil {
+		return nil, err
 	}
-	return fired, err
+	q.logSubmitted(fired)
+	return fired, nil
 }
 
 // Retry submits a failed or cancelled job again, as a new one.
@@ -294,13 +337,12 @@ func (q *Queue) Retry(prefix string) (*Job, error) {
 	if _, err := q.Store.Environment(old.Environment); err != nil {
 		return nil, err
 	}
-	if err := q.reserveRoom(1); err != nil {
+	if err := q.reserve(1); err != nil {
 		return nil, err
 	}
-	queued := 0
-	j, err := q.Store.Retry(old.Seq, func(j *Job) { queued = q.push([]*Job{j}, true) })
-	q.unreserve(1 - queued)
+	j, err := q.Store.Retry(old.Seq, func(j *Job) { q.push(1, j) })
 	if err != nil {
+		q.unreserve(1)
 		return nil, err
 	}
 	q.logSubmitted(j)
@@ -332,40 +374,35 @@ func (q *Queue) Cancel(prefix string) error {
 func (q *Queue) drop(seq int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if r := q.running[seq]; r != nil {
-		r.abort()
-	} else if it := q.items[seq]; it != nil {
-		q.removeLocked(it)
+	if a := q.running[seq]; a != nil {
+		a.abortLocked()
+		return
 	}
-}
-
-// abort drops whatever comes of the attempt; its owner holds Queue.mu.
-func (r *run) abort() {
-	r.cancelled = true
-	if r.cancel != nil {
-		r.cancel()
+	if it := q.items[seq]; it != nil {
+		q.removeLocked(it)
 	}
 }
 
 // ReleaseHolds ends all pauses that APIs asked for: what waits for one may start.
 func (q *Queue) ReleaseHolds() error {
-	_, err := q.Store.ReleaseHeld(func(seqs []int64) {
+	err := q.Store.ReleaseHeld(func(seqs []int64) {
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		clear(q.holds)
 		for _, seq := range seqs {
-			if it := q.items[seq]; it != nil && it.notBefore != 0 {
+			it := q.items[seq]
+			if it != nil && it.notBefore != 0 {
 				heap.Remove(&q.delayed, int(it.index))
-				it.notBefore = 0
-				heap.Push(&it.group.ready, it)
+				it.makeReady()
 			}
 		}
 		q.wake.Broadcast()
 	})
-	if err == nil {
-		q.Log.Info("queue released: the pauses that APIs asked for are over")
+	if err != nil {
+		return err
 	}
-	return err
+	q.Log.Info("queue released: the pauses that APIs asked for are over")
+	return nil
 }
 
 // SetPaused stops or starts the taking of new jobs, restarts included.
@@ -374,9 +411,9 @@ func (q *Queue) SetPaused(paused bool) error {
 		return err
 	}
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.paused = paused
-	q.mu.Unlock()
-	q.Kick()
+	q.wake.Broadcast()
 	return nil
 }
 
@@ -389,20 +426,30 @@ func (q *Queue) Kick() {
 
 // QueueState is a moment's figures.
 type QueueState struct {
-	Pending, Running, Busy int
-	Paused                 bool
-	HeldUntil              time.Time // of the environment asked for
-	HeldReason             string
-	Failing                int // results that the disk refuses for now
+	Pending    int
+	Running    int
+	Busy       int
+	Paused     bool
+	HeldUntil  time.Time // of the environment asked for
+	HeldReason string
+	Failing    int // results that the disk refuses for now
 }
 
 // State tells of the queue, and of the hold on one environment.
 func (q *Queue) State(environment string) QueueState {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := QueueState{Pending: len(q.items), Running: len(q.running), Busy: q.busy, Paused: q.paused, Failing: q.failing}
-	if h := q.holds[environment]; h.until.After(timeNow()) {
-		s.HeldUntil, s.HeldReason = h.until, h.reason
+	s := QueueState{
+		Pending: len(q.items),
+		Running: len(q.running),
+		Busy:    q.busy,
+		Paused:  q.paused,
+		Failing: q.failing,
+	}
+	hold := q.holds[environment]
+	if hold.until.After(timeNow()) {
+		s.HeldUntil = hold.until
+		s.HeldReason = hold.reason
 	}
 	return s
 }
@@ -411,13 +458,11 @@ func (q *Queue) State(environment string) QueueState {
 func (q *Queue) RunningJob(seq int64) *Job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if r := q.running[seq]; r != nil {
-		return r.job
+	if a := q.running[seq]; a != nil {
+		return a.job
 	}
 	return nil
 }
-
-func keyOf(j *Job) groupKey { return groupKey{j.Environment, provider(j.Command)} }
 
 // pushLocked adds a waiting job; j may be nil.
 func (q *Queue) pushLocked(key groupKey, seq int64, priority int32, notBefore time.Time, j *Job) {
@@ -432,12 +477,18 @@ func (q *Queue) pushLocked(key groupKey, seq int64, priority int32, notBefore ti
 		q.cached += jobBytes(j)
 	}
 	q.items[seq] = it
-	if !notBefore.IsZero() && notBefore.After(timeNow()) {
+	if notBefore.After(timeNow()) {
 		it.notBefore = notBefore.UnixMilli()
 		heap.Push(&q.delayed, it)
 		return
 	}
-	heap.Push(&g.ready, it)
+	it.makeReady()
+}
+
+// makeReady puts an item that is in no heap into its group's.
+func (it *item) makeReady() {
+	it.notBefore = 0
+	heap.Push(&it.group.ready, it)
 }
 
 // jobBytes is about what a waiting job takes in memory.
@@ -456,57 +507,70 @@ func (q *Queue) removeLocked(it *item) {
 }
 
 // next waits for a job that may start, and marks it as running; nil: the queue is stopping.
-func (q *Queue) next() (*item, *run) {
+func (q *Queue) next() (*item, *attempt) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for !q.stopping {
 		now := timeNow()
-		for len(q.delayed.items) > 0 && q.delayed.items[0].notBefore <= now.UnixMilli() {
-			it := heap.Pop(&q.delayed).(*item)
-			it.notBefore = 0
-			heap.Push(&it.group.ready, it)
-		}
-		deadline := now.Add(deadlineCheck)
-		if len(q.delayed.items) > 0 {
-			deadline = time.UnixMilli(q.delayed.items[0].notBefore)
-		}
-		if !q.paused && q.failing == 0 && q.unsaved < maxUnsaved && q.unsavedB < maxUnsavedBytes {
+		wait := q.readyLocked(now)
+		if q.mayStartLocked() {
 			best, held := q.bestLocked(now)
 			if best != nil {
-				q.removeLocked(best)
-				r := &run{}
-				q.running[best.seq] = r
-				q.active[best.group.provider]++
-				q.busy++
-				return best, r
+				return best, q.takeLocked(best)
 			}
-			if !held.IsZero() && (held.Before(deadline) || len(q.delayed.items) == 0) {
-				deadline = held
-			}
+			wait = min(wait, held)
 		}
-		// A long wait is cut into pieces, since the timer stands still while the machine sleeps.
 		if len(q.items) > 0 {
-			q.timer.Reset(max(time.Millisecond, min(deadline.Sub(now), deadlineCheck)))
+			q.timer.Reset(max(wait, time.Millisecond))
 		}
 		q.wake.Wait()
 	}
 	return nil, nil
 }
 
-// bestLocked finds the job whose turn it is; held is when the first hold on waiting jobs ends.
-func (q *Queue) bestLocked(now time.Time) (best *item, held time.Time) {
+// mayStartLocked reports whether any job may start. Results that cannot be saved hold all back.
+func (q *Queue) mayStartLocked() bool {
+	return !q.paused && q.failing == 0 && q.unsaved < maxUnsaved && q.unsavedB < maxUnsavedBytes
+}
+
+// takeLocked marks a waiting job as running.
+func (q *Queue) takeLocked(it *item) *attempt {
+	q.removeLocked(it)
+	a := &attempt{}
+	q.running[it.seq] = a
+	q.active[it.group.provider]++
+	q.busy++
+	return a
+}
+
+// readyLocked makes ready what has waited long enough, and returns the time until the next of them. That is at most
+// deadlineCheck: a long wait is cut into pieces, since the timer stands still while the machine sleeps.
+func (q *Queue) readyLocked(now time.Time) time.Duration {
+	for len(q.delayed.items) > 0 {
+		first := q.delayed.items[0]
+		if first.notBefore > now.UnixMilli() {
+			return min(deadlineCheck, time.UnixMilli(first.notBefore).Sub(now))
+		}
+		heap.Pop(&q.delayed)
+		first.makeReady()
+	}
+	return deadlineCheck
+}
+
+// bestLocked finds the job whose turn it is, and how long the first hold on waiting jobs lasts, at most deadlineCheck.
+func (q *Queue) bestLocked(now time.Time) (best *item, held time.Duration) {
+	held = deadlineCheck
 	for _, g := range q.groups {
 		if len(g.ready.items) == 0 || (q.ProviderLimit > 0 && q.active[g.provider] >= q.ProviderLimit) {
 			continue
 		}
-		if h := q.holds[g.environment]; h.until.After(now) {
-			if held.IsZero() || h.until.Before(held) {
-				held = h.until
-			}
+		until := q.holds[g.environment].until
+		if until.After(now) {
+			held = min(held, until.Sub(now))
 			continue
 		}
 		head := g.ready.items[0]
-		if best == nil || head.priority > best.priority || (head.priority == best.priority && head.seq < best.seq) {
+		if best == nil || head.before(best, false) {
 			best = head
 		}
 	}

@@ -1,8 +1,11 @@
 package main
 
-// Who follows a job, and how its transitions reach them.
+// Who follows a job, and how its transitions reach them. A watcher is on the list before the job's present state is read,
+// so that no transition can slip in between.
 
 import "slices"
+
+const watchBuffer = 64 // transitions that a slow watcher may lag behind
 
 // Watcher receives a job's transitions. C is closed after a terminal one, when the queue stops, or when the reader
 // lags too far behind.
@@ -31,38 +34,51 @@ func (q *Queue) Watch(prefix string) (*Watcher, error) {
 		return nil, err
 	}
 	w := &Watcher{C: make(chan *Job, watchBuffer), seq: seq}
-	q.mu.Lock()
-	if q.stopping {
-		q.mu.Unlock()
-		return nil, errStoreClosed
+	present, err := q.addWatcher(w)
+	if err != nil {
+		return nil, err
 	}
-	q.watchers[seq] = append(q.watchers[seq], w)
-	r := q.running[seq]
-	if r != nil && r.job != nil && !r.cancelled { // a cancelled one has ended, though its request may not have
-		w.send(r.job)
-		q.mu.Unlock()
-		return w, nil
+	if present == nil {
+		present, err = q.Store.JobBySeq(seq, 0)
 	}
-	q.mu.Unlock()
-	present, err := q.Store.JobBySeq(seq, 0)
 	if err != nil {
 		q.Unwatch(w)
 		return nil, err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	// What came in while this was read is newer.
+	// What came in meanwhile is newer.
 	if len(w.C) == 0 && slices.Contains(q.watchers[seq], w) && !w.send(present) {
-		q.dropLocked(seq, func(o *Watcher) bool { return o == w })
+		q.dropLocked(w)
 	}
 	return w, nil
+}
+
+// addWatcher puts w on the list, and returns the job as it runs, nil if it does not. A cancelled one has ended, though
+// its request may not have.
+func (q *Queue) addWatcher(w *Watcher) (*Job, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.stopping {
+		return nil, errStoreClosed
+	}
+	q.watchers[w.seq] = append(q.watchers[w.seq], w)
+	a := q.running[w.seq]
+	if a == nil || a.cancelled {
+		return nil, nil
+	}
+	return a.job, nil
 }
 
 // Unwatch ends a watch.
 func (q *Queue) Unwatch(w *Watcher) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.dropLocked(w.seq, func(o *Watcher) bool { return o == w })
+	q.dropLocked(w)
+}
+
+func (q *Queue) dropLocked(gone *Watcher) {
+	q.keepLocked(gone.seq, func(w *Watcher) bool { return w != gone })
 }
 
 // notifyLocked tells the watchers of j, without its result: they may be many, and slow.
@@ -70,20 +86,20 @@ func (q *Queue) notifyLocked(j *Job) {
 	if len(q.watchers[j.Seq]) == 0 {
 		return
 	}
-	if j.Result != "" {
-		bare := *j
-		bare.ResultBytes = int64(len(j.Result))
+	bare := *j
+	if bare.Result != "" {
+		bare.ResultBytes = int64(len(bare.Result))
 		bare.Result = ""
-		j = &bare
 	}
-	q.dropLocked(j.Seq, func(w *Watcher) bool { return !w.send(j) })
+	q.keepLocked(j.Seq, func(w *Watcher) bool { return w.send(&bare) })
 }
 
-// dropLocked takes watchers of a job off the list.
-func (q *Queue) dropLocked(seq int64, gone func(*Watcher) bool) {
-	if rest := slices.DeleteFunc(q.watchers[seq], gone); len(rest) > 0 {
-		q.watchers[seq] = rest
-	} else {
+// keepLocked strikes off the list of a job's watchers those that are not to be kept.
+func (q *Queue) keepLocked(seq int64, keep func(*Watcher) bool) {
+	rest := slices.DeleteFunc(q.watchers[seq], func(w *Watcher) bool { return !keep(w) })
+	if len(rest) == 0 {
 		delete(q.watchers, seq)
+		return
 	}
+	q.watchers[seq] = rest
 }

@@ -1,8 +1,20 @@
 package main
 
-// One attempt at a job, and what comes of it: completed, failed, or back to waiting. A worker hands the end of an
-// attempt to the store's writer and takes the next job at once; the end is told to watchers and the log only after
-// its commit. What may be sent again, and when, is decided in settle and nowhere else.
+// One attempt at a job, and what comes of it. The states of a job:
+//
+//	              +------- retried, held, or given back -------+
+//	              v                                            |
+//	submit --> pending -------- begin --------> running --- settle --> completed
+//	              |                                |           |
+//	              +------------ Cancel ------------+           +-----> failed
+//	                              |
+//	                              v
+//	                          cancelled
+//
+// What may be sent again, and when, is decided in settle and nowhere else.
+//
+// A worker hands the end of an attempt to the store's writer and takes the next job at once; the end is told to watchers
+// and the log only after its commit.
 
 import (
 	"context"
@@ -19,7 +31,6 @@ const (
 	backoffBase  = time.Second
 	backoffCap   = 5 * time.Minute
 	storageRetry = time.Second // a disk that refused a write is tried again this often
-	watchBuffer  = 64          // transitions that a slow watcher may lag behind
 )
 
 // backoff is the wait before the n-th retry, from 1: exponential with full jitter, so that daemons that failed
@@ -34,82 +45,195 @@ func backoff(n int32) time.Duration {
 
 // worker takes job after job until the queue stops.
 func (q *Queue) worker(id int) {
-	for it, r := q.next(); it != nil; it, r = q.next() {
-		q.attempt(id, it, r)
+	for {
+		it, a := q.next()
+		if it == nil {
+			return
+		}
+		q.work(id, it, a)
 	}
 }
 
-// attempt reads the job, notes the start, runs it and settles what came of it.
-func (q *Queue) attempt(worker int, it *item, r *run) {
-	j, mutation, err := q.begin(it, r)
+// work reads the job, notes the start, runs it and settles what came of it.
+func (q *Queue) work(worker int, it *item, a *attempt) {
+	j, err := q.begin(it, a)
 	if err != nil {
-		q.putBack(it, r, err)
+		q.putBack(it, a, err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(q.jobCtx, j.Timeout)
 	defer cancel()
 	q.mu.Lock()
-	r.job, r.cancel = j, cancel
-	cancelled := r.cancelled
+	a.job = j
+	a.cancel = cancel
+	cancelled := a.cancelled
 	q.notifyLocked(j)
 	q.mu.Unlock()
 	if cancelled {
-		q.release(it, r, 0)
+		q.release(it, a, 0)
 		return
 	}
 	q.event(slog.LevelInfo, "job started", j, slog.Int("worker_id", worker))
-	result, partial, err := q.guarded(ctx, j)
-	end, held := settle(*j, mutation, q.jobCtx.Err() != nil, result, partial, err)
-	if held != "" {
-		q.hold(j.Environment, end.NextAttemptAt, held)
+	end := settle(*j, q.run(ctx, j))
+	if end.held() {
+		q.hold(end.Environment, end.NextAttemptAt, strings.TrimPrefix(end.Error, codeRateLimited+": "))
 	}
-	if q.release(it, r, len(end.Result)) {
-		q.save(end, false)
+	if q.release(it, a, len(end.Result)) {
+		q.save(end)
 	}
 }
 
-// begin makes the running job of a waiting one and tells the store. A query goes on at once, and is aborted when the store
-// finds that the job had ended; a mutation's start must be on disk before its request is sent, or a crash could send it
-// twice.
-func (q *Queue) begin(it *item, r *run) (_ *Job, mutation bool, err error) {
-	stored := it.job
-	if stored == nil {
-		if stored, err = q.Store.JobBySeq(it.seq, 0); err != nil {
-			return nil, false, err
-		} else if stored.Status != statusPending {
-			return nil, false, errNotOpen
+// begin makes the running job of a waiting one and tells the store. A query goes on at once, and is aborted when the
+// store finds that the job had ended. A mutation's start must be on disk before its request is sent, or a crash could
+// send it twice.
+func (q *Queue) begin(it *item, a *attempt) (*Job, error) {
+	waiting := it.job
+	if waiting == nil {
+		stored, err := q.Store.JobBySeq(it.seq, 0)
+		if err != nil {
+			return nil, err
 		}
+		if stored.Status != statusPending {
+			return nil, errNotOpen
+		}
+		waiting = stored
 	}
-	j := *stored
+	j := *waiting
 	j.Status = statusRunning
 	j.StartedAt = timeNow()
 	j.UpdatedAt = j.StartedAt
 	j.NextAttemptAt = time.Time{}
 	if q.Mutation(j.Command) {
-		return &j, true, q.Store.Start(&j, nil)
+		return &j, q.Store.Start(&j)
 	}
-	return &j, false, q.Store.Start(&j, func(err error) {
+	q.Store.Starting(&j, func(err error) {
 		if errors.Is(err, errNotOpen) {
 			q.mu.Lock()
-			r.abort()
-			q.mu.Unlock()
+			defer q.mu.Unlock()
+			a.abortLocked()
 		}
 	})
+	return &j, nil
 }
 
-// guarded keeps a panic inside its job.
-func (q *Queue) guarded(ctx context.Context, j *Job) (result string, partial string, err error) {
+// run carries the attempt out. It keeps a panic inside its job.
+func (q *Queue) run(ctx context.Context, j *Job) (o outcome) {
+	o.mutation = q.Mutation(j.Command)
 	defer func() {
 		if p := recover(); p != nil {
-			q.Log.Error("panic in a job", "job_id", j.ID, "command", j.Command, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = errorf(codeInternal, "a bug in honeydew stopped this job; the log has the details")
+			q.Log.Error("panic in a job",
+				"job_id", j.ID,
+				"command", j.Command,
+				"panic", fmt.Sprint(p),
+				"stack", string(debug.Stack()))
+			o.err = errorf(codeInternal, "a bug in honeydew stopped this job; the log has the details")
 		}
+		o.stopping = q.jobCtx.Err() != nil
 	}()
-	return q.Run(ctx, j)
+	o.result, o.partial, o.err = q.Run(ctx, j)
+	return o
 }
 
-// putBack returns a job whose attempt could not begin, for the disk's sake.
-func (q *Queue) putBack(it *item, r *run, err error) {
+// outcome is what came of an attempt.
+type outcome struct {
+	result   string
+	partial  string // the API's complaint beside a usable result
+	err      error
+	mutation bool // the command changes something, and must not be carried out twice
+	stopping bool // the daemon has abandoned the attempt
+}
+
+// settle decides what becomes of j after an attempt.
+func settle(j Job, o outcome) *Job {
+	if o.err == nil {
+		j.complete(o.result, o.partial)
+		return &j
+	}
+	e := failureOf(o.err)
+	outcomeKnown := e.Unsent || e.Refused || strings.HasPrefix(e.Code, "AUTH_")
+	switch {
+	case o.stopping && (!o.mutation || e.Unsent):
+		j.end(statusPending, "", "")
+	case e.Hold > 0:
+		// Under one code, whatever was refused, since the next start finds the hold by it.
+		j.again(e.Hold, codeRateLimited, e.Message)
+	case o.mutation && !outcomeKnown:
+		j.fail(codeOutcomeUnknown, "the request may have been carried out: "+e.Message)
+	case e.Retry && j.RetryCount < j.MaxRetries:
+		j.RetryCount++
+		j.again(backoff(j.RetryCount), e.Code, e.Message)
+	default:
+		j.fail(e.Code, e.Message)
+	}
+	return &j
+}
+
+// failureOf is err as the one error type.
+func failureOf(err error) *Error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		e = &Error{Code: codeInternal, Message: err.Error()}
+	}
+	if errors.Is(err, context.Canceled) {
+		interrupted := errorf(codeInterrupted, "the daemon stopped while the request was under way")
+		interrupted.Unsent = e.Unsent
+		return interrupted
+	}
+	return e
+}
+
+// complete ends the job with a result, and perhaps with the API's complaint beside it.
+func (j *Job) complete(result, partial string) {
+	code := ""
+	if partial != "" {
+		code = codePartial
+	}
+	j.end(statusCompleted, code, partial)
+	j.Result = result
+}
+
+// fail ends the job without a result.
+func (j *Job) fail(code, message string) { j.end(statusFailed, code, message) }
+
+// again lets the job wait for its next attempt; code and message say what was wrong with this one.
+func (j *Job) again(wait time.Duration, code, message string) {
+	j.end(statusPending, code, message)
+	j.NextAttemptAt = j.UpdatedAt.Add(wait).Truncate(time.Millisecond)
+}
+
+// end puts the end of an attempt into the job; code is "" where nothing was wrong.
+func (j *Job) end(status, code, message string) {
+	j.Status = status
+	j.UpdatedAt = timeNow()
+	j.OpenStarts = 0
+	j.ErrorCode = code
+	j.Error = ""
+	if code != "" {
+		j.Error = code + ": " + message
+	}
+	if j.finished() {
+		j.CompletedAt = j.UpdatedAt
+	}
+}
+
+// held reports whether the job waits because its API asked the whole environment to.
+func (j *Job) held() bool { return j.Status == statusPending && j.ErrorCode == codeRateLimited }
+
+// hold keeps the environment's queue back.
+func (q *Queue) hold(environment string, until time.Time, reason string) {
+	q.mu.Lock()
+	longer := until.After(q.holds[environment].until)
+	if longer {
+		q.holds[environment] = environHold{until, reason}
+	}
+	q.mu.Unlock()
+	if longer {
+		q.Log.Warn("queue held", "environment", environment, "until", timeText(until), "reason", reason)
+	}
+}
+
+// putBack returns a job whose attempt could not begin, for the disk's sake. A job that is gone is forgotten.
+func (q *Queue) putBack(it *item, a *attempt, err error) {
 	gone := errors.Is(err, errNotOpen) || codeOf(err) == codeNotFound
 	if !gone {
 		q.Log.Error("job could not be started", "error", err.Error())
@@ -118,25 +242,25 @@ func (q *Queue) putBack(it *item, r *run, err error) {
 	defer q.mu.Unlock()
 	q.releaseLocked(it)
 	delete(q.running, it.seq)
-	if !gone && !r.cancelled {
+	if !gone && !a.cancelled {
 		q.pushLocked(it.group.groupKey, it.seq, it.priority, timeNow().Add(storageRetry), nil)
 		q.wake.Signal()
 	}
 }
 
-// release ends an attempt's hold on its worker and provider. False: a user has cancelled the job, so that its result,
-// which has this many bytes, is not to be saved.
-func (q *Queue) release(it *item, r *run, bytes int) bool {
+// release frees the attempt's worker and provider. False: a user has cancelled the job, so that its end is not to be
+// saved. Otherwise a result of so many bytes counts as unsaved from now on.
+func (q *Queue) release(it *item, a *attempt, bytes int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.releaseLocked(it)
-	if r.cancelled {
+	if a.cancelled {
 		delete(q.running, it.seq)
-	} else {
-		q.unsaved++
-		q.unsavedB += bytes
+		return false
 	}
-	return !r.cancelled
+	q.unsaved++
+	q.unsavedB += bytes
+	return true
 }
 
 func (q *Queue) releaseLocked(it *item) {
@@ -147,112 +271,83 @@ func (q *Queue) releaseLocked(it *item) {
 	}
 }
 
-// settle decides what becomes of j after an attempt; stopping: the daemon has abandoned it. held is why the API wants
-// the whole environment to wait until the job's next attempt.
-func settle(j Job, mutation, stopping bool, result, partial string, err error) (_ *Job, held string) {
-	now := timeNow()
-	j.Status, j.UpdatedAt, j.OpenStarts, j.Error, j.ErrorCode = statusPending, now, 0, "", ""
-	e, ok := errors.AsType[*Error](err)
-	if err != nil && !ok {
-		e = &Error{Code: codeInternal, Message: err.Error()}
-	}
-	if errors.Is(err, context.Canceled) {
-		e = &Error{Code: codeInterrupted, Message: "the daemon stopped while the request was under way", Unsent: e.Unsent}
-	}
-	known := e != nil && (e.Unsent || e.Refused || strings.HasPrefix(e.Code, "AUTH_"))
-	switch {
-	case err == nil:
-		j.Status, j.Result = statusCompleted, result
-		if partial != "" {
-			j.Error, j.ErrorCode = codePartial+": "+partial, codePartial
-		}
-	case stopping && (!mutation || e.Unsent):
-		// The attempt is given back.
-	case e.Hold > 0:
-		// Under one code, whatever was refused, since the next start finds the hold by it.
-		j.NextAttemptAt, j.Error, j.ErrorCode, held = now.Add(e.Hold), codeRateLimited+": "+e.Message, codeRateLimited, e.Message
-	case mutation && !known:
-		j.Status, j.ErrorCode = statusFailed, codeOutcomeUnknown
-		j.Error = codeOutcomeUnknown + ": the request may have been carried out: " + e.Message
-	case e.Retry && j.RetryCount < j.MaxRetries:
-		j.RetryCount++
-		j.NextAttemptAt, j.Error, j.ErrorCode = now.Add(backoff(j.RetryCount)).Truncate(time.Millisecond), e.Error(), e.Code
-	default:
-		j.Status, j.Error, j.ErrorCode = statusFailed, e.Error(), e.Code
-	}
-	if j.finished() {
-		j.CompletedAt = now
-	}
-	return &j, held
-}
-
-// hold keeps the environment's queue back.
-func (q *Queue) hold(environment string, until time.Time, reason string) {
-	q.mu.Lock()
-	longer := until.After(q.holds[environment].until)
-	if longer {
-		q.holds[environment] = hold{until, reason}
-	}
-	q.mu.Unlock()
-	if longer {
-		q.Log.Warn("queue held", "environment", environment, "until", timeText(until), "reason", reason)
-	}
-}
-
-// save stores the end of an attempt, for as long as it takes; again: the disk has refused it before.
-func (q *Queue) save(j *Job, again bool) {
+// save stores the end of an attempt.
+func (q *Queue) save(j *Job) {
 	q.Store.Finish(j, func(err error) {
-		if err == nil || errors.Is(err, errNotOpen) || errors.Is(err, errStoreClosed) {
-			q.saved(j, again, err)
+		if !refusedForNow(err) {
+			q.saved(j, err)
 			return
 		}
-		if !again {
-			q.mu.Lock()
-			q.failing++
-			q.mu.Unlock()
-			q.Log.Error("result could not be stored; trying again", "job_id", j.ID, "error", err.Error())
-		}
-		time.AfterFunc(storageRetry, func() { q.save(j, true) })
+		q.addFailing(1)
+		q.Log.Error("result could not be stored; trying again", "job_id", j.ID, "error", err.Error())
+		q.saveLater(j)
 	})
 }
 
-// saved runs in the writer after the commit, so it only does what is quick.
-func (q *Queue) saved(j *Job, again bool, err error) {
+// saveLater stores an end that the disk has refused, for as long as it takes.
+func (q *Queue) saveLater(j *Job) {
+	time.AfterFunc(storageRetry, func() {
+		q.Store.Finish(j, func(err error) {
+			if refusedForNow(err) {
+				q.saveLater(j)
+				return
+			}
+			q.saved(j, err)
+			q.addFailing(-1)
+		})
+	})
+}
+
+// refusedForNow reports whether the disk may take later what it has not taken now.
+func refusedForNow(err error) bool {
+	return err != nil && !errors.Is(err, errNotOpen) && !errors.Is(err, errStoreClosed)
+}
+
+// addFailing counts the ends that the disk refuses. What held one worker back held all.
+func (q *Queue) addFailing(n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.failing += n
+	q.wake.Broadcast()
+}
+
+// saved runs in the writer after the commit, so it only does what is quick. Where the job had ended before, or the store
+// is closed, err says so, and there is nothing to tell.
+func (q *Queue) saved(j *Job, err error) {
 	q.mu.Lock()
 	delete(q.running, j.Seq)
 	q.unsaved--
 	q.unsavedB -= len(j.Result)
-	if err == nil {
-		if j.Status == statusPending {
-			q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
-		}
-		q.notifyLocked(j)
-	}
 	q.wake.Signal()
-	if again {
-		q.failing--
-		q.wake.Broadcast() // what held one worker back held all
+	if err != nil {
+		q.mu.Unlock()
+		return
 	}
+	if j.Status == statusPending {
+		q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
+	}
+	q.notifyLocked(j)
 	q.mu.Unlock()
-	if err == nil {
-		q.logEnd(j)
-	}
+	q.logEnd(j)
 }
 
 // event logs what became of a job.
 func (q *Queue) event(level slog.Level, message string, j *Job, more ...slog.Attr) {
-	q.Log.LogAttrs(context.Background(), level, message, append([]slog.Attr{slog.String("job_id", j.ID), slog.String("command", j.Command)}, more...)...)
+	attrs := []slog.Attr{slog.String("job_id", j.ID), slog.String("command", j.Command)}
+	q.Log.LogAttrs(context.Background(), level, message, append(attrs, more...)...)
 }
 
 func (q *Queue) logEnd(j *Job) {
+	text := slog.String("error", j.Error)
 	retries := slog.Int("retry_count", int(j.RetryCount))
 	switch {
 	case j.Status == statusCompleted:
-		q.event(slog.LevelInfo, "job completed", j, slog.Int64("duration_ms", j.CompletedAt.Sub(j.StartedAt).Milliseconds()))
+		took := j.CompletedAt.Sub(j.StartedAt)
+		q.event(slog.LevelInfo, "job completed", j, slog.Int64("duration_ms", took.Milliseconds()))
 	case j.Status == statusFailed:
-		q.event(slog.LevelError, "job failed", j, slog.String("error", j.Error), retries)
-	case j.Error != "" && j.ErrorCode != codeRateLimited:
-		q.event(slog.LevelWarn, "job retrying", j, slog.String("error", j.Error), retries, slog.String("next_retry", timeText(j.NextAttemptAt)))
+		q.event(slog.LevelError, "job failed", j, text, retries)
+	case j.Error != "" && !j.held():
+		q.event(slog.LevelWarn, "job retrying", j, text, retries, slog.String("next_retry", timeText(j.NextAttemptAt)))
 	}
 }
 
@@ -263,8 +358,8 @@ func (q *Queue) Stop() {
 	q.stopping = true
 	q.timer.Stop()
 	q.wake.Broadcast()
-	for _, ws := range q.watchers {
-		for _, w := range ws {
+	for _, watchers := range q.watchers {
+		for _, w := range watchers {
 			close(w.C)
 		}
 	}
@@ -275,7 +370,10 @@ func (q *Queue) Stop() {
 // mutation that was sent is OUTCOME_UNKNOWN. It waits at most grace for jobs that do not listen.
 func (q *Queue) Drain(ctx context.Context, grace time.Duration) {
 	done := make(chan struct{})
-	go func() { q.wg.Wait(); close(done) }()
+	go func() {
+		q.workers.Wait()
+		close(done)
+	}()
 	select {
 	case <-done:
 	case <-ctx.Done():

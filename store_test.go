@@ -420,7 +420,7 @@ func TestTokensOfALoginReplaceThoseOfAnotherUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n, countErr := s.count("SELECT count(*) FROM auth_tokens")
+	n, countErr := s.readNumber("SELECT count(*) FROM auth_tokens")
 	if row, err := s.Tokens(env.ID); err != nil || countErr != nil || n != 1 || row.Username != "bela" || string(row.Access) != "bela" {
 		t.Errorf("%d logins, read %+v (%v, %v)", n, row, err, countErr)
 	}
