@@ -107,6 +107,7 @@ type attempt struct {
 	job       *Job // as it is while it runs; nil until it was read
 	cancel    context.CancelFunc
 	cancelled bool // by a user: whatever comes of the attempt is dropped
+	refused   bool // the disk did not take its end; it is tried again
 }
 
 // abortLocked drops whatever comes of the attempt.
@@ -309,7 +310,7 @@ func (q *Queue) push(reserved int, jobs ...*Job) {
 func (q *Queue) logSubmitted(jobs ...*Job) {
 	for _, j := range jobs {
 		if !j.Existing {
-			q.event(slog.LevelInfo, "job submitted", j, slog.Int("priority", int(j.Priority)))
+			q.event(slog.LevelInfo, "job submitted", j, "priority", j.Priority)
 		}
 	}
 }

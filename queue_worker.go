@@ -73,7 +73,7 @@ func (q *Queue) work(worker int, it *item, a *attempt) {
 		q.release(it, a, 0)
 		return
 	}
-	q.event(slog.LevelInfo, "job started", j, slog.Int("worker_id", worker))
+	q.event(slog.LevelInfo, "job started", j, "worker_id", worker)
 	end := settle(*j, q.run(ctx, j))
 	if end.held() {
 		q.hold(end.Environment, end.NextAttemptAt, strings.TrimPrefix(end.Error, codeRateLimited+": "))
@@ -271,83 +271,75 @@ func (q *Queue) releaseLocked(it *item) {
 	}
 }
 
-// save stores the end of an attempt.
+// save stores the end of an attempt, for as long as it takes.
 func (q *Queue) save(j *Job) {
 	q.Store.Finish(j, func(err error) {
-		if !refusedForNow(err) {
+		if err == nil || errors.Is(err, errNotOpen) || errors.Is(err, errStoreClosed) {
 			q.saved(j, err)
 			return
 		}
-		q.addFailing(1)
-		q.Log.Error("result could not be stored; trying again", "job_id", j.ID, "error", err.Error())
-		q.saveLater(j)
+		q.refused(j, err)
+		time.AfterFunc(storageRetry, func() { q.save(j) })
 	})
 }
 
-// saveLater stores an end that the disk has refused, for as long as it takes.
-func (q *Queue) saveLater(j *Job) {
-	time.AfterFunc(storageRetry, func() {
-		q.Store.Finish(j, func(err error) {
-			if refusedForNow(err) {
-				q.saveLater(j)
-				return
-			}
-			q.saved(j, err)
-			q.addFailing(-1)
-		})
-	})
-}
-
-// refusedForNow reports whether the disk may take later what it has not taken now.
-func refusedForNow(err error) bool {
-	return err != nil && !errors.Is(err, errNotOpen) && !errors.Is(err, errStoreClosed)
-}
-
-// addFailing counts the ends that the disk refuses. What held one worker back held all.
-func (q *Queue) addFailing(n int) {
+// refused notes that the disk does not take the end of j for now. It is told once.
+func (q *Queue) refused(j *Job, err error) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.failing += n
-	q.wake.Broadcast()
+	a := q.running[j.Seq]
+	again := a.refused
+	if !again {
+		a.refused = true
+		q.failing++
+	}
+	q.mu.Unlock()
+	if !again {
+		q.Log.Error("result could not be stored; trying again", "job_id", j.ID, "error", err.Error())
+	}
 }
 
 // saved runs in the writer after the commit, so it only does what is quick. Where the job had ended before, or the store
 // is closed, err says so, and there is nothing to tell.
 func (q *Queue) saved(j *Job, err error) {
 	q.mu.Lock()
+	if q.running[j.Seq].refused {
+		q.failing--
+		q.wake.Broadcast() // what held one worker back held all
+	}
 	delete(q.running, j.Seq)
 	q.unsaved--
 	q.unsavedB -= len(j.Result)
 	q.wake.Signal()
-	if err != nil {
-		q.mu.Unlock()
-		return
-	}
-	if j.Status == statusPending {
+	if err == nil && j.Status == statusPending {
 		q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
 	}
-	q.notifyLocked(j)
+	if err == nil {
+		q.notifyLocked(j)
+	}
 	q.mu.Unlock()
-	q.logEnd(j)
+	if err == nil {
+		q.logEnd(j)
+	}
 }
 
 // event logs what became of a job.
-func (q *Queue) event(level slog.Level, message string, j *Job, more ...slog.Attr) {
-	attrs := []slog.Attr{slog.String("job_id", j.ID), slog.String("command", j.Command)}
-	q.Log.LogAttrs(context.Background(), level, message, append(attrs, more...)...)
+func (q *Queue) event(level slog.Level, message string, j *Job, more ...any) {
+	attrs := append([]any{"job_id", j.ID, "command", j.Command}, more...)
+	q.Log.Log(context.Background(), level, message, attrs...)
 }
 
 func (q *Queue) logEnd(j *Job) {
-	text := slog.String("error", j.Error)
-	retries := slog.Int("retry_count", int(j.RetryCount))
 	switch {
 	case j.Status == statusCompleted:
 		took := j.CompletedAt.Sub(j.StartedAt)
-		q.event(slog.LevelInfo, "job completed", j, slog.Int64("duration_ms", took.Milliseconds()))
+		q.event(slog.LevelInfo, "job completed", j, "duration_ms", took.Milliseconds())
 	case j.Status == statusFailed:
-		q.event(slog.LevelError, "job failed", j, text, retries)
+		q.event(slog.LevelError, "job failed", j, "error", j.Error, "retry_count", j.RetryCount)
 	case j.Error != "" && !j.held():
-		q.event(slog.LevelWarn, "job retrying", j, text, retries, slog.String("next_retry", timeText(j.NextAttemptAt)))
+		q.event(slog.LevelWarn, "job retrying", j,
+			"error", j.Error,
+			"retry_count", j.RetryCount,
+			"next_retry", timeText(j.NextAttemptAt))
 	}
 }
 

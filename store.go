@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,8 +31,8 @@ var errStoreClosed = &Error{Code: codeShuttingDown, Message: "the daemon is shut
 // Store is the database. Its methods may be called from any goroutine; those that write return once it is on disk.
 type Store struct {
 	path   string
-	sqlite *sql.DB // of the writer's one connection
 	read   *sql.DB
+	undo   []func() error // closes what is open
 	ops    chan *write
 	closed chan struct{} // no more writes are taken
 	gone   chan struct{} // the writer has ended: what it has not answered, it never will
@@ -93,19 +94,51 @@ func openStore(path, sync, productionURL string) (*Store, error) {
 
 // open opens the connections. The writer has not begun yet, so that nothing changes meanwhile.
 func (s *Store) open(sync string) error {
-	if err := s.openWriting(sync); err != nil {
-		return err
-	}
-	read, err := sql.Open("sqlite", dsn(s.path, "_query_only", "1"))
+	ctx := context.Background()
+	db, err := sql.Open("sqlite", dsn(s.path,
+		"_journal_mode", "WAL",
+		"_synchronous", strings.ToUpper(sync),
+		"_pragma", "journal_size_limit(16777216)"))
 	if err != nil {
 		return err
 	}
-	s.read = read
-	s.read.SetMaxOpenConns(4)
-	s.read.SetMaxIdleConns(4)
-	if err := s.countFinished(); err != nil {
+	s.onClose(db.Close)
+	db.SetMaxOpenConns(1)
+	s.conn, err = db.Conn(ctx)
+	if err != nil {
 		return err
 	}
+	s.onClose(s.conn.Close)
+	if err := upgrade(ctx, s.conn); err != nil {
+		return err
+	}
+	s.stmts, err = prepare(s.conn)
+	s.onClose(s.stmts.close)
+	if err != nil {
+		return err
+	}
+	s.read, err = sql.Open("sqlite", dsn(s.path, "_query_only", "1"))
+	if err != nil {
+		return err
+	}
+	s.onClose(s.read.Close)
+	s.read.SetMaxOpenConns(4)
+	s.read.SetMaxIdleConns(4)
+	s.nextSeq, err = s.readNumber("SELECT coalesce(max(seq), 0) FROM jobs")
+	if err != nil {
+		return err
+	}
+	if err := s.noteFiles(); err != nil {
+		return err
+	}
+	return s.countFinished()
+}
+
+// onClose leaves behind what undoes a step of open.
+func (s *Store) onClose(undo func() error) { s.undo = append(s.undo, undo) }
+
+// noteFiles notes which files are open, for Intact.
+func (s *Store) noteFiles() error {
 	for _, suffix := range sideFiles() {
 		info, err := os.Lstat(s.path + suffix)
 		if err != nil {
@@ -114,32 +147,6 @@ func (s *Store) open(sync string) error {
 		s.files = append(s.files, info)
 	}
 	return nil
-}
-
-// openWriting opens the writer's connection and brings the database to this program's version.
-func (s *Store) openWriting(sync string) error {
-	ctx := context.Background()
-	db, err := sql.Open("sqlite", dsn(s.path, "_journal_mode", "WAL", "_synchronous", strings.ToUpper(sync)))
-	if err != nil {
-		return err
-	}
-	s.sqlite = db
-	s.sqlite.SetMaxOpenConns(1)
-	s.conn, err = s.sqlite.Conn(ctx)
-	if err != nil {
-		return err
-	}
-	if err := upgrade(ctx, s.conn); err != nil {
-		return err
-	}
-	if _, err := s.conn.ExecContext(ctx, "PRAGMA journal_size_limit = 16777216"); err != nil {
-		return err
-	}
-	s.stmts, err = prepare(s.conn)
-	if err != nil {
-		return err
-	}
-	return s.conn.QueryRowContext(ctx, "SELECT coalesce(max(seq), 0) FROM jobs").Scan(&s.nextSeq)
 }
 
 // sideFiles are the endings of what makes up an open database.
@@ -210,17 +217,13 @@ func (s *Store) Close() error {
 	return s.closeConnections()
 }
 
-// closeConnections closes as many as open has opened.
+// closeConnections undoes what open has done, last first.
 func (s *Store) closeConnections() error {
-	var errs []error
-	if s.read != nil {
-		errs = append(errs, s.read.Close())
+	var failed error
+	for _, undo := range slices.Backward(s.undo) {
+		failed = errors.Join(failed, undo())
 	}
-	s.stmts.close()
-	if s.conn != nil {
-		errs = append(errs, s.conn.Close(), s.sqlite.Close())
-	}
-	return errors.Join(errs...)
+	return failed
 }
 
 // A scanner is a row that a query has found.

@@ -255,5 +255,5 @@ func (s *Store) ConfigValue(key string) (string, error) {
 // SetConfigValue stores a single setting.
 func (s *Store) SetConfigValue(key, value string) error {
 	const query = "INSERT OR REPLACE INTO config (key, value) VALUES (?, ?)"
-	return s.update(func(t *tx) error { return t.exec(query, key, value) })
+	return s.change(nil, query, key, value)
 }

@@ -133,12 +133,11 @@ func (s *Store) Submit(jobs []*Job, then func([]*Job)) ([]*Job, error) {
 	if slices.ContainsFunc(jobs, (*Job).keyed) {
 		return updated(s, func(t *tx) ([]*Job, error) { return t.insertKeyed(jobs) }, then)
 	}
-	err := s.do(&write{insert: jobs}, func() {
+	return jobs, s.do(&write{insert: jobs}, func() {
 		if then != nil {
 			then(jobs)
 		}
 	})
-	return jobs, err
 }
 
 func (j *Job) keyed() bool { return j.IdempotencyKey != "" }
@@ -209,18 +208,15 @@ func appendNewRow(args []any, j *Job) []any {
 func (t *tx) insertKeyed(jobs []*Job) ([]*Job, error) {
 	var stored []*Job
 	for _, given := range jobs {
-		j := *given
 		earlier, err := t.earlier(given)
 		if err != nil {
 			return nil, err
 		}
-		if earlier == "" {
-			err = t.insert([]*Job{&j})
-		} else {
+		j := *given
+		if earlier != "" {
 			j.ID = earlier
 			j.Existing = true
-		}
-		if err != nil {
+		} else if err := t.insert([]*Job{&j}); err != nil {
 			return nil, err
 		}
 		stored = append(stored, &j)
@@ -230,16 +226,18 @@ func (t *tx) insertKeyed(jobs []*Job) ([]*Job, error) {
 
 // earlier finds the job that was submitted under j's idempotency key, "" for none. It must be the same job.
 func (t *tx) earlier(j *Job) (string, error) {
-	var id, command, payload, environment string
-	const query = "SELECT id, command, submitted_payload, environment FROM jobs WHERE idempotency_key = ?"
-	err := t.row(query, nullText(j.IdempotencyKey)).Scan(&id, &command, &payload, &environment)
+	const query = `SELECT id, command = ?2 AND submitted_payload = ?3 AND environment = ?4
+		FROM jobs WHERE idempotency_key = ?1`
+	var id string
+	var same bool
+	err := t.row(query, nullText(j.IdempotencyKey), j.Command, string(j.SubmittedPayload), j.Environment).Scan(&id, &same)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}
 	if err != nil {
 		return "", err
 	}
-	if command != j.Command || payload != string(j.SubmittedPayload) || environment != j.Environment {
+	if !same {
 		return "", errorf(codeAlreadyExists, "idempotency_key %q was used for another job, %s", j.IdempotencyKey, id).
 			hint("use a new key for a new job")
 	}
@@ -374,10 +372,9 @@ func (s *Store) End(seq int64, status, code, message string, then func()) error 
 
 // Restart lets a job that was cut off wait again. It keeps its count of open starts.
 func (s *Store) Restart(seq int64) error {
-	return s.update(func(t *tx) error {
-		return t.mustChange(errNotOpen, `UPDATE jobs SET status = 'pending', updated_at = ?
-			WHERE seq = ? AND status IN ('pending', 'running')`, timeText(timeNow()), seq)
-	})
+	const query = `UPDATE jobs SET status = 'pending', updated_at = ?
+		WHERE seq = ? AND status IN ('pending', 'running')`
+	return s.change(errNotOpen, query, timeText(timeNow()), seq)
 }
 
 // ReleaseHeld lets the jobs whose API asked to wait start at once, and returns their Seqs. The writer calls then with
@@ -445,13 +442,9 @@ func (s *Store) JobSeq(prefix string) (int64, error) {
 	if prefix == "" {
 		return 0, errorf(codeInvalidArgument, "job_id: missing").hint("list ids with: honeydew job list")
 	}
-	type named struct {
-		id  string
-		seq int64
-	}
-	scan := func(row scanner) (n named, err error) { return n, row.Scan(&n.id, &n.seq) }
-	found, err := readAll(s, scan,
-		"SELECT id, seq FROM jobs WHERE id >= ?1 AND id < ?1 || char(1114111) ORDER BY id LIMIT 2", prefix)
+	scan := func(row scanner) (j Job, err error) { return j, row.Scan(&j.ID, &j.Seq) }
+	const query = "SELECT id, seq FROM jobs WHERE id >= ?1 AND id < ?1 || char(1114111) ORDER BY id LIMIT 2"
+	found, err := readAll(s, scan, query, prefix)
 	if err != nil {
 		return 0, err
 	}
@@ -459,11 +452,11 @@ func (s *Store) JobSeq(prefix string) (int64, error) {
 		return 0, errorf(codeNotFound, "no job %q", prefix).hint("list ids with: honeydew job list")
 	}
 	first := found[0]
-	if len(found) > 1 && first.id != prefix {
-		return 0, errorf(codeInvalidArgument, "job_id: %q is the beginning of several ids, such as %s", prefix, first.id).
+	if len(found) > 1 && first.ID != prefix {
+		return 0, errorf(codeInvalidArgument, "job_id: %q is the beginning of several ids, such as %s", prefix, first.ID).
 			hint("give more characters")
 	}
-	return first.seq, nil
+	return first.Seq, nil
 }
 
 // ResultPart reads up to n bytes of a result, from the byte at from on.

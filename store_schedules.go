@@ -88,40 +88,35 @@ func (s *Store) SaveSchedule(sc Schedule, replace bool) error {
 		next_run_at = iif(enabled, ?14, NULL) WHERE ?15`
 	taken := errorf(codeAlreadyExists, "schedule %q exists already", sc.Name).
 		hint("change it with: honeydew schedule add --replace ..., or remove it with: honeydew schedule remove %q", sc.Name)
-	return s.update(func(t *tx) error {
-		return t.mustChange(taken, query,
-			sc.ID,
-			sc.Name,
-			sc.CronExpr,
-			sc.Command,
-			string(sc.Payload),
-			sc.Priority,
-			sc.Environment,
-			sc.Missed,
-			sc.Overlap,
-			sc.Jitter.Milliseconds(),
-			sc.MaxRetries,
-			sc.Timeout.Milliseconds(),
-			timeText(sc.CreatedAt),
-			nullTime(sc.NextRunAt),
-			replace)
-	})
+	return s.change(taken, query,
+		sc.ID,
+		sc.Name,
+		sc.CronExpr,
+		sc.Command,
+		string(sc.Payload),
+		sc.Priority,
+		sc.Environment,
+		sc.Missed,
+		sc.Overlap,
+		sc.Jitter.Milliseconds(),
+		sc.MaxRetries,
+		sc.Timeout.Milliseconds(),
+		timeText(sc.CreatedAt),
+		nullTime(sc.NextRunAt),
+		replace)
 }
 
 // RemoveSchedule removes the one with this id, or with this name where id is "".
 func (s *Store) RemoveSchedule(id, name string) error {
 	const query = `DELETE FROM schedules
 		WHERE CASE WHEN ?1 <> '' THEN id = ?1 AND (?2 = '' OR name = ?2) ELSE name = ?2 END`
-	return s.update(func(t *tx) error { return t.mustChange(noSchedule(id+name), query, id, name) })
+	return s.change(noSchedule(id+name), query, id, name)
 }
 
 // SetScheduleEnabled pauses or resumes a schedule; next is its next time, zero for none.
 func (s *Store) SetScheduleEnabled(name string, enabled bool, next time.Time) (Schedule, error) {
 	const query = "UPDATE schedules SET enabled = ?, next_run_at = ? WHERE name = ?"
-	err := s.update(func(t *tx) error {
-		return t.mustChange(noSchedule(name), query, enabled, nullTime(next), name)
-	})
-	if err != nil {
+	if err := s.change(noSchedule(name), query, enabled, nullTime(next), name); err != nil {
 		return Schedule{}, err
 	}
 	return s.Schedule(name)
@@ -140,7 +135,7 @@ func (t *tx) noteSuccess(j *Job) error {
 func (s *Store) moveLastSuccess(step time.Duration) error {
 	const query = `UPDATE schedules SET last_success_at = strftime('%Y-%m-%dT%H:%M:%fZ', last_success_at, ?)
 		WHERE last_success_at IS NOT NULL`
-	return s.update(func(t *tx) error { return t.exec(query, fmt.Sprintf("%.3f seconds", step.Seconds())) })
+	return s.change(nil, query, fmt.Sprintf("%.3f seconds", step.Seconds()))
 }
 
 // Firing is one run of a schedule: the job, and the step to the next time, in one transaction.

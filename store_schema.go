@@ -121,10 +121,8 @@ func checkVersion(version int) error {
 // production, active.
 func createDatabase(path, productionURL string) error {
 	building := path + ".new"
-	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
-		if err := removeFile(building + suffix); err != nil {
-			return err
-		}
+	if err := removeFile(building); err != nil {
+		return err
 	}
 	// SQLite would create it by the umask; an existing empty file keeps its mode, and the side files take it over.
 	f, err := os.OpenFile(building, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)

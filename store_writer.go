@@ -83,6 +83,11 @@ func (s *Store) do(w *write, then func()) error {
 // update runs fn inside the writer's transaction. An *Error from fn undoes what fn did and nothing else.
 func (s *Store) update(fn func(*tx) error) error { return s.do(&write{fn: fn}, nil) }
 
+// change runs one statement; missing is the refusal where it finds nothing to change.
+func (s *Store) change(missing error, query string, args ...any) error {
+	return s.update(func(t *tx) error { return t.mustChange(missing, query, args...) })
+}
+
 // updated is update for an fn that finds something out. What the committed run of fn has returned goes to then, as do
 // calls it, and to the caller. On an error it means nothing.
 func updated[T any](s *Store, fn func(*tx) (T, error), then func(T)) (T, error) {
@@ -270,7 +275,7 @@ func (t *tx) changed(query string, args ...any) (int64, error) {
 }
 
 // mustChange runs query; missing is the refusal where it finds nothing to change.
-func (t *tx) mustChange(missing *Error, query string, args ...any) error {
+func (t *tx) mustChange(missing error, query string, args ...any) error {
 	n, err := t.changed(query, args...)
 	if err != nil {
 		return err
@@ -349,8 +354,11 @@ func (st statements) exec(query string, args ...any) (int64, error) {
 	return r.RowsAffected()
 }
 
-func (st statements) close() {
+func (st statements) close() error {
 	for _, s := range st {
-		_ = s.Close() // the connection goes with it
+		if err := s.Close(); err != nil {
+			return err
+		}
 	}
+	return nil
 }
