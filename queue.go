@@ -184,22 +184,22 @@ func newQueue(o QueueOptions) (*Queue, error) {
 // load pushes every open job, ending or taking up again the attempts that were cut off when the daemon died. Nothing
 // else knows the queue yet.
 func (q *Queue) load() error {
-	var cutOff []OpenJob
-	err := q.Store.OpenJobs(func(o OpenJob) {
-		if o.Running {
-			cutOff = append(cutOff, o)
+	var cutOff []int64
+	err := q.Store.OpenJobs(func(j *Job) {
+		if j.Status == statusRunning {
+			cutOff = append(cutOff, j.Seq)
 			return
 		}
-		if o.Held && o.NotBefore.After(q.holds[o.Environment].until) {
-			q.holds[o.Environment] = environHold{o.NotBefore, "the API asked to wait, before the restart"}
+		if j.held() && j.NextAttemptAt.After(q.holds[j.Environment].until) {
+			q.holds[j.Environment] = environHold{j.NextAttemptAt, "the API asked to wait, before the restart"}
 		}
-		q.pushLocked(groupKey{o.Environment, provider(o.Command)}, o.Seq, o.Priority, o.NotBefore, nil)
+		q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, nil)
 	})
 	if err != nil {
 		return err
 	}
-	for _, o := range cutOff {
-		if err := q.takeUp(o.Seq); err != nil {
+	for _, seq := range cutOff {
+		if err := q.takeUp(seq); err != nil {
 			return err
 		}
 	}
@@ -249,7 +249,7 @@ func (q *Queue) Submit(jobs ...*Job) ([]*Job, error) {
 	}
 	stored, err := q.Store.Submit(jobs, func(stored []*Job) { q.push(reserved, stored...) })
 	if err != nil {
-		q.unreserve(reserved)
+		q.push(reserved)
 		return nil, err
 	}
 	q.logSubmitted(stored...)
@@ -271,7 +271,8 @@ func (q *Queue) reserveNew(jobs []*Job) (int, error) {
 	return n, q.reserve(n)
 }
 
-// reserve keeps room for n jobs. It is given back by push, or where that does not come about by unreserve.
+// reserve keeps room for n jobs. Whoever has reserved it gives it back through push, with the jobs or, where they could not
+// be stored, without.
 func (q *Queue) reserve(n int) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -287,14 +288,8 @@ func (q *Queue) reserve(n int) error {
 	return nil
 }
 
-func (q *Queue) unreserve(n int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.reserved -= n
-}
-
-// push queues jobs that have just been stored; the store's writer calls it. They take the room that was reserved for
-// them: at no moment do they count twice.
+// push gives reserved room back, and queues jobs that have just been stored; then the store's writer calls it. The jobs
+// take the room that was reserved for them: at no moment do they count twice.
 func (q *Queue) push(reserved int, jobs ...*Job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -343,7 +338,7 @@ func (q *Queue) Retry(prefix string) (*Job, error) {
 	}
 	j, err := q.Store.Retry(old.Seq, func(j *Job) { q.push(1, j) })
 	if err != nil {
-		q.unreserve(1)
+		q.push(1)
 		return nil, err
 	}
 	q.logSubmitted(j)

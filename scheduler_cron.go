@@ -21,7 +21,8 @@ import (
 const (
 	maxCronBytes    = 256
 	cronSearchYears = 12 // 29 February may be eight years away; what does not fire in this time never does
-	cronAllowed     = "five fields (minute, hour, day of month, month, day of week) or one of" +
+
+	cronAllowed = "five fields (minute, hour, day of month, month, day of week) or one of" +
 		" @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly, @every D"
 	cronExample = "for example 30 9 * * 1-5 (09:30 from Monday to Friday; Sunday is 0), */15 * * * *, @daily," +
 		" @every 90m or CRON_TZ=Europe/Berlin 0 9 * * *"
@@ -41,56 +42,78 @@ func badCron(format string, args ...any) *Error {
 }
 
 // parseCron reads expr, whose times are in zone unless it names another; it must fire at some time after now.
-func parseCron(expr string, zone *time.Location, now time.Time) (e cronExpr, err error) {
-	expr = strings.Trim(expr, " ")
+func parseCron(expr string, zone *time.Location, now time.Time) (cronExpr, error) {
+	var none cronExpr
 	strange := func(r rune) bool { return r < ' ' || r > '~' } // zone names are ASCII, too
+	expr = strings.Trim(expr, " ")
 	if len(expr) > maxCronBytes || strings.ContainsFunc(expr, strange) {
-		return e, badCron("longer than %d bytes, or with a tab, control or non-ASCII character", maxCronBytes)
+		return none, badCron("longer than %d bytes, or with a tab, control or non-ASCII character", maxCronBytes)
 	}
-	if prefix, after, found := strings.Cut(expr, "="); found && (prefix == "CRON_TZ" || prefix == "TZ") {
-		name, rest, _ := strings.Cut(after, " ")
-		expr = strings.Trim(rest, " ")
-		if name == "" || expr == "" { // Go would take an empty name for UTC; robfig/cron panics where the blank is missing
-			return e, badCron("%s= needs a zone right after it, then a blank and an expression", prefix)
-		}
-		if zone, err = time.LoadLocation(name); err != nil || name == "Local" {
-			return e, badCron("unknown time zone %q; IANA names are allowed", name)
-		}
+	expr, zone, err := cutZone(expr, zone)
+	if err != nil {
+		return none, err
 	}
 	fields := strings.Fields(expr)
-	if len(fields) > 0 && fields[0] == "@every" { // robfig/cron would round it to seconds and raise it to one silently
-		text := strings.Join(fields[1:], " ")
-		if e.every, err = time.ParseDuration(text); err != nil || e.every < time.Second || e.every%time.Second != 0 {
-			return e, badCron("@every needs one duration of whole seconds, at least 1s, not %q; its units are h, m and s", text)
-		}
-		return e, nil
+	if len(fields) > 0 && fields[0] == "@every" {
+		return parseEvery(strings.Join(fields[1:], " "))
 	}
-	e.zone, e.elapsed = zone, expr == "@hourly"
+	elapsed := expr == "@hourly"
 	if !strings.HasPrefix(expr, "@") {
 		if err := checkFields(fields); err != nil {
-			return e, err
+			return none, err
 		}
-		e.elapsed = strings.ContainsAny(fields[1], "*?/")
+		elapsed = strings.ContainsAny(fields[1], "*?/")
 	}
 	parsed, err := cron.ParseStandard(strings.Join(fields, " "))
 	if err != nil {
-		return e, badCron("%v; allowed, in lower case, are %s", err, cronAllowed)
+		return none, badCron("%v; allowed, in lower case, are %s", err, cronAllowed)
 	}
-	e.spec = parsed.(*cron.SpecSchedule)
-	e.spec.Location = time.UTC
+	spec := parsed.(*cron.SpecSchedule)
+	spec.Location = time.UTC
+	e := cronExpr{spec: spec, zone: zone, elapsed: elapsed}
 	if e.next(now, now).IsZero() {
-		return e, badCron("%q never fires: no such day comes in the months it names", expr)
+		return none, badCron("%q never fires: no such day comes in the months it names", expr)
 	}
 	return e, nil
+}
+
+// cutZone takes a zone off the front of expr; without one, zone stays.
+func cutZone(expr string, zone *time.Location) (string, *time.Location, error) {
+	prefix, after, found := strings.Cut(expr, "=")
+	if !found || (prefix != "CRON_TZ" && prefix != "TZ") {
+		return expr, zone, nil
+	}
+	name, rest, _ := strings.Cut(after, " ")
+	rest = strings.Trim(rest, " ")
+	// Go would take an empty name for UTC; robfig/cron panics where the blank is missing.
+	if name == "" || rest == "" {
+		return "", nil, badCron("%s= needs a zone right after it, then a blank and an expression", prefix)
+	}
+	zone, err := time.LoadLocation(name)
+	if err != nil || name == "Local" {
+		return "", nil, badCron("unknown time zone %q; IANA names are allowed", name)
+	}
+	return rest, zone, nil
+}
+
+// parseEvery reads the duration of @every. robfig/cron would round it to seconds and raise it to one silently.
+func parseEvery(text string) (cronExpr, error) {
+	every, err := time.ParseDuration(text)
+	if err != nil || every < time.Second || every%time.Second != 0 {
+		return cronExpr{}, badCron(
+			"@every needs one duration of whole seconds, at least 1s, not %q; its units are h, m and s", text)
+	}
+	return cronExpr{every: every}, nil
 }
 
 // checkFields refuses what robfig/cron does, with the field's name, and what it would take silently: empty list
 // items, *-junk, signs, and steps larger than the field.
 func checkFields(fields []string) error {
 	known := []struct {
-		name, allowed string
-		values        int // how many there are: no step is larger
-		option        cron.ParseOption
+		name    string
+		allowed string
+		values  int // how many there are: no step is larger
+		option  cron.ParseOption
 	}{
 		{"minute", "0-59", 60, cron.Minute},
 		{"hour", "0-23", 24, cron.Hour},
@@ -102,53 +125,53 @@ func checkFields(fields []string) error {
 		return badCron("%d fields; allowed are %s", len(fields), cronAllowed)
 	}
 	form := regexp.MustCompile(`^(?:[*?]|[0-9A-Za-z]+(?:-[0-9A-Za-z]+)?)(?:/[0-9]+)?$`)
-	parses := func(option cron.ParseOption, item string) bool {
-		_, err := cron.NewParser(option).Parse(item)
-		return err == nil
-	}
 	for i, f := range known {
 		for item := range strings.SplitSeq(fields[i], ",") {
-			_, text, _ := strings.Cut(item, "/")
-			// Atoi gives 0 where there is no step, and the largest int for one that is larger. The form comes before robfig/cron,
-			// which panics at a TZ= without a blank.
-			if step, _ := strconv.Atoi(text); !form.MatchString(item) || step > f.values || !parses(f.option, item) {
-				return badCron("%s %q is not *, a value, a range a-b, one of these and /step, or a list; values are %s, a step is from 1 to %d",
-					f.name, fields[i], f.allowed, f.values)
+			// The form comes before robfig/cron, which panics at a TZ= without a blank.
+			if !form.MatchString(item) || !goodItem(item, f.values, f.option) {
+				return badCron("%s %q is not *, a value, a range a-b, one of these and /step, or a list;"+
+					" values are %s, a step is from 1 to %d", f.name, fields[i], f.allowed, f.values)
 			}
 		}
 	}
 	return nil
 }
 
+// goodItem looks at one item of a field's list, whose form is good: its step, and what robfig/cron says.
+func goodItem(item string, values int, option cron.ParseOption) bool {
+	// Atoi gives 0 where there is no step, and the largest int for one that is larger.
+	_, text, _ := strings.Cut(item, "/")
+	step, _ := strconv.Atoi(text)
+	if step > values {
+		return false
+	}
+	_, err := cron.NewParser(option).Parse(item)
+	return err == nil
+}
+
 // next returns the first time strictly after t, in UTC and whole seconds, or zero: never again. anchor is the
 // schedule's last run or its creation: @every counts from it, so that restarts neither shift nor starve a long period.
 func (e cronExpr) next(t, anchor time.Time) time.Time {
 	if e.every > 0 {
-		// In seconds, which do not overflow for any two dates. The grid reaches backwards too: the clock may be set back.
-		period := int64(e.every / time.Second)
-		since := ((t.Unix()-anchor.Unix())%period + period) % period
-		return time.Unix(t.Unix()-since+period, 0).UTC()
+		return nextEvery(int64(e.every/time.Second), t.Unix(), anchor.Unix())
 	}
 	at := t.In(e.zone)
 	from := wallClock(at)
-	if start, _ := at.ZoneBounds(); !e.elapsed && !start.IsZero() {
+	start, _ := at.ZoneBounds()
+	if !e.elapsed && !start.IsZero() {
 		from = max(from, wallClock(start.Add(-time.Second))) // in an overlap's second pass all of it has been seen
 	}
 	// Go through the stretches of constant offset from t on. A wall time found belongs to the first that it does not
 	// lie behind; if it lies before it, then in the gap between the two, and the stretch's first instant stands for it.
+	//
+	//	wall    00    01    02 | gap | 03    04      02:30 does not exist: the second stretch's first instant, 03:00
+	//	stretch ------- +01 ---|     |--- +02 ---
 	for limit := at.AddDate(cronSearchYears, 0, 0); at.Before(limit); {
-		wall := time.Unix(from, 0).UTC()
-		found := e.spec.Next(wall)
-		if found.IsZero() { // robfig/cron gives up after five years
-			found = e.spec.Next(wall.AddDate(5, 0, 0))
-		}
+		found := e.nextWall(from)
 		if found.IsZero() {
 			break
 		}
-		_, end := at.ZoneBounds()
-		if !end.IsZero() && !end.After(at) { // Go 1.26 ends a leap year's last stretch a day early
-			end = at.Truncate(24 * time.Hour).Add(24 * time.Hour)
-		}
+		end := stretchEnd(at)
 		_, offset := at.Zone()
 		unix := max(found.Unix()-int64(offset), at.Unix())
 		if end.IsZero() || unix < end.Unix() {
@@ -160,6 +183,32 @@ func (e cronExpr) next(t, anchor time.Time) time.Time {
 		}
 	}
 	return time.Time{}
+}
+
+// nextEvery is the first time after t on the grid of period through anchor. In seconds, which do not overflow for any two
+// dates. The grid reaches backwards too: the clock may be set back.
+func nextEvery(period, t, anchor int64) time.Time {
+	since := ((t-anchor)%period + period) % period
+	return time.Unix(t-since+period, 0).UTC()
+}
+
+// nextWall is the first wall time of the expression after from. robfig/cron gives up after five years.
+func (e cronExpr) nextWall(from int64) time.Time {
+	wall := time.Unix(from, 0).UTC()
+	found := e.spec.Next(wall)
+	if found.IsZero() {
+		return e.spec.Next(wall.AddDate(5, 0, 0))
+	}
+	return found
+}
+
+// stretchEnd is when the offset at this time ends, zero for never. Go 1.26 ends a leap year's last stretch a day early.
+func stretchEnd(at time.Time) time.Time {
+	_, end := at.ZoneBounds()
+	if !end.IsZero() && !end.After(at) {
+		return at.Truncate(24 * time.Hour).Add(24 * time.Hour)
+	}
+	return end
 }
 
 // wallClock returns what t's zone shows at t, as the Unix time at which UTC shows the same.

@@ -14,8 +14,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"iter"
 	"os"
 	"slices"
 	"strings"
@@ -48,19 +48,19 @@ type Store struct {
 	idCount  int
 	idTime   time.Time
 
-	fatal chan error    // the database is damaged or lost: the daemon must stop
-	files []fs.FileInfo // what the connections have open: the database and its side files
-	lost  atomic.Bool   // they are under their names no more
+	problem atomic.Value  // a string: why writes fail at the moment
+	fatal   chan error    // the database is damaged or lost: the daemon must stop
+	files   []fs.FileInfo // what the connections have open: the database and its side files
+	lost    atomic.Bool   // they are under their names no more
 
 	counted   chan struct{}  // closed when the next two are there
 	before    FinishedCounts // finished jobs at the start
 	uncounted error          // why they could not be counted
 
-	mu      sync.Mutex
-	problem string         // why writes fail at the moment
-	since   FinishedCounts // what commits have added; negative where they removed
-	envs    []Environment  // what Environments answers, nil: to be read
-	envGen  int            // raised by every change to them
+	mu     sync.Mutex
+	since  FinishedCounts // what commits have added; negative where they removed
+	envs   []Environment  // what Environments answers, nil: to be read
+	envGen int            // raised by every change to them
 }
 
 // openStore opens the database at path, which has no links in it, creating or upgrading it. sync is full or normal.
@@ -189,9 +189,8 @@ func (s *Store) failure(err error) error {
 
 // Problem says why writes fail at the moment, "" when they do not.
 func (s *Store) Problem() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.problem
+	text, _ := s.problem.Load().(string)
+	return text
 }
 
 // setProblem notes what became of a batch; err is nil where it was committed.
@@ -200,9 +199,7 @@ func (s *Store) setProblem(err error) {
 	if err != nil {
 		text = s.failure(err).Error()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.problem = text
+	s.problem.Store(text)
 }
 
 // Close stops the writer after what is queued, checkpoints and closes.
@@ -236,43 +233,30 @@ type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-// rowsOf runs a query and yields what scan makes of each row. An error is the last that it yields.
-func rowsOf[T any](db querier, scan func(scanner) (T, error), query string, args ...any) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		var none T
-		rows, err := db.QueryContext(context.Background(), query, args...)
-		if err != nil {
-			yield(none, err)
-			return
-		}
-		defer rows.Close()
-		for rows.Next() {
-			v, err := scan(rows)
-			if !yield(v, err) || err != nil {
-				return
-			}
-		}
-		if err := rows.Err(); err != nil {
-			yield(none, err)
-		}
+// collect runs a query and gathers what scan makes of each row. With io.EOF scan says that it wants no more.
+func collect[T any](db querier, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := db.QueryContext(context.Background(), query, args...)
+	if err != nil {
+		return nil, err
 	}
-}
-
-// collect gathers all rows, or none where one cannot be read.
-func collect[T any](rows iter.Seq2[T, error]) ([]T, error) {
+	defer rows.Close()
 	var list []T
-	for v, err := range rows {
+	for rows.Next() {
+		v, err := scan(rows)
+		if errors.Is(err, io.EOF) {
+			return list, nil
+		}
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, v)
 	}
-	return list, nil
+	return list, rows.Err()
 }
 
 // readAll reads every row of a query.
 func readAll[T any](s *Store, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
-	list, err := collect(rowsOf(s.read, scan, query, args...))
+	list, err := collect(s.read, scan, query, args...)
 	return list, s.failure(err)
 }
 

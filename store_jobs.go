@@ -383,7 +383,7 @@ func (s *Store) ReleaseHeld(then func([]int64)) error {
 	_, err := updated(s, func(t *tx) ([]int64, error) {
 		const query = `UPDATE jobs SET next_attempt_at = NULL, error = NULL, error_code = NULL, updated_at = ?
 			WHERE error_code = 'RATE_LIMITED' AND status = 'pending' RETURNING seq`
-		return collect(rowsOf(t.s.conn, scanNumber, query, timeText(timeNow())))
+		return collect(t.s.conn, scanNumber, query, timeText(timeNow()))
 	}, then)
 	return err
 }
@@ -524,20 +524,17 @@ func (f JobFilter) query() (string, []any) {
 
 // Jobs lists jobs, newest first, without results.
 func (s *Store) Jobs(f JobFilter) ([]*Job, error) {
-	var jobs []*Job
 	size := 0
-	query, args := f.query()
-	for j, err := range rowsOf(s.read, scanJob, query, args...) {
-		if err != nil {
-			return nil, s.failure(err)
-		}
-		jobs = append(jobs, j)
-		size += len(j.Payload)
+	scan := func(row scanner) (*Job, error) {
 		if f.MaxBytes > 0 && size > f.MaxBytes {
-			break
+			return nil, io.EOF
 		}
+		j, err := scanJob(row)
+		size += len(j.Payload)
+		return j, err
 	}
-	return jobs, nil
+	query, args := f.query()
+	return readAll(s, scan, query, args...)
 }
 
 // OldestPending is the creation time of the pending job that has waited longest, zero when none waits.
@@ -545,19 +542,9 @@ func (s *Store) OldestPending() (time.Time, error) {
 	return readOne(s, nil, scanTime, "SELECT created_at FROM jobs WHERE status = 'pending' ORDER BY seq LIMIT 1")
 }
 
-// OpenJob is what the queue keeps in memory of a job that has not ended.
-type OpenJob struct {
-	Seq         int64
-	Priority    int32
-	NotBefore   time.Time
-	Command     string
-	Environment string
-	Running     bool // an attempt was under way when the daemon died
-	Held        bool // the API asked for a pause, until NotBefore
-}
-
-// OpenJobs calls each for every job that has not ended, oldest first.
-func (s *Store) OpenJobs(each func(OpenJob)) error {
+// OpenJobs calls each for every job that has not ended, oldest first, with the few fields that a queue keeps in memory.
+// The job is good until each returns.
+func (s *Store) OpenJobs(each func(*Job)) error {
 	conn, err := s.read.Conn(context.Background())
 	if err != nil {
 		return s.failure(err)
@@ -565,8 +552,8 @@ func (s *Store) OpenJobs(each func(OpenJob)) error {
 	defer conn.Close()
 	// Through the driver: database/sql's Scan would double the time that a long queue takes to load.
 	err = conn.Raw(func(c any) error {
-		const query = `SELECT seq, priority, next_attempt_at, command, environment, status = 'running',
-			error_code IS 'RATE_LIMITED' FROM jobs WHERE status IN ('pending', 'running') ORDER BY status, seq`
+		const query = `SELECT seq, priority, next_attempt_at, command, environment, status, coalesce(error_code, '')
+			FROM jobs WHERE status IN ('pending', 'running') ORDER BY status, seq`
 		rows, err := c.(driver.QueryerContext).QueryContext(context.Background(), query, nil)
 		if err != nil {
 			return err
@@ -577,8 +564,9 @@ func (s *Store) OpenJobs(each func(OpenJob)) error {
 	return s.failure(err)
 }
 
-func eachOpenJob(rows driver.Rows, each func(OpenJob)) error {
+func eachOpenJob(rows driver.Rows, each func(*Job)) error {
 	v := make([]driver.Value, len(rows.Columns()))
+	var j Job // one for all: they may be millions
 	for {
 		err := rows.Next(v)
 		if errors.Is(err, io.EOF) {
@@ -587,18 +575,18 @@ func eachOpenJob(rows driver.Rows, each func(OpenJob)) error {
 		if err != nil {
 			return err
 		}
-		job := OpenJob{
+		j = Job{
 			Seq:         v[0].(int64),
 			Priority:    int32(v[1].(int64)),
 			Command:     v[3].(string),
 			Environment: v[4].(string),
-			Running:     v[5] == int64(1),
-			Held:        v[6] == int64(1),
+			Status:      v[5].(string),
+			ErrorCode:   v[6].(string),
 		}
-		if err := (stamp{&job.NotBefore}).Scan(v[2]); err != nil {
+		if err := (stamp{&j.NextAttemptAt}).Scan(v[2]); err != nil {
 			return err
 		}
-		each(job)
+		each(&j)
 	}
 }
 
@@ -632,7 +620,7 @@ func (s *Store) Prune(ctx context.Context, cutoff time.Time, dryRun bool) (int64
 func (t *tx) prune(cutoff time.Time) (int, error) {
 	const query = `DELETE FROM jobs WHERE seq IN
 		(SELECT seq FROM jobs WHERE completed_at < ? ORDER BY completed_at LIMIT ?) RETURNING status`
-	ended, err := collect(rowsOf(t.s.conn, scanText, query, timeText(cutoff), pruneBatch))
+	ended, err := collect(t.s.conn, scanText, query, timeText(cutoff), pruneBatch)
 	for _, status := range ended {
 		t.counts.add(status, -1)
 	}
@@ -654,7 +642,7 @@ func (s *Store) shrink(ctx context.Context) error {
 		err = s.update(func(t *tx) error {
 			// It works as its rows are read. They are empty.
 			scan := func(scanner) (struct{}, error) { return struct{}{}, nil }
-			_, err := collect(rowsOf(t.s.conn, scan, "PRAGMA incremental_vacuum(1000)"))
+			_, err := collect(t.s.conn, scan, "PRAGMA incremental_vacuum(1000)")
 			return err
 		})
 		if err != nil {

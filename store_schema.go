@@ -292,8 +292,7 @@ func upgrade(ctx context.Context, conn *sql.Conn) error {
 	}
 	for ; version < schemaVersion; version++ {
 		step := fmt.Sprintf("BEGIN IMMEDIATE; %s; PRAGMA user_version = %d; COMMIT", upgrades()[version-1], version+1)
-		if _, err := conn.ExecContext(ctx, step); err != nil {
-			_, _ = conn.ExecContext(ctx, "ROLLBACK")
+		if _, err := conn.ExecContext(ctx, step); err != nil { // closing the connection rolls it back
 			return fmt.Errorf("upgrade to version %d: %w", version+1, err)
 		}
 	}

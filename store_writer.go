@@ -34,16 +34,9 @@ type write struct {
 	finish *Job // store the end of an attempt, if the job is still open
 	fn     func(*tx) error
 	// done is called by the writer after the commit and before any later write, so that memory follows the disk in the
-	// same order. It must not block. It gets errNotOpen when start or finish found the job ended already. Nil: nobody
-	// waits.
+	// same order. It must not block. It gets errNotOpen when start or finish found the job ended already.
 	done func(error)
 	err  error // the refusal of this member alone
-}
-
-func (w *write) answer(err error) {
-	if w.done != nil {
-		w.done(err)
-	}
 }
 
 // enqueue hands w to the writer and does not wait for it.
@@ -51,7 +44,7 @@ func (s *Store) enqueue(w *write) {
 	select {
 	case s.ops <- w:
 	case <-s.closed:
-		w.answer(errStoreClosed)
+		w.done(errStoreClosed)
 	}
 }
 
@@ -66,18 +59,16 @@ func (s *Store) do(w *write, then func()) error {
 		ack <- err
 	}
 	s.enqueue(w)
+	var err error = errStoreClosed
 	select {
-	case err := <-ack:
-		return s.failure(err)
+	case err = <-ack:
 	case <-s.gone:
+		select { // the writer may have answered before it went
+		case err = <-ack:
+		default:
+		}
 	}
-	// The writer may have answered before it went.
-	select {
-	case err := <-ack:
-		return s.failure(err)
-	default:
-		return errStoreClosed
-	}
+	return s.failure(err)
 }
 
 // update runs fn inside the writer's transaction. An *Error from fn undoes what fn did and nothing else.
@@ -92,9 +83,8 @@ func (s *Store) change(missing error, query string, args ...any) error {
 // calls it, and to the caller. On an error it means nothing.
 func updated[T any](s *Store, fn func(*tx) (T, error), then func(T)) (T, error) {
 	var found T
-	run := func(t *tx) error {
-		v, err := fn(t)
-		found = v
+	run := func(t *tx) (err error) {
+		found, err = fn(t)
 		return err
 	}
 	err := s.do(&write{fn: run}, func() {
@@ -158,7 +148,7 @@ func (s *Store) writeBatch(batch []*write) {
 		if err != nil {
 			w.err = err
 		}
-		w.answer(w.err)
+		w.done(w.err)
 	}
 }
 
