@@ -2,10 +2,11 @@ package main
 
 // Which job runs next, and when. SQL is the truth about jobs; what is here is an index over those that wait, and the
 // set of those that run. A job is committed first and pushed then, by the store's writer, so that no later write (its
-// cancellation, say) can come in between; a crash between the two is healed at the next start, which loads what is open.
+// cancellation, say) can come in between; a crash between the two is healed at the next start, which loads what is
+// open.
 //
-// Waiting jobs lie in one heap by time, or in the heap of their environment and provider. A worker takes the best head of
-// all groups that are neither held nor at their limit, so a busy provider blocks nobody else:
+// Waiting jobs lie in one heap by time, or in the heap of their environment and provider. A worker takes the best head
+// of all groups that are neither held nor at their limit, so a busy provider blocks nobody else:
 //
 //	delayed                       17:02  17:05  18:00         when its time comes, a job moves to its group
 //	                                |
@@ -16,8 +17,8 @@ package main
 //
 // Workers sleep on Queue.wake and are woken by what happens; one timer stands for the next deadline. Nothing polls.
 //
-// Queue.mu guards everything below it. It is never held across SQL, a request or a channel that may block. Functions whose
-// names end in Locked are called with it held.
+// Queue.mu guards everything below it. It is never held across SQL, a request or a channel that may block. Functions
+// whose names end in Locked are called with it held.
 
 import (
 	"container/heap"
@@ -30,62 +31,85 @@ import (
 )
 
 const (
-	cacheBytes      = 8 << 20  // of waiting jobs kept in memory whole; the others are read when their turn comes
-	maxUnsaved      = 512      // results on their way to the disk; more, and workers wait
-	maxUnsavedBytes = 64 << 20 // likewise
-	deadlineCheck   = 30 * time.Second
-	pausedKey       = "queue_paused"
+	// cacheBytes of waiting jobs are kept in memory whole; the others are read when their turn comes.
+	cacheBytes = 8 << 20
+	// Results on their way to the disk: when there are more, workers wait.
+	maxUnsaved      = 512
+	maxUnsavedBytes = 64 << 20
+	// deadlineCheck is the longest sleep: the timer stands still while the machine sleeps.
+	deadlineCheck = 30 * time.Second
+	// pausedKey is the row of the config table that says whether the queue is paused.
+	pausedKey = "queue_paused"
 )
 
 // QueueOptions are what a queue needs.
 type QueueOptions struct {
-	Store         *Store
-	Workers       int // at least 1
-	ProviderLimit int // running jobs of one provider; 0: no limit
-	MaxPending    int // waiting jobs; 0: no limit
+	Store *Store
+	Log   *slog.Logger
+	// Workers is how many jobs run at once, at least 1.
+	Workers int
+	// ProviderLimit is how many jobs of one provider run at once. 0: no limit of its own.
+	ProviderLimit int
+	// MaxPending is how many jobs may wait. 0: no limit.
+	MaxPending int
 	// Run carries out one attempt. partial is the API's complaint beside a usable result.
-	Run      func(ctx context.Context, j *Job) (result string, partial string, err error)
+	Run func(ctx context.Context, j *Job) (result string, partial string, err error)
+	// Mutation reports whether a command changes something, so that it must not be carried out twice.
 	Mutation func(command string) bool
-	Log      *slog.Logger
 }
 
 // Queue runs jobs.
 type Queue struct {
 	QueueOptions
-	jobCtx  context.Context // ends when running jobs must be abandoned
+	// jobCtx ends when running jobs must be abandoned.
+	jobCtx  context.Context
 	abandon context.CancelFunc
 	workers sync.WaitGroup
 
-	mu       sync.Mutex
-	wake     sync.Cond // on mu: something changed that may let a worker start
-	items    map[int64]*item
-	groups   map[groupKey]*group
-	delayed  itemHeap
-	running  map[int64]*attempt
-	active   map[string]int         // running attempts by provider
-	holds    map[string]environHold // by environment
-	watchers map[int64][]*Watcher
-	timer    *time.Timer
-	reserved int // accepted, not yet committed: they count against MaxPending
-	cached   int // bytes of jobs kept by items
-	unsaved  int // ends of attempts on their way to the disk, and their bytes
+	mu sync.Mutex
+	// wake, on mu: something has changed that may let a worker start. timer stands for the next deadline.
+	wake  sync.Cond
+	timer *time.Timer
+
+	// What waits. Each item lies in one heap: in delayed, or in that of its group.
+	items   map[int64]*item
+	groups  map[groupKey]*group
+	delayed itemHeap
+	// cached is about how many bytes of jobs the items keep.
+	cached int
+	// reserved jobs are accepted and not committed yet. They count against MaxPending.
+	reserved int
+
+	// What runs, until its end is on disk. active are running attempts by provider, busy the workers that have one.
+	running map[int64]*attempt
+	active  map[string]int
+	busy    int
+	// unsaved ends of attempts are on their way to the disk, with so many bytes. failing of them were refused by it.
+	unsaved  int
 	unsavedB int
-	failing  int // of these, those that the disk refused for now
-	busy     int // workers with an attempt under way
+	failing  int
+
+	// holds are those of environments. Those that are over stay until the next one.
+	holds    map[string]environHold
+	watchers map[int64][]*Watcher
 	paused   bool
 	stopping bool
 }
 
 // item is a waiting job: 48 bytes, for there may be millions.
 type item struct {
-	seq       int64
-	notBefore int64 // Unix milliseconds; 0: it is in its group's heap
-	job       *Job  // nil: to be read
-	group     *group
-	priority  int32
-	index     int32 // in its heap
+	seq int64
+	// notBefore is in Unix milliseconds. 0: the item is in its group's heap.
+	notBefore int64
+	// job is nil where it is to be read.
+	job      *Job
+	group    *group
+	priority int32
+	// index is the item's place in its heap.
+	index int32
 }
 
+// groupKey names what a hold or a limit keeps back together.
 type groupKey struct{ environment, provider string }
 
 func keyOf(j *Job) groupKey { return groupKey{j.Environment, provider(j.Command)} }
@@ -104,13 +128,16 @@ type environHold struct {
 
 // attempt is a job from the start of an attempt to the commit of its end.
 type attempt struct {
-	job       *Job // as it is while it runs; nil until it was read
-	cancel    context.CancelFunc
-	cancelled bool // by a user: whatever comes of the attempt is dropped
-	refused   bool // the disk did not take its end; it is tried again
+	// job is as it runs; nil until it was read. cancel aborts its request.
+	job    *Job
+	cancel context.CancelFunc
+	// cancelled: a user has ended the job. Whatever comes of the attempt is dropped.
+	cancelled bool
+	// refused: the disk did not take its end, which is tried again.
+	refused bool
 }
 
-// abortLocked drops whatever comes of the attempt.
+// abortLocked drops whatever comes of the attempt. Where the request was not sent yet, it never is.
 func (a *attempt) abortLocked() {
 	a.cancelled = true
 	if a.cancel != nil {
@@ -127,6 +154,7 @@ type itemHeap struct {
 func (h *itemHeap) Len() int           { return len(h.items) }
 func (h *itemHeap) Less(i, j int) bool { return h.items[i].before(h.items[j], h.byTime) }
 
+// before reports whether it comes first, by time or by priority.
 func (it *item) before(other *item, byTime bool) bool {
 	if byTime && it.notBefore != other.notBefore {
 		return it.notBefore < other.notBefore
@@ -143,6 +171,7 @@ func (h *itemHeap) Swap(i, j int) {
 	h.items[j].index = int32(j)
 }
 
+// Push and Pop are for container/heap, which moves the item into its place.
 func (h *itemHeap) Push(x any) {
 	it := x.(*item)
 	it.index = int32(len(h.items))
@@ -206,7 +235,9 @@ func (q *Queue) load() error {
 	return nil
 }
 
-// takeUp makes up for an attempt that was cut off.
+// takeUp makes up for an attempt that was cut off when the daemon died. A query goes back to waiting, since asking
+// again does no harm, but not for ever: it may be what kills the daemon. A mutation may have been carried out, and
+// fails.
 func (q *Queue) takeUp(seq int64) error {
 	j, err := q.Store.JobBySeq(seq, 0)
 	if err != nil {
@@ -271,8 +302,8 @@ func (q *Queue) reserveNew(jobs []*Job) (int, error) {
 	return n, q.reserve(n)
 }
 
-// reserve keeps room for n jobs. Whoever has reserved it gives it back through push, with the jobs or, where they could not
-// be stored, without.
+// reserve keeps room for n jobs. Whoever has reserved it gives it back through push, with the jobs or, where they
+// could not be stored, without.
 func (q *Queue) reserve(n int) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -302,6 +333,7 @@ func (q *Queue) push(reserved int, jobs ...*Job) {
 	}
 }
 
+// logSubmitted logs jobs that are on disk. What came back as an earlier job was logged then.
 func (q *Queue) logSubmitted(jobs ...*Job) {
 	for _, j := range jobs {
 		if !j.Existing {
@@ -324,7 +356,8 @@ func (q *Queue) Fire(f Firing) (*Job, error) {
 	return fired, nil
 }
 
-// Retry submits a failed or cancelled job again, as a new one.
+// Retry submits a failed or cancelled job again, as a new one. It is refused on a full queue, and where its environment
+// was removed.
 func (q *Queue) Retry(prefix string) (*Job, error) {
 	old, err := q.Store.Job(prefix, 0)
 	if err != nil {
@@ -345,7 +378,8 @@ func (q *Queue) Retry(prefix string) (*Job, error) {
 	return j, nil
 }
 
-// Cancel ends a pending or running job; a running one's request is aborted.
+// Cancel ends a pending or running job; a running one's request is aborted. codeFailedPrecondition: it had ended
+// before.
 func (q *Queue) Cancel(prefix string) error {
 	seq, err := q.Store.JobSeq(prefix)
 	if err != nil {
@@ -370,16 +404,18 @@ func (q *Queue) Cancel(prefix string) error {
 func (q *Queue) drop(seq int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if a := q.running[seq]; a != nil {
+	a := q.running[seq]
+	it := q.items[seq]
+	switch {
+	case a != nil:
 		a.abortLocked()
-		return
-	}
-	if it := q.items[seq]; it != nil {
+	case it != nil:
 		q.removeLocked(it)
 	}
 }
 
-// ReleaseHolds ends all pauses that APIs asked for: what waits for one may start.
+// ReleaseHolds ends all pauses that APIs asked for: what waits for one may start. The database forgets them first, so
+// that a restart brings none back.
 func (q *Queue) ReleaseHolds() error {
 	err := q.Store.ReleaseHeld(func(seqs []int64) {
 		q.mu.Lock()
@@ -422,13 +458,16 @@ func (q *Queue) Kick() {
 
 // QueueState is a moment's figures.
 type QueueState struct {
-	Pending    int
-	Running    int
-	Busy       int
-	Paused     bool
-	HeldUntil  time.Time // of the environment asked for
+	// Pending jobs wait, Running ones have no end on disk yet, and Busy workers have a request under way.
+	Pending int
+	Running int
+	Busy    int
+	Paused  bool
+	// HeldUntil is zero where the environment asked for is not held.
+	HeldUntil  time.Time
 	HeldReason string
-	Failing    int // results that the disk refuses for now
+	// Failing results are refused by the disk for now.
+	Failing int
 }
 
 // State tells of the queue, and of the hold on one environment.
@@ -454,13 +493,15 @@ func (q *Queue) State(environment string) QueueState {
 func (q *Queue) RunningJob(seq int64) *Job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if a := q.running[seq]; a != nil {
-		return a.job
+	a := q.running[seq]
+	if a == nil {
+		return nil
 	}
-	return nil
+	return a.job
 }
 
-// pushLocked adds a waiting job; j may be nil.
+// pushLocked adds a waiting job. j may be nil; then it is read when its turn comes, as it is where no memory is left
+// for it.
 func (q *Queue) pushLocked(key groupKey, seq int64, priority int32, notBefore time.Time, j *Job) {
 	g := q.groups[key]
 	if g == nil {
@@ -490,6 +531,7 @@ func (it *item) makeReady() {
 // jobBytes is about what a waiting job takes in memory.
 func jobBytes(j *Job) int { return 512 + len(j.Payload) + len(j.SubmittedPayload) }
 
+// removeLocked takes a waiting job out of its heap, because it starts or has ended.
 func (q *Queue) removeLocked(it *item) {
 	h := &it.group.ready
 	if it.notBefore != 0 {
@@ -502,7 +544,10 @@ func (q *Queue) removeLocked(it *item) {
 	}
 }
 
-// next waits for a job that may start, and marks it as running; nil: the queue is stopping.
+// next waits for a job that may start, and marks it as running; nil: the queue is stopping. Each round looks at
+// everything anew, since the clock may have jumped. A worker that finds nothing sets the timer to the first of:
+//
+//	the next delayed job | the end of a hold on a job that is ready | deadlineCheck
 func (q *Queue) next() (*item, *attempt) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -553,7 +598,8 @@ func (q *Queue) readyLocked(now time.Time) time.Duration {
 	return deadlineCheck
 }
 
-// bestLocked finds the job whose turn it is, and how long the first hold on waiting jobs lasts, at most deadlineCheck.
+// bestLocked finds the job whose turn it is among the heads of all groups, nil for none, and how long the first hold
+// on waiting jobs lasts, at most deadlineCheck.
 func (q *Queue) bestLocked(now time.Time) (best *item, held time.Duration) {
 	held = deadlineCheck
 	for _, g := range q.groups {

@@ -1,11 +1,17 @@
 package main
 
-// Who follows a job, and how its transitions reach them. A watcher is on the list before the job's present state is read,
-// so that no transition can slip in between.
+// Who follows a job, and how its transitions reach them. A watcher is on the list before the job's present state is
+// read, so that no transition can slip in between:
+//
+//	Watch    on the list ---- reads "running" ---------------- "completed" came in: newer, and "running" is dropped
+//	writer                                     "completed"
+//
+// Watchers are never waited for: a sender holds Queue.mu.
 
 import "slices"
 
-const watchBuffer = 64 // transitions that a slow watcher may lag behind
+// watchBuffer is how many transitions a slow watcher may lag behind.
+const watchBuffer = 64
 
 // Watcher receives a job's transitions. C is closed after a terminal one, when the queue stops, or when the reader
 // lags too far behind.
@@ -14,7 +20,8 @@ type Watcher struct {
 	seq int64
 }
 
-// send delivers j, or closes C; false: there is no more to come.
+// send delivers j, or closes C; false: there is no more to come. Then the watcher must leave the list, since C is
+// closed only once.
 func (w *Watcher) send(j *Job) bool {
 	select {
 	case w.C <- j:
@@ -77,6 +84,7 @@ func (q *Queue) Unwatch(w *Watcher) {
 	q.dropLocked(w)
 }
 
+// dropLocked takes a watcher off the list, if it is still on it.
 func (q *Queue) dropLocked(gone *Watcher) {
 	q.keepLocked(gone.seq, func(w *Watcher) bool { return w != gone })
 }

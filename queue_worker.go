@@ -13,8 +13,8 @@ package main
 //
 // What may be sent again, and when, is decided in settle and nowhere else.
 //
-// A worker hands the end of an attempt to the store's writer and takes the next job at once; the end is told to watchers
-// and the log only after its commit.
+// A worker hands the end of an attempt to the store's writer and takes the next job at once; the end is told to
+// watchers and the log only after its commit.
 
 import (
 	"context"
@@ -30,7 +30,7 @@ import (
 const (
 	backoffBase  = time.Second
 	backoffCap   = 5 * time.Minute
-	storageRetry = time.Second // a disk that refused a write is tried again this often
+	storageRetry = time.Second // between two tries of a write that the disk refuses
 )
 
 // backoff is the wait before the n-th retry, from 1: exponential with full jitter, so that daemons that failed
@@ -120,7 +120,8 @@ func (q *Queue) begin(it *item, a *attempt) (*Job, error) {
 func (q *Queue) run(ctx context.Context, j *Job) (o outcome) {
 	o.mutation = q.Mutation(j.Command)
 	defer func() {
-		if p := recover(); p != nil {
+		p := recover()
+		if p != nil {
 			q.Log.Error("panic in a job",
 				"job_id", j.ID,
 				"command", j.Command,
@@ -136,20 +137,31 @@ func (q *Queue) run(ctx context.Context, j *Job) (o outcome) {
 
 // outcome is what came of an attempt.
 type outcome struct {
-	result   string
-	partial  string // the API's complaint beside a usable result
-	err      error
-	mutation bool // the command changes something, and must not be carried out twice
-	stopping bool // the daemon has abandoned the attempt
+	result string
+	// partial is the API's complaint beside a usable result.
+	partial string
+	err     error
+	// mutation: the command changes something, and must not be carried out twice.
+	mutation bool
+	// stopping: the daemon has abandoned the attempt.
+	stopping bool
 }
 
-// settle decides what becomes of j after an attempt.
+// settle decides what becomes of j after an attempt. It is pure but for the clock and the dice. In this order:
+//
+//	a result                                     completed
+//	abandoned, and it may be sent again          pending, as if the attempt had not been
+//	the API asks to wait                         pending until then; costs no retry
+//	a mutation, and nobody knows what it did     failed, OUTCOME_UNKNOWN
+//	worth another try, and one is left           pending, after a growing wait
+//	anything else                                failed
 func settle(j Job, o outcome) *Job {
 	if o.err == nil {
 		j.complete(o.result, o.partial)
 		return &j
 	}
 	e := failureOf(o.err)
+	// What was refused, or never sent, has changed nothing. A login comes before the request.
 	outcomeKnown := e.Unsent || e.Refused || strings.HasPrefix(e.Code, "AUTH_")
 	switch {
 	case o.stopping && (!o.mutation || e.Unsent):
@@ -168,7 +180,8 @@ func settle(j Job, o outcome) *Job {
 	return &j
 }
 
-// failureOf is err as the one error type.
+// failureOf is err as the one error type. A cancelled context means that the daemon stops: what comes of an attempt
+// that a user has cancelled is dropped before anybody looks at it.
 func failureOf(err error) *Error {
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
@@ -219,7 +232,8 @@ func (j *Job) end(status, code, message string) {
 // held reports whether the job waits because its API asked the whole environment to.
 func (j *Job) held() bool { return j.Status == statusPending && j.ErrorCode == codeRateLimited }
 
-// hold keeps the environment's queue back.
+// hold keeps the environment's queue back. The job that was asked to wait does so by its NextAttemptAt; this is for the
+// others of its environment. Of several holds the longest counts.
 func (q *Queue) hold(environment string, until time.Time, reason string) {
 	q.mu.Lock()
 	longer := until.After(q.holds[environment].until)
@@ -232,7 +246,8 @@ func (q *Queue) hold(environment string, until time.Time, reason string) {
 	}
 }
 
-// putBack returns a job whose attempt could not begin, for the disk's sake. A job that is gone is forgotten.
+// putBack returns a job whose attempt could not begin, for the disk's sake: no request was sent. A job that is gone,
+// or has ended, is forgotten.
 func (q *Queue) putBack(it *item, a *attempt, err error) {
 	gone := errors.Is(err, errNotOpen) || codeOf(err) == codeNotFound
 	if !gone {
@@ -263,6 +278,7 @@ func (q *Queue) release(it *item, a *attempt, bytes int) bool {
 	return true
 }
 
+// releaseLocked frees a worker and a place of the provider.
 func (q *Queue) releaseLocked(it *item) {
 	q.busy--
 	q.active[it.group.provider]--
@@ -271,7 +287,8 @@ func (q *Queue) releaseLocked(it *item) {
 	}
 }
 
-// save stores the end of an attempt, for as long as it takes.
+// save stores the end of an attempt, for as long as it takes: what an API has answered must not be lost to a full disk.
+// Meanwhile no job starts (mayStartLocked).
 func (q *Queue) save(j *Job) {
 	q.Store.Finish(j, func(err error) {
 		if err == nil || errors.Is(err, errNotOpen) || errors.Is(err, errStoreClosed) {
@@ -298,8 +315,8 @@ func (q *Queue) refused(j *Job, err error) {
 	}
 }
 
-// saved runs in the writer after the commit, so it only does what is quick. Where the job had ended before, or the store
-// is closed, err says so, and there is nothing to tell.
+// saved runs in the writer after the commit, so it only does what is quick. Where the job had ended before, or the
+// store is closed, err says so, and there is nothing to tell.
 func (q *Queue) saved(j *Job, err error) {
 	q.mu.Lock()
 	if q.running[j.Seq].refused {
@@ -328,6 +345,7 @@ func (q *Queue) event(level slog.Level, message string, j *Job, more ...any) {
 	q.Log.Log(context.Background(), level, message, attrs...)
 }
 
+// logEnd logs what an attempt has come to. A job that is held or given back says nothing: it has lost no try.
 func (q *Queue) logEnd(j *Job) {
 	switch {
 	case j.Status == statusCompleted:
@@ -343,7 +361,12 @@ func (q *Queue) logEnd(j *Job) {
 	}
 }
 
-// Stop takes no new jobs and no new starts, and ends all watches; what runs goes on.
+// Stop takes no new jobs and no new starts, and ends all watches; what runs goes on. It comes before Drain:
+//
+//	Stop    no more starts       running jobs go on
+//	Drain   until ctx ends       wait for them
+//	        abandon              their requests are aborted; each settles
+//	        at most grace        wait for that
 func (q *Queue) Stop() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -69,8 +69,8 @@ func (s *Scheduler) Run(ctx context.Context) {
 	}
 }
 
-// setBack returns a step of the wall clock that counts as one back, otherwise 0. What the clock has recorded as the past
-// may lie in the future after it, and moves along.
+// setBack returns a step of the wall clock that counts as one back, otherwise 0. What the clock has recorded as the
+// past may lie in the future after it, and moves along.
 func (s *Scheduler) setBack(step time.Duration) time.Duration {
 	if step > -clockNoise {
 		return 0
@@ -127,9 +127,9 @@ func (s *Scheduler) advance(sc Schedule, now time.Time, back time.Duration) (tim
 	return s.fire(sc, expr, now, log)
 }
 
-// corrected is the schedule's next time after the clock was set back. What counts elapsed time moves along. What a clock
-// far in the future left behind is made anew, though only towards the present: the anchor stays until the next run, and
-// this is asked at every look. Other times stay: a nominal time never fires twice.
+// corrected is the schedule's next time after the clock was set back. What counts elapsed time moves along. What a
+// clock far in the future left behind is made anew, though only towards the present: the anchor stays until the next
+// run, and this is asked at every look. Other times stay: a nominal time never fires twice.
 func corrected(sc Schedule, expr cronExpr, now time.Time, back time.Duration) time.Time {
 	due := sc.NextRunAt
 	if expr.every > 0 && due.After(now) {
@@ -215,8 +215,8 @@ func (s *Scheduler) job(sc Schedule, now time.Time) (*Job, error) {
 	return j, nil
 }
 
-// fill makes j, whose command and CreatedAt are set, a pending job with the configured limits and with payload, which is
-// checked and has its dates resolved. since is what last-success means to a job of a schedule.
+// fill makes j, whose command and CreatedAt are set, a pending job with the configured limits and with payload, which
+// is checked and has its dates resolved. since is what last-success means to a job of a schedule.
 func (p *parts) fill(j *Job, payload map[string]any, since time.Time) error {
 	c, err := p.commands.Lookup(j.Command)
 	if err != nil {
@@ -238,8 +238,8 @@ func (p *parts) fill(j *Job, payload map[string]any, since time.Time) error {
 	return err
 }
 
-// Add checks and stores a schedule, and returns it with what was filled in. With replace it changes the one of that name,
-// if there is one.
+// Add checks and stores a schedule, and returns it with what was filled in. With replace it changes the one of that
+// name, if there is one.
 func (s *Scheduler) Add(sc Schedule, replace bool) (Schedule, error) {
 	sc.ID = newID()
 	sc.CreatedAt = s.now()

@@ -185,8 +185,8 @@ func (e cronExpr) next(t, anchor time.Time) time.Time {
 	return time.Time{}
 }
 
-// nextEvery is the first time after t on the grid of period through anchor. In seconds, which do not overflow for any two
-// dates. The grid reaches backwards too: the clock may be set back.
+// nextEvery is the first time after t on the grid of period through anchor. In seconds, which do not overflow for any
+// two dates. The grid reaches backwards too: the clock may be set back.
 func nextEvery(period, t, anchor int64) time.Time {
 	since := ((t-anchor)%period + period) % period
 	return time.Unix(t-since+period, 0).UTC()

@@ -30,12 +30,16 @@ var errStoreClosed = &Error{Code: codeShuttingDown, Message: "the daemon is shut
 
 // Store is the database. Its methods may be called from any goroutine; those that write return once it is on disk.
 type Store struct {
-	path   string
-	read   *sql.DB
-	undo   []func() error // closes what is open
+	path string
+	read *sql.DB
+	// undo closes what is open.
+	undo []func() error
+
+	// ops is how writes reach the writer. After closed it takes no more. After gone it has ended: what it has not
+	// answered by then, it never will.
 	ops    chan *write
-	closed chan struct{} // no more writes are taken
-	gone   chan struct{} // the writer has ended: what it has not answered, it never will
+	closed chan struct{}
+	gone   chan struct{}
 
 	// rehearse makes the writer run every fn twice, the first time in vain, as a batch that failed does. For tests.
 	rehearse bool
@@ -48,22 +52,33 @@ type Store struct {
 	idCount  int
 	idTime   time.Time
 
-	problem atomic.Value  // a string: why writes fail at the moment
-	fatal   chan error    // the database is damaged or lost: the daemon must stop
-	files   []fs.FileInfo // what the connections have open: the database and its side files
-	lost    atomic.Bool   // they are under their names no more
+	// problem is a string: why writes fail at the moment.
+	problem atomic.Value
+	// fatal gets the error after which the daemon must stop: the database is damaged or lost.
+	fatal chan error
+	// files are what the connections have open, in the order of sideFiles. lost: they are under their names no more.
+	files []fs.FileInfo
+	lost  atomic.Bool
 
-	counted   chan struct{}  // closed when the next two are there
-	before    FinishedCounts // finished jobs at the start
-	uncounted error          // why they could not be counted
+	// counted is closed when before is there, the finished jobs at the start, or uncounted, why it is not.
+	counted   chan struct{}
+	before    FinishedCounts
+	uncounted error
 
-	mu     sync.Mutex
-	since  FinishedCounts // what commits have added; negative where they removed
-	envs   []Environment  // what Environments answers, nil: to be read
-	envGen int            // raised by every change to them
+	mu sync.Mutex
+	// since is what commits have added to before; negative where they removed jobs.
+	since FinishedCounts
+	// envs is what Environments answers, nil: to be read. envGen is raised by every change to them.
+	envs   []Environment
+	envGen int
 }
 
 // openStore opens the database at path, which has no links in it, creating or upgrading it. sync is full or normal.
+// What it finds wrong it leaves as it was:
+//
+//	no file         createDatabase builds one
+//	any other file  inspectDatabase reads the header, before SQLite may touch it
+//	ours            open: the writer's connection, upgrades, the readers' connections
 func openStore(path, sync, productionURL string) (*Store, error) {
 	_, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -178,7 +193,8 @@ func (s *Store) endDaemon(err error) {
 // Fatal delivers the error after which nothing can be written any more.
 func (s *Store) Fatal() <-chan error { return s.fatal }
 
-// failure turns what the database said into an error for clients. Damage, met by a write or a read, ends the daemon.
+// failure turns what the database said into an error for clients; nil stays nil. Damage, met by a write or a read, ends
+// the daemon.
 func (s *Store) failure(err error) error {
 	code := primaryCode(err)
 	if code == sqliteCorrupt || code == sqliteNotADB {
@@ -202,7 +218,8 @@ func (s *Store) setProblem(err error) {
 	s.problem.Store(text)
 }
 
-// Close stops the writer after what is queued, checkpoints and closes.
+// Close stops the writer after what is queued, checkpoints and closes. Nobody may read or write any more: what comes
+// later gets errStoreClosed or an error of the driver.
 func (s *Store) Close() error {
 	close(s.closed)
 	<-s.gone
@@ -228,7 +245,8 @@ type scanner interface{ Scan(...any) error }
 
 func scanText(row scanner) (text string, err error) { return text, row.Scan(&text) }
 
-// A querier is a connection, or a pool of them.
+// A querier is a connection, or a pool of them. The writer's connection is one too: a statement that changes something
+// can return rows.
 type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
@@ -260,7 +278,7 @@ func readAll[T any](s *Store, scan func(scanner) (T, error), query string, args 
 	return list, s.failure(err)
 }
 
-// readOne reads the first row of a query; missing is the error where there is none.
+// readOne reads the first row of a query. Where there is none it returns missing; nil: the zero value is the answer.
 func readOne[T any](s *Store, missing error, scan func(scanner) (T, error), query string, args ...any) (T, error) {
 	v, err := scan(s.read.QueryRow(query, args...))
 	if errors.Is(err, sql.ErrNoRows) {
@@ -280,7 +298,7 @@ func scanNumber(row scanner) (n int64, err error) { return n, row.Scan(&n) }
 // stands still during a suspend.
 func timeNow() time.Time { return time.Now().Truncate(time.Millisecond) }
 
-// newID returns 16 random characters, 80 bits.
+// newID returns 16 random characters, 80 bits, of the alphabet of base32 in lower case.
 func newID() string { return strings.ToLower(rand.Text()[:16]) }
 
 // nullText and nullTime are what stands in a column that is NULL where nothing is set.

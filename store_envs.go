@@ -1,6 +1,12 @@
 package main
 
 // Environments and their sealed tokens in SQL, and single settings.
+//
+//	api_environments  1 ---- 0 or 1  auth_tokens     a login; it goes with its environment
+//	       |
+//	       +-- by name, as they were when they were made: jobs.environment, schedules.environment
+//
+// This file sees tokens sealed only (seal.go). What is asked of it at every attempt is remembered; see Environments.
 
 import (
 	"database/sql"
@@ -41,7 +47,11 @@ func scanEnvironment(row scanner) (Environment, error) {
 }
 
 // Environments lists them in the order in which they were added. They are asked for at every submit and attempt, and
-// change seldom: so they are remembered until a change. What was read while one happened is not remembered.
+// change seldom: so they are remembered until a change. What was read while one happened may be of before it, and is
+// not remembered:
+//
+//	reader   envGen 7, reads the old row ------------------------> envGen is 8: not kept
+//	writer                      commits the new row, envGen 8
 func (s *Store) Environments() ([]Environment, error) {
 	s.mu.Lock()
 	known := s.envs
@@ -62,7 +72,7 @@ func (s *Store) Environments() ([]Environment, error) {
 	return envs, nil
 }
 
-// updateEnvironments is update for what Environments answers.
+// updateEnvironments is update for what Environments answers. Also where it fails, the next reader looks for himself.
 func (s *Store) updateEnvironments(fn func(*tx) error) error {
 	defer s.forgetEnvironments()
 	return s.update(fn)
@@ -113,6 +123,7 @@ func (s *Store) SetActiveEnvironment(name string) error {
 	return s.updateEnvironments(func(t *tx) error { return t.activate(name) })
 }
 
+// activate makes the one named the active one. The others come first: an index allows one active row at any moment.
 func (t *tx) activate(name string) error {
 	const (
 		others = "UPDATE api_environments SET is_active = 0, updated_at = ?1 WHERE is_active = 1 AND name <> ?2"
@@ -135,7 +146,8 @@ func (s *Store) RemoveEnvironment(name string) error {
 	})
 }
 
-// unneeded refuses an environment that something needs.
+// unneeded refuses an environment that something needs: one that is active, or that schedules or open jobs name. Jobs
+// that have ended may name one that is gone.
 func (t *tx) unneeded(name string) error {
 	const query = `SELECT is_active, (SELECT count(*) FROM schedules WHERE environment = ?1),
 		(SELECT count(*) FROM jobs WHERE environment = ?1 AND status IN ('pending', 'running'))
@@ -158,13 +170,13 @@ func (t *tx) unneeded(name string) error {
 	return nil
 }
 
-// TokenRow is one environment's login; the tokens are sealed.
+// TokenRow is one environment's login; the tokens are sealed. Expiries are zero when the token does not say.
 type TokenRow struct {
 	EnvironmentID  string
 	Username       string
 	Access         []byte
 	Refresh        []byte
-	AccessExpires  time.Time // this and the next: zero when the token does not say
+	AccessExpires  time.Time
 	RefreshExpires time.Time
 	UpdatedAt      time.Time
 }
@@ -189,7 +201,8 @@ func (s *Store) Tokens(envID string) (TokenRow, error) {
 	return readOne(s, errorf(codeNotFound, "no login"), scanTokens, query, envID)
 }
 
-// SaveTokens stores a pair of sealed tokens in place of any earlier one. A login also ends the need for one.
+// SaveTokens stores a pair of sealed tokens in place of any earlier one, that of another user included. A login also
+// ends the need for one. codeNotFound: the environment was removed meanwhile, and its tokens must not come back.
 func (s *Store) SaveTokens(r TokenRow, login bool) error {
 	const (
 		environment = `UPDATE api_environments SET updated_at = ?1, needs_reauth = needs_reauth AND NOT ?2,
@@ -222,7 +235,8 @@ func (s *Store) SaveTokens(r TokenRow, login bool) error {
 	})
 }
 
-// DeleteTokens forgets an environment's login and reports whether there was one.
+// DeleteTokens forgets an environment's login and reports whether there was one. It also takes needs_reauth back: a
+// logout is meant, and asks for nothing.
 func (s *Store) DeleteTokens(envID string) (bool, error) {
 	defer s.forgetEnvironments()
 	return updated(s, func(t *tx) (bool, error) {
@@ -234,7 +248,7 @@ func (s *Store) DeleteTokens(envID string) (bool, error) {
 	}, nil)
 }
 
-// SetNeedsReauth notes that only a login helps.
+// SetNeedsReauth notes that only a login helps. It holds over restarts.
 func (s *Store) SetNeedsReauth(envID string) error {
 	const query = "UPDATE api_environments SET needs_reauth = 1, updated_at = ? WHERE id = ?"
 	return s.updateEnvironments(func(t *tx) error { return t.exec(query, timeText(timeNow()), envID) })
@@ -252,7 +266,7 @@ func (s *Store) ConfigValue(key string) (string, error) {
 	return readOne(s, nil, scanText, "SELECT value FROM config WHERE key = ?", key)
 }
 
-// SetConfigValue stores a single setting.
+// SetConfigValue stores a single setting: whether the queue is paused, the epoch, how keys are derived.
 func (s *Store) SetConfigValue(key, value string) error {
 	const query = "INSERT OR REPLACE INTO config (key, value) VALUES (?, ?)"
 	return s.change(nil, query, key, value)

@@ -24,37 +24,55 @@ const (
 
 // Job is a row of the jobs table. Once handed to the store or a watcher it is not changed any more: copy it.
 type Job struct {
-	Seq              int64 // order of arrival, given by the store
-	ID               string
-	Command          string
-	Payload          []byte // JSON
-	Priority         int32
-	Status           string
-	Result           string // JSON, as the API sent it; "" where it was not read
-	ResultBytes      int64
-	Error, ErrorCode string
-	RetryCount       int32
-	MaxRetries       int32
-	CreatedAt        time.Time // this and the other times: zero when unset
-	UpdatedAt        time.Time
-	StartedAt        time.Time
-	CompletedAt      time.Time
-	NextAttemptAt    time.Time // not before
-	OpenStarts       int       // attempts begun since the last one that ended
-	Timeout          time.Duration
-	Environment      string
-	Schedule         string
+	// Seq is the order of arrival. The store gives it, and an ID where there is none.
+	Seq int64
+	ID  string
+
+	// What was asked for. The payload is JSON. Timeout is that of one attempt; before NextAttemptAt there is none.
+	Command     string
+	Payload     []byte
+	Priority    int32
+	MaxRetries  int32
+	Timeout     time.Duration
+	Environment string
+	Schedule    string
+
+	// The key under which it was submitted, and beside a key the payload before its dates were resolved. Existing: of
+	// what Submit returns, this is an earlier job of the same key.
 	IdempotencyKey   string
-	SubmittedPayload []byte // before dates were resolved; only beside a key
-	Existing         bool   // of what Submit returns: the key matched, and ID is the earlier job's
-	RetriedBy        string // the id of the job that a retry made of it
+	SubmittedPayload []byte
+	Existing         bool
+
+	// What became of it. The result is JSON, as the API sent it, and "" where it was not read. OpenStarts are the
+	// attempts begun since the last one that ended. RetriedBy is the id of the job that a retry made of it.
+	Status      string
+	Result      string
+	ResultBytes int64
+	Error       string
+	ErrorCode   string
+	RetryCount  int32
+	OpenStarts  int
+	RetriedBy   string
+
+	// Times are zero when unset.
+	CreatedAt     time.Time
+	UpdatedAt     time.Time
+	StartedAt     time.Time
+	CompletedAt   time.Time
+	NextAttemptAt time.Time
 }
 
 func (j *Job) finished() bool {
 	return j.Status == statusCompleted || j.Status == statusFailed || j.Status == statusCancelled
 }
 
-// FinishedCounts are the jobs in the database by terminal state.
+// FinishedCounts are the jobs in the database by terminal state. To count them takes long, and is asked for often. So
+// it is done once; from then on the counts follow the commits:
+//
+//	start        the database as it is now, seen by a connection of its own          before
+//	             a count in the background -----------------------> done             counted
+//	meanwhile    commit: + what it ended, - what retention deleted                   since
+//	Finished     before + since
 type FinishedCounts struct{ Completed, Failed, Cancelled int64 }
 
 func (c *FinishedCounts) add(status string, n int64) {
@@ -122,6 +140,7 @@ const (
 		WHERE seq = ? AND status IN ('pending', 'running')`
 )
 
+// jobStatements are what prepare prepares.
 func jobStatements() []string {
 	return []string{sqlBegin, sqlCommit, sqlRollback, sqlInsert, sqlInsertBulk, sqlStart, sqlFinish}
 }
@@ -163,7 +182,7 @@ func (s *Store) CountNew(jobs []*Job) (int, error) {
 	return n, nil
 }
 
-// insert stores new jobs, many rows a statement.
+// insert stores new jobs, bulkRows of them with one statement and the rest one by one. It gives them Seq and ID.
 func (t *tx) insert(jobs []*Job) error {
 	args := make([]any, 0, bulkRows*newRowValues)
 	for len(jobs) > 0 {
@@ -230,7 +249,8 @@ func (t *tx) earlier(j *Job) (string, error) {
 		FROM jobs WHERE idempotency_key = ?1`
 	var id string
 	var same bool
-	err := t.row(query, nullText(j.IdempotencyKey), j.Command, string(j.SubmittedPayload), j.Environment).Scan(&id, &same)
+	row := t.row(query, nullText(j.IdempotencyKey), j.Command, string(j.SubmittedPayload), j.Environment)
+	err := row.Scan(&id, &same)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}
@@ -284,7 +304,10 @@ func (t *tx) retry(seq int64) (*Job, error) {
 	return j, t.exec("UPDATE jobs SET retried_by = ? WHERE seq = ?", j.ID, seq)
 }
 
-// retriedAlready names the last of the chain that retries have made of j.
+// retriedAlready names the last of the chain that retries have made of j:
+//
+//	id          k3vq...  --->  a7fd...  --->  m2xx...
+//	retried_by  a7fd...        m2xx...        NULL         the latest
 func (t *tx) retriedAlready(j *Job) error {
 	const chain = `WITH RECURSIVE later(id, n) AS (SELECT retried_by, 1 FROM jobs WHERE seq = ?
 		UNION ALL SELECT j.retried_by, n + 1 FROM jobs j JOIN later ON j.id = later.id WHERE j.retried_by IS NOT NULL)
@@ -437,7 +460,8 @@ func (s *Store) Job(prefix string, maxResult int64) (*Job, error) {
 	return s.JobBySeq(seq, maxResult)
 }
 
-// JobSeq finds the job that prefix names: exactly, or alone among all ids.
+// JobSeq finds the job that prefix names: exactly, or alone among all ids. Two rows tell which; an id that is there
+// exactly sorts first.
 func (s *Store) JobSeq(prefix string) (int64, error) {
 	if prefix == "" {
 		return 0, errorf(codeInvalidArgument, "job_id: missing").hint("list ids with: honeydew job list")
@@ -453,13 +477,14 @@ func (s *Store) JobSeq(prefix string) (int64, error) {
 	}
 	first := found[0]
 	if len(found) > 1 && first.ID != prefix {
-		return 0, errorf(codeInvalidArgument, "job_id: %q is the beginning of several ids, such as %s", prefix, first.ID).
-			hint("give more characters")
+		return 0, errorf(codeInvalidArgument,
+			"job_id: %q is the beginning of several ids, such as %s", prefix, first.ID).hint("give more characters")
 	}
 	return first.Seq, nil
 }
 
-// ResultPart reads up to n bytes of a result, from the byte at from on.
+// ResultPart reads up to n bytes of a result, from the byte at from on. So a large one reaches the client in pieces,
+// and none of them keeps a transaction open.
 func (s *Store) ResultPart(seq, from, n int64) ([]byte, error) {
 	// As bytes: of a text substr would count the characters before from.
 	const query = "SELECT coalesce(substr(CAST(result AS BLOB), ?2 + 1, ?3), x'') FROM jobs WHERE seq = ?1"
@@ -473,11 +498,15 @@ type JobFilter struct {
 	Command   string
 	Schedule  string
 	ErrorCode string
-	Since     time.Time // created at or after
-	Unretried bool      // no job was made of it by a retry
-	Before    int64     // a Seq; 0: from the newest
-	Limit     int
-	MaxBytes  int // of payloads: stop after the job that passes it; 0: no limit
+	// Since leaves out what was created before.
+	Since time.Time
+	// Unretried leaves out jobs of which a retry has made others.
+	Unretried bool
+	// Before is a Seq: the list begins below it. 0: it begins with the newest.
+	Before int64
+	Limit  int
+	// MaxBytes ends the list after the job whose payload passes it. 0: no limit.
+	MaxBytes int
 }
 
 // conditions returns the filter as SQL. It names only the columns that are filtered by, so that each form finds its
@@ -502,8 +531,12 @@ func (f JobFilter) conditions() (where string, args []any) {
 	return where, args
 }
 
-// query returns the SQL of a filter: one statement, and with it one snapshot. A list of one command alone is put
-// together from those of each state, which have an index in the order of the list.
+// query returns the SQL of a filter: one statement, and with it one snapshot. An index has its rows in the order of the
+// list only where all its columns are given. So a list of one command alone is put together from those of each state:
+//
+//	jobs_by_command   github.commits, completed    newest ... oldest  \
+//	                  github.commits, failed       newest ... oldest   > of each Limit, of all together Limit
+//	                  github.commits, cancelled    newest ... oldest  /
 func (f JobFilter) query() (string, []any) {
 	const list = "SELECT " + jobColumns + "'' FROM jobs WHERE "
 	const newest = " ORDER BY seq DESC LIMIT ?"
@@ -627,7 +660,7 @@ func (t *tx) prune(cutoff time.Time) (int, error) {
 	return len(ended), err
 }
 
-// shrink gives free pages back, a thousand at a time, so that nobody waits long for the writer.
+// shrink gives free pages back to the file system, a thousand at a time, so that nobody waits long for the writer.
 func (s *Store) shrink(ctx context.Context) error {
 	for ctx.Err() == nil {
 		free, err := s.readNumber("PRAGMA freelist_count")

@@ -1,6 +1,14 @@
 package main
 
-// Schedules in SQL, and their firings.
+// Schedules in SQL, and their firings. A firing is one transaction, so that no crash makes two jobs of one time, or
+// none:
+//
+//	next_run_at still as it was read? ---- no: void, nothing happens
+//	an unfinished job, and overlap = skip? ---- yes: no job
+//	INSERT the job, last_job_id
+//	last_run_at, next_run_at
+//
+// last_success_at says until when a schedule's jobs have covered everything; `last-success` in a payload stands for it.
 
 import (
 	"database/sql"
@@ -11,25 +19,33 @@ import (
 
 // Schedule is a row of the schedules table, with the state of its latest job.
 type Schedule struct {
-	ID            string
-	Name          string
-	CronExpr      string
-	Command       string
-	Payload       []byte // JSON; relative dates as written
-	Priority      int32
-	Environment   string
-	Enabled       bool
-	Missed        string
-	Overlap       string
-	Jitter        time.Duration
-	MaxRetries    int32         // of its jobs
-	Timeout       time.Duration // of one attempt
+	ID       string
+	Name     string
+	CronExpr string
+
+	// What its jobs are. The payload is JSON, with relative dates as written. Timeout is that of one attempt.
+	Command     string
+	Payload     []byte
+	Priority    int32
+	Environment string
+	MaxRetries  int32
+	Timeout     time.Duration
+
+	// When there is one: not while paused. Missed and Overlap are choices of scheduler.go. Jitter is the most by which
+	// a run starts later.
+	Enabled bool
+	Missed  string
+	Overlap string
+	Jitter  time.Duration
+
+	// What has happened. Times are zero when unset. LastRunAt is the nominal time of the latest firing, and
+	// LastSuccessAt when the latest completed job was created.
 	CreatedAt     time.Time
-	LastRunAt     time.Time // this and the next: zero when unset
+	LastRunAt     time.Time
 	NextRunAt     time.Time
 	LastJobID     string
 	LastJobStatus string
-	LastSuccessAt time.Time // when its latest completed job was created
+	LastSuccessAt time.Time
 }
 
 const scheduleQuery = `SELECT s.id, s.name, s.cron_expr, s.command, s.payload, s.priority, s.environment, s.enabled,
@@ -86,8 +102,8 @@ func (s *Store) SaveSchedule(sc Schedule, replace bool) error {
 		ON CONFLICT (name) DO UPDATE SET cron_expr = ?3, command = ?4, payload = ?5, priority = ?6, environment = ?7,
 		missed = ?8, overlap = ?9, jitter_ms = ?10, max_retries = ?11, timeout_ms = ?12,
 		next_run_at = iif(enabled, ?14, NULL) WHERE ?15`
-	taken := errorf(codeAlreadyExists, "schedule %q exists already", sc.Name).
-		hint("change it with: honeydew schedule add --replace ..., or remove it with: honeydew schedule remove %q", sc.Name)
+	const advice = "change it with: honeydew schedule add --replace ..., or remove it with: honeydew schedule remove %q"
+	taken := errorf(codeAlreadyExists, "schedule %q exists already", sc.Name).hint(advice, sc.Name)
 	return s.change(taken, query,
 		sc.ID,
 		sc.Name,
@@ -113,7 +129,7 @@ func (s *Store) RemoveSchedule(id, name string) error {
 	return s.change(noSchedule(id+name), query, id, name)
 }
 
-// SetScheduleEnabled pauses or resumes a schedule; next is its next time, zero for none.
+// SetScheduleEnabled pauses or resumes a schedule, and returns it as it is then; next is its next time, zero for none.
 func (s *Store) SetScheduleEnabled(name string, enabled bool, next time.Time) (Schedule, error) {
 	const query = "UPDATE schedules SET enabled = ?, next_run_at = ? WHERE name = ?"
 	if err := s.change(noSchedule(name), query, enabled, nullTime(next), name); err != nil {
@@ -122,8 +138,8 @@ func (s *Store) SetScheduleEnabled(name string, enabled bool, next time.Time) (S
 	return s.Schedule(name)
 }
 
-// noteSuccess tells the schedule of j, which is completed, until when its jobs have covered everything. A later time than
-// this moment comes from a wrong clock, and says nothing.
+// noteSuccess tells the schedule of j, which is completed, until when its jobs have covered everything. A later time
+// than this moment comes from a wrong clock, and says nothing.
 func (t *tx) noteSuccess(j *Job) error {
 	const query = `UPDATE schedules SET last_success_at = ?2
 		WHERE name = ?1 AND (created_at <= ?2 OR created_at > ?3)
@@ -131,7 +147,8 @@ func (t *tx) noteSuccess(j *Job) error {
 	return t.exec(query, j.Schedule, timeText(j.CreatedAt), timeText(j.CompletedAt))
 }
 
-// moveLastSuccess moves what all schedules know of their last success by step.
+// moveLastSuccess moves what all schedules know of their last success by step, as the clock that recorded it was moved.
+// Times in the database are text; strftime writes the same form.
 func (s *Store) moveLastSuccess(step time.Duration) error {
 	const query = `UPDATE schedules SET last_success_at = strftime('%Y-%m-%dT%H:%M:%fZ', last_success_at, ?)
 		WHERE last_success_at IS NOT NULL`
@@ -141,15 +158,20 @@ func (s *Store) moveLastSuccess(step time.Duration) error {
 // Firing is one run of a schedule: the job, and the step to the next time, in one transaction.
 type Firing struct {
 	ScheduleID string
-	Expected   time.Time // next_run_at as it was read; the firing is void if it has changed. Zero: next_run_at stays
-	Next       time.Time // zero: never again
-	LastRun    time.Time // nominal time
-	Job        *Job      // nil: only step on
-	SkipIfOpen bool      // no job while one of this schedule is unfinished
+	// Expected is next_run_at as it was read; the firing is void if it has changed. Zero: next_run_at stays.
+	Expected time.Time
+	// Next is the next time; zero: never again, and the schedule is disabled.
+	Next time.Time
+	// LastRun is the nominal time of this run; zero: there was none.
+	LastRun time.Time
+	// Job is nil where there is only a step to make.
+	Job *Job
+	// SkipIfOpen makes no job while one of this schedule is unfinished.
+	SkipIfOpen bool
 }
 
-// Fire carries a firing out and returns its job as stored, nil where none was made. The writer calls then with it before
-// any later write.
+// Fire carries a firing out and returns its job as stored, nil where none was made. The writer calls then with it
+// before any later write.
 func (s *Store) Fire(f Firing, then func(*Job)) (*Job, error) {
 	return updated(s, func(t *tx) (*Job, error) { return t.fire(f) }, then)
 }
@@ -179,6 +201,7 @@ func (t *tx) fire(f Firing) (*Job, error) {
 	if f.Expected.IsZero() {
 		return fired, nil
 	}
-	const step = "UPDATE schedules SET last_run_at = coalesce(?, last_run_at), next_run_at = ?, enabled = ? WHERE id = ?"
+	const step = `UPDATE schedules SET last_run_at = coalesce(?, last_run_at), next_run_at = ?, enabled = ?
+		WHERE id = ?`
 	return fired, t.exec(step, nullTime(f.LastRun), nullTime(f.Next), !f.Next.IsZero(), f.ScheduleID)
 }

@@ -29,6 +29,7 @@ const (
 	applicationID = 0x686e6477 // "hndw" in the header: this file is ours
 	schemaVersion = 1          // in PRAGMA user_version
 
+	// SQLite's primary result codes (sqlite.org/rescode.html).
 	sqliteBusy     = 5
 	sqliteIOErr    = 10
 	sqliteCorrupt  = 11
@@ -118,7 +119,12 @@ func checkVersion(version int) error {
 }
 
 // createDatabase builds an empty database under a temporary name and renames it into place. It holds one environment,
-// production, active.
+// production, active:
+//
+//	daemon.db.new   empty, 0600    nobody else can read it
+//	                schema.sql     no journal and no sync: until it has its name, a crash costs nothing
+//	                WAL in the header, synced
+//	daemon.db       renamed, the folder synced
 func createDatabase(path, productionURL string) error {
 	building := path + ".new"
 	if err := removeFile(building); err != nil {
@@ -240,8 +246,8 @@ func mainEpoch(path string) (string, error) {
 	return textOn(dsn(path, "mode", "ro", "immutable", "1"), query, noEpoch, epochKey)
 }
 
-// BeginEpoch gives the database a new epoch; note puts a text into the lock beside it. It comes last in a start, so that
-// a database that is refused stays as it was, and before anything is acked.
+// BeginEpoch gives the database a new epoch; note puts a text into the lock beside it. It comes last in a start, so
+// that a database that is refused stays as it was, and before anything is acked.
 func (s *Store) BeginEpoch(note func(string) error) error {
 	before, err := mainEpoch(s.path)
 	if err != nil {
@@ -283,8 +289,8 @@ func upgrade(ctx context.Context, conn *sql.Conn) error {
 		return err
 	}
 	if mode != "wal" {
-		return fmt.Errorf("journal mode is %q instead of wal: the file system must support shared memory (not NFS or SMB)",
-			mode)
+		const advice = "the file system must support shared memory (not NFS or SMB)"
+		return fmt.Errorf("journal mode is %q instead of wal: %s", mode, advice)
 	}
 	// The header was looked at before; a newer version may still stand in the WAL.
 	if err := checkVersion(version); err != nil {
@@ -299,7 +305,8 @@ func upgrade(ctx context.Context, conn *sql.Conn) error {
 	return nil
 }
 
-// primaryCode returns SQLite's primary result code of err, 0 if it is none of SQLite's.
+// primaryCode returns SQLite's primary result code of err, 0 if it is none of SQLite's. An extended code has it in its
+// low byte: 267, SQLITE_CORRUPT_VTAB, is 11 with a 1 above it.
 func primaryCode(err error) int {
 	e, ok := errors.AsType[*sqlite.Error](err)
 	if !ok {
@@ -308,7 +315,8 @@ func primaryCode(err error) int {
 	return e.Code() & 0xff
 }
 
-// storageError turns an error of the database into one for clients; an *Error passes through.
+// storageError turns an error of the database into one for clients, with what to do about it. An *Error passes through,
+// and nil stays nil.
 func storageError(err error) error {
 	if err == nil || isRefusal(err) {
 		return err
@@ -322,7 +330,8 @@ func storageError(err error) error {
 			hint("restore a backup: honeydew stop, copy it over daemon.db, honeydew start")
 	case sqliteCantOpen:
 		return errorf(codeStorageFailed, "the database's files cannot be opened: %w", err).
-			hint("look at the folder's permissions, at the limit of open files (ulimit -n), and at the free inodes (df -i)")
+			hint("look at the folder's permissions, at the limit of open files (ulimit -n)," +
+				" and at the free inodes (df -i)")
 	case sqliteBusy:
 		return errorf(codeStorageFailed, "another process holds the database: %w", err).
 			hint("close the program that writes to daemon.db")
@@ -339,7 +348,8 @@ func (s *Store) Backup(ctx context.Context, path string) (int64, error) {
 	// SQLite would create the copy by the umask; into an existing empty file it writes as it is.
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.partial")
 	if err != nil {
-		return 0, errorf(codeInvalidArgument, "path: %w", err).hint("name a file in a folder that the daemon may write to")
+		return 0, errorf(codeInvalidArgument, "path: %w", err).
+			hint("name a file in a folder that the daemon may write to")
 	}
 	defer f.Close()
 	size, err := s.copyTo(ctx, f)

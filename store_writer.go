@@ -29,17 +29,23 @@ import (
 
 // write is one member of a batch: exactly one of the first four is set.
 type write struct {
+	// insert are new jobs.
 	insert []*Job
-	start  *Job // note its StartedAt and that an attempt is open, if the job is still pending
-	finish *Job // store the end of an attempt, if the job is still open
-	fn     func(*tx) error
+	// start is a job of which an attempt began. Its StartedAt is noted, and that an attempt is open, if the job is
+	// still pending.
+	start *Job
+	// finish is a job as an attempt has left it. It is stored if the job is still open.
+	finish *Job
+	// fn is any other write.
+	fn func(*tx) error
 	// done is called by the writer after the commit and before any later write, so that memory follows the disk in the
 	// same order. It must not block. It gets errNotOpen when start or finish found the job ended already.
 	done func(error)
-	err  error // the refusal of this member alone
+	// err is the refusal of this member alone.
+	err error
 }
 
-// enqueue hands w to the writer and does not wait for it.
+// enqueue hands w to the writer and does not wait for its answer. It waits while 1,024 others do.
 func (s *Store) enqueue(w *write) {
 	select {
 	case s.ops <- w:
@@ -95,9 +101,11 @@ func updated[T any](s *Store, fn func(*tx) (T, error), then func(T)) (T, error) 
 	return found, err
 }
 
+// maxBatch bounds how long the first member of a batch waits for the last, and how much memory a transaction takes.
 const maxBatch = 512
 
-// writer is the goroutine that owns the writing connection.
+// writer is the goroutine that owns the writing connection. It waits for one write, takes what else is there by then,
+// and commits that.
 func (s *Store) writer() {
 	defer close(s.gone)
 	batch := make([]*write, 0, maxBatch)
@@ -130,7 +138,8 @@ func (s *Store) gather(batch []*write) []*write {
 	return batch
 }
 
-// writeBatch commits batch and answers its members.
+// writeBatch commits batch and answers its members: with nil, with the refusal of one alone, or with the failure of
+// all. Files that are not under their names any more have taken nothing, whatever SQLite says.
 func (s *Store) writeBatch(batch []*write) {
 	err := s.commit(batch)
 	// Trying again one by one is for a member's own fault; a lock would make each wait anew.
@@ -173,10 +182,11 @@ func (s *Store) commit(batch []*write) error {
 	return nil
 }
 
-// tx is the writer's open transaction.
+// tx is the writer's open transaction. Its methods are for the writer's goroutine alone.
 type tx struct {
-	s      *Store
-	counts FinishedCounts // Store.since as it is after the commit
+	s *Store
+	// counts is Store.since as it is after the commit.
+	counts FinishedCounts
 }
 
 // applyAll carries out a batch: new jobs first, many rows a statement, then the rest in order. An error is one of the
@@ -218,13 +228,15 @@ func (t *tx) apply(w *write) error {
 	return nil
 }
 
-// isRefusal reports whether err refuses one write, while the database is well.
+// isRefusal reports whether err refuses one write, while the database is well. That is what an *Error says; the
+// database has errors of its own type.
 func isRefusal(err error) bool {
 	_, ok := errors.AsType[*Error](err)
 	return ok
 }
 
-// isolated runs fn in a savepoint, so that a refusal undoes what it did.
+// isolated runs fn in a savepoint, so that a refusal undoes what it did, the counts included. Any other error stays as
+// it is: SQLite may have rolled back already, and the batch ends here.
 func (t *tx) isolated(fn func(*tx) error) error {
 	before := t.counts
 	if err := t.exec("SAVEPOINT member"); err != nil {
