@@ -112,7 +112,9 @@ type item struct {
 // groupKey names what a hold or a limit keeps back together.
 type groupKey struct{ environment, provider string }
 
-func keyOf(j *Job) groupKey { return groupKey{j.Environment, provider(j.Command)} }
+func keyOf(j *Job) groupKey {
+	return groupKey{j.Environment, provider(j.Command)}
+}
 
 // group is what waits for one provider in one environment.
 type group struct {
@@ -151,8 +153,10 @@ type itemHeap struct {
 	byTime bool
 }
 
-func (h *itemHeap) Len() int           { return len(h.items) }
-func (h *itemHeap) Less(i, j int) bool { return h.items[i].before(h.items[j], h.byTime) }
+func (h *itemHeap) Len() int { return len(h.items) }
+func (h *itemHeap) Less(i, j int) bool {
+	return h.items[i].before(h.items[j], h.byTime)
+}
 
 // before reports whether it comes first, by time or by priority.
 func (it *item) before(other *item, byTime bool) bool {
@@ -327,7 +331,7 @@ func (q *Queue) push(reserved int, jobs ...*Job) {
 	q.reserved -= reserved
 	for _, j := range jobs {
 		if !j.Existing {
-			q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
+			q.waitLocked(j)
 			q.wake.Signal()
 		}
 	}
@@ -500,6 +504,11 @@ func (q *Queue) RunningJob(seq int64) *Job {
 	return a.job
 }
 
+// waitLocked adds a job that is at hand.
+func (q *Queue) waitLocked(j *Job) {
+	q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
+}
+
 // pushLocked adds a waiting job. j may be nil; then it is read when its turn comes, as it is where no memory is left
 // for it.
 func (q *Queue) pushLocked(key groupKey, seq int64, priority int32, notBefore time.Time, j *Job) {
@@ -529,7 +538,9 @@ func (it *item) makeReady() {
 }
 
 // jobBytes is about what a waiting job takes in memory.
-func jobBytes(j *Job) int { return 512 + len(j.Payload) + len(j.SubmittedPayload) }
+func jobBytes(j *Job) int {
+	return 512 + len(j.Payload) + len(j.SubmittedPayload)
+}
 
 // removeLocked takes a waiting job out of its heap, because it starts or has ended.
 func (q *Queue) removeLocked(it *item) {

@@ -54,8 +54,11 @@ func (q *Queue) Watch(prefix string) (*Watcher, error) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	// What came in meanwhile is newer.
-	if len(w.C) == 0 && slices.Contains(q.watchers[seq], w) && !w.send(present) {
+	listed := slices.Contains(q.watchers[seq], w)
+	if !listed || len(w.C) > 0 { // what came in meanwhile is newer
+		return w, nil
+	}
+	if !w.send(present) {
 		q.dropLocked(w)
 	}
 	return w, nil

@@ -76,7 +76,8 @@ func (q *Queue) work(worker int, it *item, a *attempt) {
 	q.event(slog.LevelInfo, "job started", j, "worker_id", worker)
 	end := settle(*j, q.run(ctx, j))
 	if end.held() {
-		q.hold(end.Environment, end.NextAttemptAt, strings.TrimPrefix(end.Error, codeRateLimited+": "))
+		reason := strings.TrimPrefix(end.Error, codeRateLimited+": ")
+		q.hold(end.Environment, end.NextAttemptAt, reason)
 	}
 	if q.release(it, a, len(end.Result)) {
 		q.save(end)
@@ -206,7 +207,9 @@ func (j *Job) complete(result, partial string) {
 }
 
 // fail ends the job without a result.
-func (j *Job) fail(code, message string) { j.end(statusFailed, code, message) }
+func (j *Job) fail(code, message string) {
+	j.end(statusFailed, code, message)
+}
 
 // again lets the job wait for its next attempt; code and message say what was wrong with this one.
 func (j *Job) again(wait time.Duration, code, message string) {
@@ -230,7 +233,9 @@ func (j *Job) end(status, code, message string) {
 }
 
 // held reports whether the job waits because its API asked the whole environment to.
-func (j *Job) held() bool { return j.Status == statusPending && j.ErrorCode == codeRateLimited }
+func (j *Job) held() bool {
+	return j.Status == statusPending && j.ErrorCode == codeRateLimited
+}
 
 // hold keeps the environment's queue back. The job that was asked to wait does so by its NextAttemptAt; this is for the
 // others of its environment. Of several holds the longest counts.
@@ -242,7 +247,10 @@ func (q *Queue) hold(environment string, until time.Time, reason string) {
 	}
 	q.mu.Unlock()
 	if longer {
-		q.Log.Warn("queue held", "environment", environment, "until", timeText(until), "reason", reason)
+		q.Log.Warn("queue held",
+			"environment", environment,
+			"until", timeText(until),
+			"reason", reason)
 	}
 }
 
@@ -311,7 +319,9 @@ func (q *Queue) refused(j *Job, err error) {
 	}
 	q.mu.Unlock()
 	if !again {
-		q.Log.Error("result could not be stored; trying again", "job_id", j.ID, "error", err.Error())
+		q.Log.Error("result could not be stored; trying again",
+			"job_id", j.ID,
+			"error", err.Error())
 	}
 }
 
@@ -328,7 +338,7 @@ func (q *Queue) saved(j *Job, err error) {
 	q.unsavedB -= len(j.Result)
 	q.wake.Signal()
 	if err == nil && j.Status == statusPending {
-		q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
+		q.waitLocked(j)
 	}
 	if err == nil {
 		q.notifyLocked(j)
@@ -352,7 +362,9 @@ func (q *Queue) logEnd(j *Job) {
 		took := j.CompletedAt.Sub(j.StartedAt)
 		q.event(slog.LevelInfo, "job completed", j, "duration_ms", took.Milliseconds())
 	case j.Status == statusFailed:
-		q.event(slog.LevelError, "job failed", j, "error", j.Error, "retry_count", j.RetryCount)
+		q.event(slog.LevelError, "job failed", j,
+			"error", j.Error,
+			"retry_count", j.RetryCount)
 	case j.Error != "" && !j.held():
 		q.event(slog.LevelWarn, "job retrying", j,
 			"error", j.Error,

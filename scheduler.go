@@ -50,7 +50,12 @@ type Scheduler struct {
 }
 
 func newScheduler(p parts, now func() time.Time) *Scheduler {
-	return &Scheduler{parts: p, now: now, started: now(), wake: make(chan struct{}, 1)}
+	return &Scheduler{
+		parts:   p,
+		now:     now,
+		started: now(),
+		wake:    make(chan struct{}, 1),
+	}
 }
 
 // Run fires what is due until ctx ends.
@@ -96,11 +101,14 @@ func (s *Scheduler) fireDue(ctx context.Context, now time.Time, back time.Durati
 		}
 		next, err := s.advance(sc, now, back)
 		if err != nil {
-			s.log.Error("schedule could not be fired; trying again", "schedule_name", sc.Name, "error", err.Error())
+			s.log.Error("schedule could not be fired; trying again",
+				"schedule_name", sc.Name,
+				"error", err.Error())
 			continue
 		}
 		if !next.IsZero() {
-			wait = min(wait, max(0, next.Sub(s.now())))
+			left := next.Sub(s.now())
+			wait = min(wait, max(left, 0))
 		}
 	}
 	return wait
@@ -108,23 +116,31 @@ func (s *Scheduler) fireDue(ctx context.Context, now time.Time, back time.Durati
 
 // advance brings one schedule up to now and returns its next time.
 func (s *Scheduler) advance(sc Schedule, now time.Time, back time.Duration) (time.Time, error) {
-	log := s.log.With("schedule_id", sc.ID, "schedule_name", sc.Name)
 	expr, err := parseCron(sc.CronExpr, time.Local, now)
 	if err != nil || sc.NextRunAt.IsZero() {
-		log.Error("schedule disabled: it never fires again", "cron_expr", sc.CronExpr)
+		s.logOf(sc).Error("schedule disabled: it never fires again", "cron_expr", sc.CronExpr)
 		_, err := s.store.SetScheduleEnabled(sc.Name, false, time.Time{})
 		return time.Time{}, err
 	}
 	due := corrected(sc, expr, now, back)
 	if !due.Equal(sc.NextRunAt) {
-		log.Warn("clock was set; schedule recomputed", "next_run_at", timeText(due))
-		_, err := s.queue.Fire(Firing{ScheduleID: sc.ID, Expected: sc.NextRunAt, Next: due})
+		s.logOf(sc).Warn("clock was set; schedule recomputed", "next_run_at", timeText(due))
+		_, err := s.queue.Fire(Firing{
+			ScheduleID: sc.ID,
+			Expected:   sc.NextRunAt,
+			Next:       due,
+		})
 		return due, err
 	}
 	if due.After(now) {
 		return due, nil
 	}
-	return s.fire(sc, expr, now, log)
+	return s.fire(sc, expr, now)
+}
+
+// logOf logs with the schedule's names.
+func (s *Scheduler) logOf(sc Schedule) *slog.Logger {
+	return s.log.With("schedule_id", sc.ID, "schedule_name", sc.Name)
 }
 
 // corrected is the schedule's next time after the clock was set back. What counts elapsed time moves along. What a
@@ -143,7 +159,8 @@ func corrected(sc Schedule, expr cronExpr, now time.Time, back time.Duration) ti
 }
 
 // fire carries out the run of sc whose time has come, and returns its next time.
-func (s *Scheduler) fire(sc Schedule, expr cronExpr, now time.Time, log *slog.Logger) (time.Time, error) {
+func (s *Scheduler) fire(sc Schedule, expr cronExpr, now time.Time) (time.Time, error) {
+	log := s.logOf(sc)
 	due := sc.NextRunAt
 	f := Firing{
 		ScheduleID: sc.ID,
@@ -159,36 +176,39 @@ func (s *Scheduler) fire(sc Schedule, expr cronExpr, now time.Time, log *slog.Lo
 		f.LastRun = time.Time{}
 		log.Warn("schedule skipped: its time was missed", "missed_at", timeText(due))
 	} else {
-		f.Job = s.dueJob(sc, now, log)
+		f.Job = s.dueJob(sc, now)
 	}
 	f.Next = expr.next(now, cmp.Or(f.LastRun, sc.anchor()))
 	fired, err := s.queue.Fire(f)
-	if err != nil {
+	switch {
+	case err != nil:
 		return time.Time{}, err
-	}
-	if fired != nil {
+	case fired != nil:
 		log.Info("schedule triggered", "job_id", fired.ID)
-	} else if f.Job != nil {
+	case f.Job != nil:
 		log.Warn("schedule skipped: its previous job is unfinished")
 	}
 	return f.Next, nil
 }
 
 // dueJob makes the job of a run, nil where it cannot. Jitter spreads the starts of many daemons with one schedule.
-func (s *Scheduler) dueJob(sc Schedule, now time.Time, log *slog.Logger) *Job {
+func (s *Scheduler) dueJob(sc Schedule, now time.Time) *Job {
 	j, err := s.job(sc, now)
 	if err != nil {
-		log.Error("schedule made no job", "error", err.Error())
+		s.logOf(sc).Error("schedule made no job", "error", err.Error())
 		return nil
 	}
 	if sc.Jitter > 0 {
-		j.NextAttemptAt = now.Add(rand.N(sc.Jitter)).Truncate(time.Millisecond)
+		late := rand.N(sc.Jitter)
+		j.NextAttemptAt = now.Add(late).Truncate(time.Millisecond)
 	}
 	return j
 }
 
 // anchor is where @every counts from.
-func (sc *Schedule) anchor() time.Time { return cmp.Or(sc.LastRunAt, sc.CreatedAt) }
+func (sc *Schedule) anchor() time.Time {
+	return cmp.Or(sc.LastRunAt, sc.CreatedAt)
+}
 
 // job makes the schedule's job as of now.
 func (s *Scheduler) job(sc Schedule, now time.Time) (*Job, error) {
@@ -320,6 +340,6 @@ func (s *Scheduler) Trigger(_ context.Context, name string) (jobID string, err e
 	if fired == nil {
 		return "", noSchedule(name)
 	}
-	s.log.Info("schedule triggered", "schedule_id", sc.ID, "schedule_name", sc.Name, "job_id", fired.ID)
+	s.logOf(sc).Info("schedule triggered", "job_id", fired.ID)
 	return fired.ID, nil
 }

@@ -150,7 +150,9 @@ func (s *Store) open(sync string) error {
 }
 
 // onClose leaves behind what undoes a step of open.
-func (s *Store) onClose(undo func() error) { s.undo = append(s.undo, undo) }
+func (s *Store) onClose(undo func() error) {
+	s.undo = append(s.undo, undo)
+}
 
 // noteFiles notes which files are open, for Intact.
 func (s *Store) noteFiles() error {
@@ -165,7 +167,9 @@ func (s *Store) noteFiles() error {
 }
 
 // sideFiles are the endings of what makes up an open database.
-func sideFiles() []string { return []string{"", "-wal", "-shm"} }
+func sideFiles() []string {
+	return []string{"", "-wal", "-shm"}
+}
 
 // Intact says what is wrong where the files that are open are not those under their names any more. What is written to
 // them then is lost, so nothing is acked and the daemon must stop.
@@ -191,7 +195,9 @@ func (s *Store) endDaemon(err error) {
 }
 
 // Fatal delivers the error after which nothing can be written any more.
-func (s *Store) Fatal() <-chan error { return s.fatal }
+func (s *Store) Fatal() <-chan error {
+	return s.fatal
+}
 
 // failure turns what the database said into an error for clients; nil stays nil. Damage, met by a write or a read, ends
 // the daemon.
@@ -243,7 +249,9 @@ func (s *Store) closeConnections() error {
 // A scanner is a row that a query has found.
 type scanner interface{ Scan(...any) error }
 
-func scanText(row scanner) (text string, err error) { return text, row.Scan(&text) }
+func scanText(row scanner) (text string, err error) {
+	return text, row.Scan(&text)
+}
 
 // A querier is a connection, or a pool of them. The writer's connection is one too: a statement that changes something
 // can return rows.
@@ -292,14 +300,20 @@ func (s *Store) readNumber(query string, args ...any) (int64, error) {
 	return readOne(s, sql.ErrNoRows, scanNumber, query, args...)
 }
 
-func scanNumber(row scanner) (n int64, err error) { return n, row.Scan(&n) }
+func scanNumber(row scanner) (n int64, err error) {
+	return n, row.Scan(&n)
+}
 
 // timeNow is the wall clock, in the millisecond steps in which times are stored, without the monotonic part that
 // stands still during a suspend.
-func timeNow() time.Time { return time.Now().Truncate(time.Millisecond) }
+func timeNow() time.Time {
+	return time.Now().Truncate(time.Millisecond)
+}
 
 // newID returns 16 random characters, 80 bits, of the alphabet of base32 in lower case.
-func newID() string { return strings.ToLower(rand.Text()[:16]) }
+func newID() string {
+	return strings.ToLower(rand.Text()[:16])
+}
 
 // nullText and nullTime are what stands in a column that is NULL where nothing is set.
 func nullText(s string) any {
@@ -309,7 +323,9 @@ func nullText(s string) any {
 	return s
 }
 
-func nullTime(t time.Time) any { return nullText(timeText(t)) }
+func nullTime(t time.Time) any {
+	return nullText(timeText(t))
+}
 
 // stamp reads a column that holds a time; NULL is the zero time.
 type stamp struct{ to *time.Time }
@@ -330,4 +346,6 @@ func (m millis) Scan(v any) error {
 	return nil
 }
 
-func scanTime(row scanner) (t time.Time, err error) { return t, row.Scan(stamp{&t}) }
+func scanTime(row scanner) (t time.Time, err error) {
+	return t, row.Scan(stamp{&t})
+}

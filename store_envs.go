@@ -251,7 +251,8 @@ func (s *Store) DeleteTokens(envID string) (bool, error) {
 // SetNeedsReauth notes that only a login helps. It holds over restarts.
 func (s *Store) SetNeedsReauth(envID string) error {
 	const query = "UPDATE api_environments SET needs_reauth = 1, updated_at = ? WHERE id = ?"
-	return s.updateEnvironments(func(t *tx) error { return t.exec(query, timeText(timeNow()), envID) })
+	defer s.forgetEnvironments()
+	return s.change(nil, query, timeText(timeNow()), envID)
 }
 
 // AuthFailures counts the environment's jobs that failed for want of a login since the last one.

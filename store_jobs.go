@@ -159,7 +159,9 @@ func (s *Store) Submit(jobs []*Job, then func([]*Job)) ([]*Job, error) {
 	})
 }
 
-func (j *Job) keyed() bool { return j.IdempotencyKey != "" }
+func (j *Job) keyed() bool {
+	return j.IdempotencyKey != ""
+}
 
 // CountNew tells how many of jobs Submit would store: all but those whose idempotency key is known, or comes twice.
 func (s *Store) CountNew(jobs []*Job) (int, error) {
@@ -324,14 +326,20 @@ func (t *tx) retriedAlready(j *Job) error {
 var errNotOpen = errorf(codeFailedPrecondition, "the job has ended already").
 	hint("look at it with: honeydew job show ID")
 
-func errJobGone() *Error { return errorf(codeNotFound, "the job is gone") }
+func errJobGone() *Error {
+	return errorf(codeNotFound, "the job is gone")
+}
 
 // Start notes that an attempt of j began, and waits for the commit. errNotOpen: the job is not pending any more, and
 // the attempt must not go on.
-func (s *Store) Start(j *Job) error { return s.do(&write{start: j}, nil) }
+func (s *Store) Start(j *Job) error {
+	return s.do(&write{start: j}, nil)
+}
 
 // Starting is Start without the waiting: done is called with the same after the commit.
-func (s *Store) Starting(j *Job, done func(error)) { s.enqueue(&write{start: j, done: done}) }
+func (s *Store) Starting(j *Job, done func(error)) {
+	s.enqueue(&write{start: j, done: done})
+}
 
 func (t *tx) start(j *Job) error {
 	started := timeText(j.StartedAt)
@@ -347,7 +355,9 @@ func (t *tx) start(j *Job) error {
 
 // Finish stores the end of an attempt: j's state, times, result and error. done is called after the commit, with
 // errNotOpen where the job had ended before.
-func (s *Store) Finish(j *Job, done func(error)) { s.enqueue(&write{finish: j, done: done}) }
+func (s *Store) Finish(j *Job, done func(error)) {
+	s.enqueue(&write{finish: j, done: done})
+}
 
 func (t *tx) finish(j *Job) error {
 	n, err := t.s.stmts.exec(sqlFinish,

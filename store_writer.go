@@ -78,7 +78,9 @@ func (s *Store) do(w *write, then func()) error {
 }
 
 // update runs fn inside the writer's transaction. An *Error from fn undoes what fn did and nothing else.
-func (s *Store) update(fn func(*tx) error) error { return s.do(&write{fn: fn}, nil) }
+func (s *Store) update(fn func(*tx) error) error {
+	return s.do(&write{fn: fn}, nil)
+}
 
 // change runs one statement; missing is the refusal where it finds nothing to change.
 func (s *Store) change(missing error, query string, args ...any) error {
