@@ -112,6 +112,7 @@ type item struct {
 // groupKey names what a hold or a limit keeps back together.
 type groupKey struct{ environment, provider string }
 
+// keyOf is the group that a job waits in.
 func keyOf(j *Job) groupKey {
 	return groupKey{j.Environment, provider(j.Command)}
 }

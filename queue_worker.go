@@ -43,7 +43,7 @@ func backoff(n int32) time.Duration {
 	return time.Duration(rand.Int64N(int64(limit)))
 }
 
-// worker takes job after job until the queue stops.
+// worker takes job after job until the queue stops. Its id is for the log.
 func (q *Queue) worker(id int) {
 	for {
 		it, a := q.next()
@@ -206,7 +206,7 @@ func (j *Job) complete(result, partial string) {
 	j.Result = result
 }
 
-// fail ends the job without a result.
+// fail ends the job without a result. No try follows: who wants one asks for a Retry, which makes a new job.
 func (j *Job) fail(code, message string) {
 	j.end(statusFailed, code, message)
 }

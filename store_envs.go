@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// Environment is a place where the API lives. At most one is active.
+// Environment is a place where the API lives. At most one is active: requests that name none go there. HasTokens:
+// somebody has logged in. NeedsReauth: the login does not work any more, until the next one.
 type Environment struct {
 	ID          string
 	Name        string
@@ -31,6 +32,7 @@ const environmentsQuery = `SELECT id, name, base_url, description, is_active, ne
 	EXISTS (SELECT 1 FROM auth_tokens WHERE environment_id = e.id), last_login_at, created_at
 	FROM api_environments e ORDER BY rowid`
 
+// scanEnvironment reads a row of environmentsQuery.
 func scanEnvironment(row scanner) (Environment, error) {
 	var e Environment
 	err := row.Scan(
@@ -78,6 +80,7 @@ func (s *Store) updateEnvironments(fn func(*tx) error) error {
 	return s.update(fn)
 }
 
+// forgetEnvironments comes after a change, so that whoever asks from then on reads it.
 func (s *Store) forgetEnvironments() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,6 +102,7 @@ func (s *Store) Environment(name string) (Environment, error) {
 	return Environment{}, noEnvironment(name)
 }
 
+// noEnvironment is what all say of a name that is none.
 func noEnvironment(name string) *Error {
 	return errorf(codeNotFound, "no environment %q", name).hint("list them with: honeydew env list")
 }
@@ -136,7 +140,7 @@ func (t *tx) activate(name string) error {
 	return t.mustChange(noEnvironment(name), this, now, name)
 }
 
-// RemoveEnvironment removes it and its tokens, unless something still needs it.
+// RemoveEnvironment removes it and its tokens, unless something still needs it. The tokens go by ON DELETE CASCADE.
 func (s *Store) RemoveEnvironment(name string) error {
 	return s.updateEnvironments(func(t *tx) error {
 		if err := t.unneeded(name); err != nil {
@@ -181,6 +185,7 @@ type TokenRow struct {
 	UpdatedAt      time.Time
 }
 
+// scanTokens reads a row as Tokens asks for it.
 func scanTokens(row scanner) (TokenRow, error) {
 	var r TokenRow
 	err := row.Scan(
@@ -255,14 +260,16 @@ func (s *Store) SetNeedsReauth(envID string) error {
 	return s.change(nil, query, timeText(timeNow()), envID)
 }
 
-// AuthFailures counts the environment's jobs that failed for want of a login since the last one.
+// AuthFailures counts the environment's jobs that failed for want of a login since the last one. These are the codes of
+// errors.go that begin with AUTH_.
 func (s *Store) AuthFailures(e Environment) (int64, error) {
 	return s.readNumber(`SELECT count(*) FROM jobs WHERE environment = ? AND completed_at >= ? AND status = 'failed'
 		AND error_code IN ('AUTH_REQUIRED', 'AUTH_EXPIRED', 'AUTH_INVALID', 'AUTH_NETWORK_ERROR')`,
 		e.Name, timeText(e.LastLoginAt))
 }
 
-// ConfigValue reads a single setting, "" when unset.
+// ConfigValue reads a single setting of the config table, "" when unset. Settings of people are in config.yaml; these
+// are the daemon's own.
 func (s *Store) ConfigValue(key string) (string, error) {
 	return readOne(s, nil, scanText, "SELECT value FROM config WHERE key = ?", key)
 }

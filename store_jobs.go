@@ -1,6 +1,16 @@
 package main
 
 // Jobs in SQL: what a job is, the prepared statements of the hot path, every way of reading jobs back, retention.
+//
+//	Submit, Retry, Fire   a new row, pending
+//	Start                 pending --> running
+//	Finish                running --> completed or failed, or back to pending
+//	End                   pending or running --> cancelled or failed
+//	Restart               running --> pending, after a crash
+//	Prune                 the row goes, a time after its end
+//
+// Each of these asks in its WHERE for the state that it begins with. So where two of them meet, a cancellation and the
+// end of an attempt, say, the first wins and the second gets errNotOpen.
 
 import (
 	"context"
@@ -62,6 +72,7 @@ type Job struct {
 	NextAttemptAt time.Time
 }
 
+// finished reports whether the job has ended. No state follows on these.
 func (j *Job) finished() bool {
 	return j.Status == statusCompleted || j.Status == statusFailed || j.Status == statusCancelled
 }
@@ -75,6 +86,7 @@ func (j *Job) finished() bool {
 //	Finished     before + since
 type FinishedCounts struct{ Completed, Failed, Cancelled int64 }
 
+// add counts n more jobs in this state; one that is not terminal counts nowhere.
 func (c *FinishedCounts) add(status string, n int64) {
 	switch status {
 	case statusCompleted:
@@ -106,7 +118,8 @@ func (s *Store) countFinished() error {
 	return nil
 }
 
-// Finished counts the finished jobs: those from before the start, and what commits have added since.
+// Finished counts the finished jobs: those from before the start, and what commits have added since. Right after the
+// start it waits for the first count.
 func (s *Store) Finished() (FinishedCounts, error) {
 	<-s.counted
 	s.mu.Lock()
@@ -159,6 +172,7 @@ func (s *Store) Submit(jobs []*Job, then func([]*Job)) ([]*Job, error) {
 	})
 }
 
+// keyed reports whether the job is to be stored only if no job has its idempotency key.
 func (j *Job) keyed() bool {
 	return j.IdempotencyKey != ""
 }
@@ -205,7 +219,8 @@ func (t *tx) insert(jobs []*Job) error {
 	return nil
 }
 
-// appendNewRow adds the values of one newRow.
+// appendNewRow adds the values of one newRow, in the order of sqlInsert's columns. The driver takes int64 and string,
+// and nil for NULL.
 func appendNewRow(args []any, j *Job) []any {
 	created := timeText(j.CreatedAt)
 	return append(args,
@@ -273,6 +288,7 @@ func (s *Store) Retry(seq int64, then func(*Job)) (*Job, error) {
 	return updated(s, func(t *tx) (*Job, error) { return t.retry(seq) }, then)
 }
 
+// retry inserts the new job first, since the old one's row is to name it.
 func (t *tx) retry(seq int64) (*Job, error) {
 	old, err := scanJob(t.row("SELECT "+jobColumns+"'' FROM jobs WHERE seq = ?", seq))
 	if errors.Is(err, sql.ErrNoRows) {
@@ -326,6 +342,7 @@ func (t *tx) retriedAlready(j *Job) error {
 var errNotOpen = errorf(codeFailedPrecondition, "the job has ended already").
 	hint("look at it with: honeydew job show ID")
 
+// errJobGone: retention has removed the job after its id was looked up.
 func errJobGone() *Error {
 	return errorf(codeNotFound, "the job is gone")
 }
@@ -341,6 +358,8 @@ func (s *Store) Starting(j *Job, done func(error)) {
 	s.enqueue(&write{start: j, done: done})
 }
 
+// start notes the start of an attempt. It counts it as open: a daemon that dies leaves the count behind, and an end
+// clears it, so that a job that keeps killing the daemon shows.
 func (t *tx) start(j *Job) error {
 	started := timeText(j.StartedAt)
 	n, err := t.s.stmts.exec(sqlStart, started, started, j.Seq)
@@ -359,6 +378,7 @@ func (s *Store) Finish(j *Job, done func(error)) {
 	s.enqueue(&write{finish: j, done: done})
 }
 
+// finish stores the whole end, the time of the start included: where both came in one batch, the start was left out.
 func (t *tx) finish(j *Job) error {
 	n, err := t.s.stmts.exec(sqlFinish,
 		j.Status,
@@ -410,8 +430,8 @@ func (s *Store) Restart(seq int64) error {
 	return s.change(errNotOpen, query, timeText(timeNow()), seq)
 }
 
-// ReleaseHeld lets the jobs whose API asked to wait start at once, and returns their Seqs. The writer calls then with
-// them before any later write.
+// ReleaseHeld lets the jobs whose API asked to wait start at once. The code tells them: a pending job has RATE_LIMITED
+// only while it is held. The writer calls then with their Seqs before any later write.
 func (s *Store) ReleaseHeld(then func([]int64)) error {
 	_, err := updated(s, func(t *tx) ([]int64, error) {
 		const query = `UPDATE jobs SET next_attempt_at = NULL, error = NULL, error_code = NULL, updated_at = ?
@@ -425,7 +445,7 @@ const jobColumns = `seq, id, command, payload, priority, status, result_bytes, c
 	coalesce(error_code, ''), retry_count, max_retries, created_at, updated_at, started_at, completed_at,
 	next_attempt_at, open_starts, timeout_ms, environment, coalesce(schedule, ''), coalesce(retried_by, ''), `
 
-// scanJob reads jobColumns and the result, or an empty text in its place.
+// scanJob reads jobColumns and the result, or an empty text in its place. What is NULL in the table is empty in a Job.
 func scanJob(row scanner) (*Job, error) {
 	var j Job
 	err := row.Scan(
@@ -454,14 +474,14 @@ func scanJob(row scanner) (*Job, error) {
 	return &j, err
 }
 
-// JobBySeq reads one job, with its result where that has at most maxResult bytes.
+// JobBySeq reads one job, with its result where that has at most maxResult bytes. 0: never, for who does not want it.
 func (s *Store) JobBySeq(seq, maxResult int64) (*Job, error) {
 	const query = "SELECT " + jobColumns +
 		"CASE WHEN result_bytes <= ?2 THEN coalesce(result, '') ELSE '' END FROM jobs WHERE seq = ?1"
 	return readOne(s, errJobGone(), scanJob, query, seq, maxResult)
 }
 
-// Job reads the job that prefix names.
+// Job reads the job that prefix names, as JobSeq and JobBySeq do.
 func (s *Store) Job(prefix string, maxResult int64) (*Job, error) {
 	seq, err := s.JobSeq(prefix)
 	if err != nil {
@@ -607,6 +627,7 @@ func (s *Store) OpenJobs(each func(*Job)) error {
 	return s.failure(err)
 }
 
+// eachOpenJob reads the rows of OpenJobs.
 func eachOpenJob(rows driver.Rows, each func(*Job)) error {
 	v := make([]driver.Value, len(rows.Columns()))
 	var j Job // one for all: they may be millions
@@ -659,7 +680,8 @@ func (s *Store) Prune(ctx context.Context, cutoff time.Time, dryRun bool) (int64
 	return total, ctx.Err()
 }
 
-// prune deletes up to pruneBatch jobs and returns how many.
+// prune deletes up to pruneBatch jobs, those that ended first, and returns how many. RETURNING tells their states, so
+// that nothing is read twice.
 func (t *tx) prune(cutoff time.Time) (int, error) {
 	const query = `DELETE FROM jobs WHERE seq IN
 		(SELECT seq FROM jobs WHERE completed_at < ? ORDER BY completed_at LIMIT ?) RETURNING status`

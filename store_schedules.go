@@ -89,6 +89,7 @@ func (s *Store) Schedule(name string) (Schedule, error) {
 	return readOne(s, noSchedule(name), scanSchedule, query, name)
 }
 
+// noSchedule is what all say of a name that is none.
 func noSchedule(name string) *Error {
 	return errorf(codeNotFound, "no schedule %q", name).hint("list them with: honeydew schedule list")
 }
@@ -176,6 +177,7 @@ func (s *Store) Fire(f Firing, then func(*Job)) (*Job, error) {
 	return updated(s, func(t *tx) (*Job, error) { return t.fire(f) }, then)
 }
 
+// fire inserts a copy of the job, since it may be run twice.
 func (t *tx) fire(f Firing) (*Job, error) {
 	const state = `SELECT EXISTS (SELECT 1 FROM jobs WHERE schedule = s.name AND status IN ('pending', 'running'))
 		FROM schedules s WHERE id = ?1 AND (?2 = '' OR (next_run_at = ?2 AND enabled = 1))`

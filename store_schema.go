@@ -111,6 +111,7 @@ func hasLog(path string) bool {
 	return err == nil && wal.Size() > 0
 }
 
+// checkVersion refuses a database of a release to come: what this one would write into it, nobody knows.
 func checkVersion(version int) error {
 	if version > schemaVersion {
 		return fmt.Errorf("made by a newer honeydew: its version is %d, this program knows %d", version, schemaVersion)
@@ -280,7 +281,8 @@ func sound(path string) bool {
 	return err == nil && verdict == "ok"
 }
 
-// upgrade brings an older database to this program's version, each step in one transaction with its version number.
+// upgrade brings an older database to this program's version, each step in one transaction with its version number. So
+// a crash leaves one version or the next, and the next start goes on from there.
 func upgrade(ctx context.Context, conn *sql.Conn) error {
 	const query = "SELECT user_version, journal_mode FROM pragma_user_version, pragma_journal_mode"
 	var version int
@@ -340,7 +342,14 @@ func storageError(err error) error {
 }
 
 // Backup writes a consistent copy of the database to path, which must not exist, and returns its size. The copy gets
-// this name when it is whole and on disk; before, it has one that ends in .partial.
+// this name when it is whole and on disk; before, it has one that ends in .partial:
+//
+//	FILE.123.partial   empty, 0600
+//	                   VACUUM INTO, while jobs go on
+//	                   without the epoch, synced
+//	FILE               linked, the folder synced; the first name goes
+//
+// Whatever fails, the partial file goes too.
 func (s *Store) Backup(ctx context.Context, path string) (int64, error) {
 	if _, err := os.Lstat(path); err == nil {
 		return 0, errBackupExists(path)
@@ -399,6 +408,7 @@ func publish(partial, path string) error {
 	return syncDir(filepath.Dir(path))
 }
 
+// errBackupExists: a backup never replaces a file.
 func errBackupExists(path string) *Error {
 	return errorf(codeAlreadyExists, "%s exists already", path).hint("name a file that does not exist")
 }
@@ -409,7 +419,7 @@ func (s *Store) Newest() (time.Time, error) {
 		coalesce((SELECT max(completed_at) FROM jobs), ''))`)
 }
 
-// Size is the space that the database and its log take.
+// Size is the space that the database and its log take. A file that cannot be looked at counts as none.
 func (s *Store) Size() int64 {
 	total := int64(0)
 	for _, suffix := range []string{"", "-wal"} {
