@@ -106,21 +106,29 @@ func parseEvery(text string) (cronExpr, error) {
 	return cronExpr{every: every}, nil
 }
 
-// checkFields refuses what robfig/cron does, with the field's name, and what it would take silently: empty list
-// items, *-junk, signs, and steps larger than the field.
-func checkFields(fields []string) error {
-	known := []struct {
-		name    string
-		allowed string
-		values  int // how many there are: no step is larger
-		option  cron.ParseOption
-	}{
+// cronField is what may stand in one of the five fields.
+type cronField struct {
+	name    string
+	allowed string
+	// values is how many there are: no step is larger.
+	values int
+	option cron.ParseOption
+}
+
+func cronFields() []cronField {
+	return []cronField{
 		{"minute", "0-59", 60, cron.Minute},
 		{"hour", "0-23", 24, cron.Hour},
 		{"day of month", "1-31", 31, cron.Dom},
 		{"month", "1-12 or jan-dec", 12, cron.Month},
 		{"day of week", "0-6 or sun-sat (Sunday is 0)", 7, cron.Dow},
 	}
+}
+
+// checkFields refuses what robfig/cron does, with the field's name, and what it would take silently: empty list
+// items, *-junk, signs, and steps larger than the field.
+func checkFields(fields []string) error {
+	known := cronFields()
 	if len(fields) != len(known) {
 		return badCron("%d fields; allowed are %s", len(fields), cronAllowed)
 	}
@@ -128,24 +136,29 @@ func checkFields(fields []string) error {
 	for i, f := range known {
 		for item := range strings.SplitSeq(fields[i], ",") {
 			// The form comes before robfig/cron, which panics at a TZ= without a blank.
-			if !form.MatchString(item) || !goodItem(item, f.values, f.option) {
-				return badCron("%s %q is not *, a value, a range a-b, one of these and /step, or a list;"+
-					" values are %s, a step is from 1 to %d", f.name, fields[i], f.allowed, f.values)
+			if form.MatchString(item) && f.takes(item) {
+				continue
 			}
+			return badCron("%s %q is not *, a value, a range a-b, one of these and /step, or a list;"+
+				" values are %s, a step is from 1 to %d",
+				f.name,
+				fields[i],
+				f.allowed,
+				f.values)
 		}
 	}
 	return nil
 }
 
-// goodItem looks at one item of a field's list, whose form is good: its step, and what robfig/cron says.
-func goodItem(item string, values int, option cron.ParseOption) bool {
+// takes looks at one item of the field's list, whose form is good: its step, and what robfig/cron says.
+func (f cronField) takes(item string) bool {
 	// Atoi gives 0 where there is no step, and the largest int for one that is larger.
 	_, text, _ := strings.Cut(item, "/")
 	step, _ := strconv.Atoi(text)
-	if step > values {
+	if step > f.values {
 		return false
 	}
-	_, err := cron.NewParser(option).Parse(item)
+	_, err := cron.NewParser(f.option).Parse(item)
 	return err == nil
 }
 

@@ -361,36 +361,37 @@ func (s *Store) Backup(ctx context.Context, path string) (int64, error) {
 			hint("name a file in a folder that the daemon may write to")
 	}
 	defer f.Close()
-	size, err := s.copyTo(ctx, f)
-	if err == nil {
-		err = publish(f.Name(), path)
-	}
+	err = s.copyTo(ctx, f, path)
 	if err != nil {
 		err = s.failure(fmt.Errorf("copy to %s: %w", path, err))
 	}
-	return size, errors.Join(err, removeFile(f.Name()))
-}
-
-// copyTo writes a copy to f, which is empty, and syncs it. The copy has no epoch, so that no log is taken for its own.
-func (s *Store) copyTo(ctx context.Context, f *os.File) (int64, error) {
-	if err := s.Intact(); err != nil {
-		return 0, err
-	}
-	if err := runOn(ctx, dsn(s.path), "VACUUM INTO ?", f.Name()); err != nil {
-		return 0, err
-	}
-	err := runOn(ctx, dsn(f.Name(), "_journal_mode", "OFF"), "DELETE FROM config WHERE key = ?", epochKey)
-	if err != nil {
-		return 0, err
-	}
-	if err := f.Sync(); err != nil {
+	if err := errors.Join(err, removeFile(f.Name())); err != nil {
 		return 0, err
 	}
 	info, err := f.Stat()
 	if err != nil {
-		return 0, err
+		return 0, s.failure(err)
 	}
 	return info.Size(), nil
+}
+
+// copyTo writes a copy to f, which is empty, syncs it, and gives it its name. The copy has no epoch, so that no log is
+// taken for its own.
+func (s *Store) copyTo(ctx context.Context, f *os.File, path string) error {
+	if err := s.Intact(); err != nil {
+		return err
+	}
+	if err := runOn(ctx, dsn(s.path), "VACUUM INTO ?", f.Name()); err != nil {
+		return err
+	}
+	err := runOn(ctx, dsn(f.Name(), "_journal_mode", "OFF"), "DELETE FROM config WHERE key = ?", epochKey)
+	if err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return publish(f.Name(), path)
 }
 
 // publish gives the file partial its name. By a link, since a rename would replace what came to be there meanwhile.
