@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 budget=4000 file_budget=500 function_budget=60
-order="errors files listen seal auth_jwt auth graphql commands commands_dates store store_jobs store_admin store_schema queue worker cronexpr scheduler \
+order="errors files listen seal auth_jwt auth graphql commands commands_dates store store_writer store_jobs store_schedules store_envs store_schema queue queue_worker queue_watch scheduler_cron scheduler \
   rpc rpc_jobs config log daemon main cli cli_call cli_daemon cli_jobs print help completion doctor"
 sources() { git ls-files '*.go' | grep -v -e / -e _test.go; }
 rest() { sources | sed 's/\.go$//' | grep -vxF "$(tr -s ' ' '\n' <<<"$order")"; } # what differs between systems

@@ -2,13 +2,23 @@ package main
 
 // Which job runs next, and when. SQL is the truth about jobs; what is here is an index over those that wait, and the
 // set of those that run. A job is committed first and pushed then, by the store's writer, so that no later write (its
-// cancellation, say) can come in between; a crash between the two is healed at the next start, which loads what is open.
+// cancellation, say) can come in between; a crash between the two is healed at the next start, which loads what is
+// open.
 //
-// Waiting jobs lie in one heap by time (delayed) or in the heap of their environment and provider (ready); a worker
-// takes the best head of all groups that are neither held nor at their limit, so a busy provider blocks nobody else.
+// Waiting jobs lie in one heap by time, or in the heap of their environment and provider. A worker takes the best head
+// of all groups that are neither held nor at their limit, so a busy provider blocks nobody else:
+//
+//	delayed                       17:02  17:05  18:00         when its time comes, a job moves to its group
+//	                                |
+//	                                v
+//	ready   production, github    9  5  5  0  0               by priority, then by arrival
+//	        production, jira      7  0
+//	        staging, github       5                           held: its API asked to wait
+//
 // Workers sleep on Queue.wake and are woken by what happens; one timer stands for the next deadline. Nothing polls.
 //
-// Queue.mu guards everything below it, and is never held across SQL, a request or a channel.
+// Queue.mu guards everything below it. It is never held across SQL, a request or a channel that may block. Functions
+// whose names end in Locked are called with it held.
 
 import (
 	"container/heap"
@@ -21,61 +31,91 @@ import (
 )
 
 const (
-	cacheBytes      = 8 << 20  // of waiting jobs kept in memory whole; the others are read when their turn comes
-	maxUnsaved      = 512      // results on their way to the disk; more, and workers wait
-	maxUnsavedBytes = 64 << 20 // likewise
-	deadlineCheck   = 30 * time.Second
-	pausedKey       = "queue_paused"
+	// cacheBytes of waiting jobs are kept in memory whole; the others are read when their turn comes.
+	cacheBytes = 8 << 20
+	// Results on their way to the disk: when there are more, workers wait.
+	maxUnsaved      = 512
+	maxUnsavedBytes = 64 << 20
+	// deadlineCheck is the longest sleep: the timer stands still while the machine sleeps.
+	deadlineCheck = 30 * time.Second
+	// pausedKey is the row of the config table that says whether the queue is paused.
+	pausedKey = "queue_paused"
 )
 
-// QueueOptions are what a queue needs; Workers is at least 1, the limits are 0 for none.
+// QueueOptions are what a queue needs.
 type QueueOptions struct {
-	Store                              *Store
-	Workers, ProviderLimit, MaxPending int
+	Store *Store
+	Log   *slog.Logger
+	// Workers is how many jobs run at once, at least 1.
+	Workers int
+	// ProviderLimit is how many jobs of one provider run at once. 0: no limit of its own.
+	ProviderLimit int
+	// MaxPending is how many jobs may wait. 0: no limit.
+	MaxPending int
 	// Run carries out one attempt. partial is the API's complaint beside a usable result.
-	Run      func(ctx context.Context, j *Job) (result string, partial string, err error)
+	Run func(ctx context.Context, j *Job) (result string, partial string, err error)
+	// Mutation reports whether a command changes something, so that it must not be carried out twice.
 	Mutation func(command string) bool
-	Log      *slog.Logger
 }
 
 // Queue runs jobs.
 type Queue struct {
 	QueueOptions
-	jobCtx  context.Context // ends when running jobs must be abandoned
+	// jobCtx ends when running jobs must be abandoned.
+	jobCtx  context.Context
 	abandon context.CancelFunc
-	wg      sync.WaitGroup
+	workers sync.WaitGroup
 
-	mu       sync.Mutex
-	wake     sync.Cond // on mu: something changed that may let a worker start
-	items    map[int64]*item
-	groups   map[groupKey]*group
-	delayed  itemHeap
-	running  map[int64]*run
-	active   map[string]int // running attempts by provider
-	holds    map[string]hold
-	watchers map[int64][]*Watcher
-	timer    *time.Timer
-	reserved int // accepted, not yet committed: they count against MaxPending
-	cached   int // bytes of jobs held by items
-	unsaved  int // ends of attempts on their way to the disk, and their bytes
+	mu sync.Mutex
+	// wake, on mu: something has changed that may let a worker start. timer stands for the next deadline.
+	wake  sync.Cond
+	timer *time.Timer
+
+	// What waits. Each item lies in one heap: in delayed, or in that of its group.
+	items   map[int64]*item
+	groups  map[groupKey]*group
+	delayed itemHeap
+	// cached is about how many bytes of jobs the items keep.
+	cached int
+	// reserved jobs are accepted and not committed yet. They count against MaxPending.
+	reserved int
+
+	// What runs, until its end is on disk. active are running attempts by provider, busy the workers that have one.
+	running map[int64]*attempt
+	active  map[string]int
+	busy    int
+	// unsaved ends of attempts are on their way to the disk, with so many bytes. failing of them were refused by it.
+	unsaved  int
 	unsavedB int
-	failing  int // of these, those that the disk refused for now
-	busy     int // workers with an attempt under way
+	failing  int
+
+	// holds are those of environments. Those that are over stay until the next one.
+	holds    map[string]environHold
+	watchers map[int64][]*Watcher
 	paused   bool
 	stopping bool
 }
 
 // item is a waiting job: 48 bytes, for there may be millions.
 type item struct {
-	seq       int64
-	notBefore int64 // Unix milliseconds
-	job       *Job  // nil: to be read
-	group     *group
-	priority  int32
-	index     int32 // in its heap
+	seq int64
+	// notBefore is in Unix milliseconds. 0: the item is in its group's heap.
+	notBefore int64
+	// job is nil where it is to be read.
+	job      *Job
+	group    *group
+	priority int32
+	// index is the item's place in its heap.
+	index int32
 }
 
+// groupKey names what a hold or a limit keeps back together.
 type groupKey struct{ environment, provider string }
+
+// keyOf is the group that a job waits in.
+func keyOf(j *Job) groupKey {
+	return groupKey{j.Environment, provider(j.Command)}
+}
 
 // group is what waits for one provider in one environment.
 type group struct {
@@ -83,17 +123,29 @@ type group struct {
 	ready itemHeap
 }
 
-// hold is a pause of an environment that its API asked for.
-type hold struct {
+// environHold is a pause of an environment that its API asked for.
+type environHold struct {
 	until  time.Time
 	reason string
 }
 
-// run is a job from the start of an attempt to the commit of its end.
-type run struct {
-	job       *Job // as it is while it runs; nil until it was read
-	cancel    context.CancelFunc
-	cancelled bool // by a user: whatever comes of the attempt is dropped
+// attempt is a job from the start of an attempt to the commit of its end.
+type attempt struct {
+	// job is as it runs; nil until it was read. cancel aborts its request.
+	job    *Job
+	cancel context.CancelFunc
+	// cancelled: a user has ended the job. Whatever comes of the attempt is dropped.
+	cancelled bool
+	// refused: the disk did not take its end, which is tried again.
+	refused bool
+}
+
+// abortLocked drops whatever comes of the attempt. Where the request was not sent yet, it never is.
+func (a *attempt) abortLocked() {
+	a.cancelled = true
+	if a.cancel != nil {
+		a.cancel()
+	}
 }
 
 // itemHeap orders by time and arrival, or by priority and arrival; container/heap alone is not first in, first out.
@@ -104,23 +156,33 @@ type itemHeap struct {
 
 func (h *itemHeap) Len() int { return len(h.items) }
 func (h *itemHeap) Less(i, j int) bool {
-	a, b := h.items[i], h.items[j]
-	if h.byTime && a.notBefore != b.notBefore {
-		return a.notBefore < b.notBefore
-	}
-	if !h.byTime && a.priority != b.priority {
-		return a.priority > b.priority
-	}
-	return a.seq < b.seq
+	return h.items[i].before(h.items[j], h.byTime)
 }
+
+// before reports whether it comes first, by time or by priority.
+func (it *item) before(other *item, byTime bool) bool {
+	if byTime && it.notBefore != other.notBefore {
+		return it.notBefore < other.notBefore
+	}
+	if !byTime && it.priority != other.priority {
+		return it.priority > other.priority
+	}
+	return it.seq < other.seq
+}
+
 func (h *itemHeap) Swap(i, j int) {
 	h.items[i], h.items[j] = h.items[j], h.items[i]
-	h.items[i].index, h.items[j].index = int32(i), int32(j)
+	h.items[i].index = int32(i)
+	h.items[j].index = int32(j)
 }
+
+// Push and Pop are for container/heap, which moves the item into its place.
 func (h *itemHeap) Push(x any) {
-	x.(*item).index = int32(len(h.items))
-	h.items = append(h.items, x.(*item))
+	it := x.(*item)
+	it.index = int32(len(h.items))
+	h.items = append(h.items, it)
 }
+
 func (h *itemHeap) Pop() any {
 	last := len(h.items) - 1
 	it := h.items[last]
@@ -131,11 +193,19 @@ func (h *itemHeap) Pop() any {
 
 // newQueue loads what is open in the store; Start lets it run.
 func newQueue(o QueueOptions) (*Queue, error) {
-	q := &Queue{QueueOptions: o, items: map[int64]*item{}, groups: map[groupKey]*group{}, delayed: itemHeap{byTime: true},
-		running: map[int64]*run{}, active: map[string]int{}, holds: map[string]hold{}, watchers: map[int64][]*Watcher{}}
+	q := &Queue{
+		QueueOptions: o,
+		items:        map[int64]*item{},
+		groups:       map[groupKey]*group{},
+		delayed:      itemHeap{byTime: true},
+		running:      map[int64]*attempt{},
+		active:       map[string]int{},
+		holds:        map[string]environHold{},
+		watchers:     map[int64][]*Watcher{},
+	}
 	q.wake.L = &q.mu
 	q.jobCtx, q.abandon = context.WithCancel(context.Background())
-	q.timer = time.AfterFunc(time.Hour, func() { q.Kick() })
+	q.timer = time.AfterFunc(time.Hour, q.Kick)
 	q.timer.Stop()
 	paused, err := o.Store.ConfigValue(pausedKey)
 	if err != nil {
@@ -145,45 +215,56 @@ func newQueue(o QueueOptions) (*Queue, error) {
 	return q, q.load()
 }
 
-// load pushes every open job, ending or taking up again the attempts that were cut off when the daemon died.
+// load pushes every open job, ending or taking up again the attempts that were cut off when the daemon died. Nothing
+// else knows the queue yet.
 func (q *Queue) load() error {
-	var interrupted []OpenJob
-	err := q.Store.OpenJobs(func(o OpenJob) {
-		if o.Running {
-			interrupted = append(interrupted, o)
+	var cutOff []int64
+	err := q.Store.OpenJobs(func(j *Job) {
+		if j.Status == statusRunning {
+			cutOff = append(cutOff, j.Seq)
 			return
 		}
-		if o.Held && o.NotBefore.After(q.holds[o.Environment].until) {
-			q.holds[o.Environment] = hold{o.NotBefore, "the API asked to wait, before the restart"}
+		if j.held() && j.NextAttemptAt.After(q.holds[j.Environment].until) {
+			q.holds[j.Environment] = environHold{j.NextAttemptAt, "the API asked to wait, before the restart"}
 		}
-		q.pushLocked(groupKey{o.Environment, provider(o.Command)}, o.Seq, o.Priority, o.NotBefore, nil)
+		q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, nil)
 	})
-	for _, o := range interrupted {
-		if err == nil {
-			err = q.recover(o.Seq)
+	if err != nil {
+		return err
+	}
+	for _, seq := range cutOff {
+		if err := q.takeUp(seq); err != nil {
+			return err
 		}
 	}
-	return err
+	return nil
 }
 
-// recover makes up for an attempt that was cut off.
-func (q *Queue) recover(seq int64) error {
+// takeUp makes up for an attempt that was cut off when the daemon died. A query goes back to waiting, since asking
+// again does no harm, but not for ever: it may be what kills the daemon. A mutation may have been carried out, and
+// fails.
+func (q *Queue) takeUp(seq int64) error {
 	j, err := q.Store.JobBySeq(seq, 0)
 	if err != nil {
 		return err
 	}
-	code, message := codeInterrupted, "the daemon died three times while this job ran"
 	if q.Mutation(j.Command) {
-		code, message = codeOutcomeUnknown, "the daemon died while the request was under way; it may have been carried out"
-	} else if j.OpenStarts < 3 {
-		q.pushLocked(keyOf(j), seq, j.Priority, time.Time{}, nil)
-		return q.Store.End(seq, statusPending, "", "", nil)
+		return q.giveUp(j, codeOutcomeUnknown,
+			"the daemon died while the request was under way; it may have been carried out")
 	}
-	if err := q.Store.End(seq, statusFailed, code, message, nil); err != nil {
+	if j.OpenStarts >= 3 {
+		return q.giveUp(j, codeInterrupted, "the daemon died three times while this job ran")
+	}
+	q.pushLocked(keyOf(j), seq, j.Priority, time.Time{}, nil)
+	return q.Store.Restart(seq)
+}
+
+// giveUp ends a job that was cut off.
+func (q *Queue) giveUp(j *Job, code, message string) error {
+	if err := q.Store.End(j.Seq, statusFailed, code, message, nil); err != nil {
 		return err
 	}
-	j.Status = statusFailed
-	j.Error = code + ": " + message
+	j.fail(code, message)
 	q.logEnd(j)
 	return nil
 }
@@ -191,48 +272,51 @@ func (q *Queue) recover(seq int64) error {
 // Start lets the workers run.
 func (q *Queue) Start() {
 	for id := range q.Workers {
-		q.wg.Go(func() { q.worker(id + 1) })
+		q.workers.Go(func() { q.worker(id + 1) })
 	}
 }
 
 // Submit stores jobs, all or none, queues them, and returns them as stored; they are on disk when it returns. One whose
 // idempotency key is known comes back as the earlier job.
 func (q *Queue) Submit(jobs ...*Job) ([]*Job, error) {
-	reserved, err := q.reserve(jobs)
+	reserved, err := q.reserveNew(jobs)
 	if err != nil {
 		return nil, err
 	}
-	queued := 0
-	stored, err := q.Store.Submit(jobs, func(stored []*Job) { queued = q.push(stored, true) })
-	q.unreserve(reserved - queued)
+	stored, err := q.Store.Submit(jobs, func(stored []*Job) { q.push(reserved, stored...) })
 	if err != nil {
+		q.push(reserved)
 		return nil, err
 	}
 	q.logSubmitted(stored...)
 	return stored, nil
 }
 
-// reserve counts jobs against the limit before they are stored, and returns how many count. On a full queue those whose
-// idempotency key is known take no place.
-func (q *Queue) reserve(jobs []*Job) (n int, err error) {
-	n = len(jobs)
-	err = q.reserveRoom(n)
+// reserveNew counts jobs against the limit before they are stored, and returns how many count. On a full queue those
+// whose idempotency key is known take no place.
+func (q *Queue) reserveNew(jobs []*Job) (int, error) {
+	n := len(jobs)
+	err := q.reserve(n)
 	if codeOf(err) != codeQueueFull || !slices.ContainsFunc(jobs, (*Job).keyed) {
 		return n, err
 	}
-	if n, err = q.Store.CountNew(jobs); err != nil {
+	n, err = q.Store.CountNew(jobs)
+	if err != nil {
 		return 0, err
 	}
-	return n, q.reserveRoom(n)
+	return n, q.reserve(n)
 }
 
-func (q *Queue) reserveRoom(n int) error {
+// reserve keeps room for n jobs. Whoever has reserved it gives it back through push, with the jobs or, where they
+// could not be stored, without.
+func (q *Queue) reserve(n int) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.stopping {
 		return errStoreClosed
 	}
-	if waiting := len(q.items) + q.reserved; n > 0 && q.MaxPending > 0 && waiting+n > q.MaxPending {
+	waiting := len(q.items) + q.reserved
+	if n > 0 && q.MaxPending > 0 && waiting+n > q.MaxPending {
 		return errorf(codeQueueFull, "%d jobs are waiting; queue.max_pending is %d", waiting, q.MaxPending).
 			hint("wait, cancel some with: honeydew job cancel --status pending, or raise queue.max_pending")
 	}
@@ -240,34 +324,25 @@ func (q *Queue) reserveRoom(n int) error {
 	return nil
 }
 
-func (q *Queue) unreserve(n int) {
+// push gives reserved room back, and queues jobs that have just been stored; then the store's writer calls it. The jobs
+// take the room that was reserved for them: at no moment do they count twice.
+func (q *Queue) push(reserved int, jobs ...*Job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.reserved -= n
-}
-
-// push queues jobs that have just been stored, and returns how many; the store's writer calls it. Where room was reserved
-// for them, they take it: at no moment do they count twice.
-func (q *Queue) push(jobs []*Job, reserved bool) (queued int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.reserved -= reserved
 	for _, j := range jobs {
 		if !j.Existing {
-			q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
+			q.waitLocked(j)
 			q.wake.Signal()
-			queued++
 		}
 	}
-	if reserved {
-		q.reserved -= queued
-	}
-	return queued
 }
 
+// logSubmitted logs jobs that are on disk. What came back as an earlier job was logged then.
 func (q *Queue) logSubmitted(jobs ...*Job) {
 	for _, j := range jobs {
 		if !j.Existing {
-			q.event(slog.LevelInfo, "job submitted", j, slog.Int("priority", int(j.Priority)))
+			q.event(slog.LevelInfo, "job submitted", j, "priority", j.Priority)
 		}
 	}
 }
@@ -276,16 +351,18 @@ func (q *Queue) logSubmitted(jobs ...*Job) {
 func (q *Queue) Fire(f Firing) (*Job, error) {
 	fired, err := q.Store.Fire(f, func(j *Job) {
 		if j != nil {
-			q.push([]*Job{j}, false)
+			q.push(0, j)
 		}
 	})
-	if fired != nil && err == nil {
-		q.logSubmitted(fired)
+	if err != nil || fired == nil {
+		return nil, err
 	}
-	return fired, err
+	q.logSubmitted(fired)
+	return fired, nil
 }
 
-// Retry submits a failed or cancelled job again, as a new one.
+// Retry submits a failed or cancelled job again, as a new one. It is refused on a full queue, and where its environment
+// was removed.
 func (q *Queue) Retry(prefix string) (*Job, error) {
 	old, err := q.Store.Job(prefix, 0)
 	if err != nil {
@@ -294,20 +371,20 @@ func (q *Queue) Retry(prefix string) (*Job, error) {
 	if _, err := q.Store.Environment(old.Environment); err != nil {
 		return nil, err
 	}
-	if err := q.reserveRoom(1); err != nil {
+	if err := q.reserve(1); err != nil {
 		return nil, err
 	}
-	queued := 0
-	j, err := q.Store.Retry(old.Seq, func(j *Job) { queued = q.push([]*Job{j}, true) })
-	q.unreserve(1 - queued)
+	j, err := q.Store.Retry(old.Seq, func(j *Job) { q.push(1, j) })
 	if err != nil {
+		q.push(1)
 		return nil, err
 	}
 	q.logSubmitted(j)
 	return j, nil
 }
 
-// Cancel ends a pending or running job; a running one's request is aborted.
+// Cancel ends a pending or running job; a running one's request is aborted. codeFailedPrecondition: it had ended
+// before.
 func (q *Queue) Cancel(prefix string) error {
 	seq, err := q.Store.JobSeq(prefix)
 	if err != nil {
@@ -332,40 +409,37 @@ func (q *Queue) Cancel(prefix string) error {
 func (q *Queue) drop(seq int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if r := q.running[seq]; r != nil {
-		r.abort()
-	} else if it := q.items[seq]; it != nil {
+	a := q.running[seq]
+	it := q.items[seq]
+	switch {
+	case a != nil:
+		a.abortLocked()
+	case it != nil:
 		q.removeLocked(it)
 	}
 }
 
-// abort drops whatever comes of the attempt; its owner holds Queue.mu.
-func (r *run) abort() {
-	r.cancelled = true
-	if r.cancel != nil {
-		r.cancel()
-	}
-}
-
-// ReleaseHolds ends all pauses that APIs asked for: what waits for one may start.
+// ReleaseHolds ends all pauses that APIs asked for: what waits for one may start. The database forgets them first, so
+// that a restart brings none back.
 func (q *Queue) ReleaseHolds() error {
-	_, err := q.Store.ReleaseHeld(func(seqs []int64) {
+	err := q.Store.ReleaseHeld(func(seqs []int64) {
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		clear(q.holds)
 		for _, seq := range seqs {
-			if it := q.items[seq]; it != nil && it.notBefore != 0 {
+			it := q.items[seq]
+			if it != nil && it.notBefore != 0 {
 				heap.Remove(&q.delayed, int(it.index))
-				it.notBefore = 0
-				heap.Push(&it.group.ready, it)
+				it.makeReady()
 			}
 		}
 		q.wake.Broadcast()
 	})
-	if err == nil {
-		q.Log.Info("queue released: the pauses that APIs asked for are over")
+	if err != nil {
+		return err
 	}
-	return err
+	q.Log.Info("queue released: the pauses that APIs asked for are over")
+	return nil
 }
 
 // SetPaused stops or starts the taking of new jobs, restarts included.
@@ -374,9 +448,9 @@ func (q *Queue) SetPaused(paused bool) error {
 		return err
 	}
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.paused = paused
-	q.mu.Unlock()
-	q.Kick()
+	q.wake.Broadcast()
 	return nil
 }
 
@@ -389,20 +463,33 @@ func (q *Queue) Kick() {
 
 // QueueState is a moment's figures.
 type QueueState struct {
-	Pending, Running, Busy int
-	Paused                 bool
-	HeldUntil              time.Time // of the environment asked for
-	HeldReason             string
-	Failing                int // results that the disk refuses for now
+	// Pending jobs wait, Running ones have no end on disk yet, and Busy workers have a request under way.
+	Pending int
+	Running int
+	Busy    int
+	Paused  bool
+	// HeldUntil is zero where the environment asked for is not held.
+	HeldUntil  time.Time
+	HeldReason string
+	// Failing results are refused by the disk for now.
+	Failing int
 }
 
 // State tells of the queue, and of the hold on one environment.
 func (q *Queue) State(environment string) QueueState {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := QueueState{Pending: len(q.items), Running: len(q.running), Busy: q.busy, Paused: q.paused, Failing: q.failing}
-	if h := q.holds[environment]; h.until.After(timeNow()) {
-		s.HeldUntil, s.HeldReason = h.until, h.reason
+	s := QueueState{
+		Pending: len(q.items),
+		Running: len(q.running),
+		Busy:    q.busy,
+		Paused:  q.paused,
+		Failing: q.failing,
+	}
+	hold := q.holds[environment]
+	if hold.until.After(timeNow()) {
+		s.HeldUntil = hold.until
+		s.HeldReason = hold.reason
 	}
 	return s
 }
@@ -411,15 +498,20 @@ func (q *Queue) State(environment string) QueueState {
 func (q *Queue) RunningJob(seq int64) *Job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if r := q.running[seq]; r != nil {
-		return r.job
+	a := q.running[seq]
+	if a == nil {
+		return nil
 	}
-	return nil
+	return a.job
 }
 
-func keyOf(j *Job) groupKey { return groupKey{j.Environment, provider(j.Command)} }
+// waitLocked adds a job that is at hand.
+func (q *Queue) waitLocked(j *Job) {
+	q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
+}
 
-// pushLocked adds a waiting job; j may be nil.
+// pushLocked adds a waiting job. j may be nil; then it is read when its turn comes, as it is where no memory is left
+// for it.
 func (q *Queue) pushLocked(key groupKey, seq int64, priority int32, notBefore time.Time, j *Job) {
 	g := q.groups[key]
 	if g == nil {
@@ -432,17 +524,26 @@ func (q *Queue) pushLocked(key groupKey, seq int64, priority int32, notBefore ti
 		q.cached += jobBytes(j)
 	}
 	q.items[seq] = it
-	if !notBefore.IsZero() && notBefore.After(timeNow()) {
+	if notBefore.After(timeNow()) {
 		it.notBefore = notBefore.UnixMilli()
 		heap.Push(&q.delayed, it)
 		return
 	}
-	heap.Push(&g.ready, it)
+	it.makeReady()
+}
+
+// makeReady puts an item that is in no heap into its group's.
+func (it *item) makeReady() {
+	it.notBefore = 0
+	heap.Push(&it.group.ready, it)
 }
 
 // jobBytes is about what a waiting job takes in memory.
-func jobBytes(j *Job) int { return 512 + len(j.Payload) + len(j.SubmittedPayload) }
+func jobBytes(j *Job) int {
+	return 512 + len(j.Payload) + len(j.SubmittedPayload)
+}
 
+// removeLocked takes a waiting job out of its heap, because it starts or has ended.
 func (q *Queue) removeLocked(it *item) {
 	h := &it.group.ready
 	if it.notBefore != 0 {
@@ -455,58 +556,75 @@ func (q *Queue) removeLocked(it *item) {
 	}
 }
 
-// next waits for a job that may start, and marks it as running; nil: the queue is stopping.
-func (q *Queue) next() (*item, *run) {
+// next waits for a job that may start, and marks it as running; nil: the queue is stopping. Each round looks at
+// everything anew, since the clock may have jumped. A worker that finds nothing sets the timer to the first of:
+//
+//	the next delayed job | the end of a hold on a job that is ready | deadlineCheck
+func (q *Queue) next() (*item, *attempt) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for !q.stopping {
 		now := timeNow()
-		for len(q.delayed.items) > 0 && q.delayed.items[0].notBefore <= now.UnixMilli() {
-			it := heap.Pop(&q.delayed).(*item)
-			it.notBefore = 0
-			heap.Push(&it.group.ready, it)
-		}
-		deadline := now.Add(deadlineCheck)
-		if len(q.delayed.items) > 0 {
-			deadline = time.UnixMilli(q.delayed.items[0].notBefore)
-		}
-		if !q.paused && q.failing == 0 && q.unsaved < maxUnsaved && q.unsavedB < maxUnsavedBytes {
+		wait := q.readyLocked(now)
+		if q.mayStartLocked() {
 			best, held := q.bestLocked(now)
 			if best != nil {
-				q.removeLocked(best)
-				r := &run{}
-				q.running[best.seq] = r
-				q.active[best.group.provider]++
-				q.busy++
-				return best, r
+				return best, q.takeLocked(best)
 			}
-			if !held.IsZero() && (held.Before(deadline) || len(q.delayed.items) == 0) {
-				deadline = held
-			}
+			wait = min(wait, held)
 		}
-		// A long wait is cut into pieces, since the timer stands still while the machine sleeps.
 		if len(q.items) > 0 {
-			q.timer.Reset(max(time.Millisecond, min(deadline.Sub(now), deadlineCheck)))
+			q.timer.Reset(max(wait, time.Millisecond))
 		}
 		q.wake.Wait()
 	}
 	return nil, nil
 }
 
-// bestLocked finds the job whose turn it is; held is when the first hold on waiting jobs ends.
-func (q *Queue) bestLocked(now time.Time) (best *item, held time.Time) {
+// mayStartLocked reports whether any job may start. Results that cannot be saved hold all back.
+func (q *Queue) mayStartLocked() bool {
+	return !q.paused && q.failing == 0 && q.unsaved < maxUnsaved && q.unsavedB < maxUnsavedBytes
+}
+
+// takeLocked marks a waiting job as running.
+func (q *Queue) takeLocked(it *item) *attempt {
+	q.removeLocked(it)
+	a := &attempt{}
+	q.running[it.seq] = a
+	q.active[it.group.provider]++
+	q.busy++
+	return a
+}
+
+// readyLocked makes ready what has waited long enough, and returns the time until the next of them. That is at most
+// deadlineCheck: a long wait is cut into pieces, since the timer stands still while the machine sleeps.
+func (q *Queue) readyLocked(now time.Time) time.Duration {
+	for len(q.delayed.items) > 0 {
+		first := q.delayed.items[0]
+		if first.notBefore > now.UnixMilli() {
+			return min(deadlineCheck, time.UnixMilli(first.notBefore).Sub(now))
+		}
+		heap.Pop(&q.delayed)
+		first.makeReady()
+	}
+	return deadlineCheck
+}
+
+// bestLocked finds the job whose turn it is among the heads of all groups, nil for none, and how long the first hold
+// on waiting jobs lasts, at most deadlineCheck.
+func (q *Queue) bestLocked(now time.Time) (best *item, held time.Duration) {
+	held = deadlineCheck
 	for _, g := range q.groups {
 		if len(g.ready.items) == 0 || (q.ProviderLimit > 0 && q.active[g.provider] >= q.ProviderLimit) {
 			continue
 		}
-		if h := q.holds[g.environment]; h.until.After(now) {
-			if held.IsZero() || h.until.Before(held) {
-				held = h.until
-			}
+		until := q.holds[g.environment].until
+		if until.After(now) {
+			held = min(held, until.Sub(now))
 			continue
 		}
 		head := g.ready.items[0]
-		if best == nil || head.priority > best.priority || (head.priority == best.priority && head.seq < best.seq) {
+		if best == nil || head.before(best, false) {
 			best = head
 		}
 	}

@@ -286,8 +286,8 @@ func TestFailureThatIsNoUseToRepeatFailsAtOnce(t *testing.T) {
 
 func TestComplaintBesideAUsableResultStaysWithTheCompletedJob(t *testing.T) {
 	for partial, want := range map[string]string{"": "", "no rights to b (FORBIDDEN)": codePartial} {
-		end, held := settle(*newTestJob("github.commits"), false, false, `{"a":1}`, partial, nil)
-		if end.Status != statusCompleted || end.Result != `{"a":1}` || end.ErrorCode != want || !strings.HasSuffix(end.Error, partial) || held != "" ||
+		end := settle(*newTestJob("github.commits"), outcome{result: `{"a":1}`, partial: partial})
+		if end.Status != statusCompleted || end.Result != `{"a":1}` || end.ErrorCode != want || !strings.HasSuffix(end.Error, partial) || end.held() ||
 			end.CompletedAt.IsZero() {
 			t.Errorf("%q: %+v", partial, end)
 		}
@@ -1146,7 +1146,7 @@ func TestJobCancelledWhileItsStartIsWrittenIsNotSent(t *testing.T) {
 		r.submit(newTestJob("github.clone"))
 		it, running := r.q.next() // as a worker does
 		running.cancelled = true  // and Cancel, meanwhile
-		r.q.attempt(1, it, running)
+		r.q.work(1, it, running)
 		if s := r.q.State(""); len(r.attempts()) != 0 || s.Running+s.Busy != 0 {
 			t.Errorf("%d attempts, state %+v", len(r.attempts()), s)
 		}
@@ -1386,7 +1386,7 @@ func TestInterruptedEndIsLoggedOnceItIsStored(t *testing.T) {
 	j := r.submit(newTestJob("github.clone"))
 	started := *j
 	started.StartedAt = timeNow()
-	if err := r.store.Start(&started, nil); err != nil {
+	if err := r.store.Start(&started); err != nil {
 		t.Fatal(err)
 	}
 	const refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON jobs BEGIN SELECT RAISE (ABORT, 'no'); END"

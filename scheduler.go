@@ -50,7 +50,12 @@ type Scheduler struct {
 }
 
 func newScheduler(p parts, now func() time.Time) *Scheduler {
-	return &Scheduler{parts: p, now: now, started: now(), wake: make(chan struct{}, 1)}
+	return &Scheduler{
+		parts:   p,
+		now:     now,
+		started: now(),
+		wake:    make(chan struct{}, 1),
+	}
 }
 
 // Run fires what is due until ctx ends.
@@ -58,73 +63,111 @@ func (s *Scheduler) Run(ctx context.Context) {
 	wall, steady := s.now(), time.Now()
 	for ctx.Err() == nil {
 		now := s.now()
-		step := (now.Sub(wall) - time.Since(steady)).Truncate(time.Millisecond) // how far the wall clock was set
+		step := now.Sub(wall) - time.Since(steady) // how far the wall clock was set
 		wall, steady = now, time.Now()
-		if step > -clockNoise {
-			step = 0
-		} else { // what the clock recorded as the past may lie in the future now
-			s.started = s.started.Add(step)
-			if err := s.store.moveLastSuccess(step); err != nil {
-				s.log.Error("schedules could not be moved to the corrected clock", "error", err.Error())
-			}
-		}
+		back := s.setBack(step.Truncate(time.Millisecond))
 		select {
-		case <-time.After(s.fireDue(ctx, now, step)):
+		case <-time.After(s.fireDue(ctx, now, back)):
 		case <-s.wake:
 		case <-ctx.Done():
 		}
 	}
 }
 
-// fireDue fires every schedule that is due and returns the time until it must look again.
-func (s *Scheduler) fireDue(ctx context.Context, now time.Time, step time.Duration) time.Duration {
-	all, err := s.store.Schedules()
+// setBack returns a step of the wall clock that counts as one back, otherwise 0. What the clock has recorded as the
+// past may lie in the future after it, and moves along.
+func (s *Scheduler) setBack(step time.Duration) time.Duration {
+	if step > -clockNoise {
+		return 0
+	}
+	s.started = s.started.Add(step)
+	if err := s.store.moveLastSuccess(step); err != nil {
+		s.log.Error("schedules could not be moved to the corrected clock", "error", err.Error())
+	}
+	return step
+}
+
+// fireDue fires every schedule that is due and returns the time until it must look again. back is how far the clock was
+// set back since the last look, 0 or less.
+func (s *Scheduler) fireDue(ctx context.Context, now time.Time, back time.Duration) time.Duration {
+	schedules, err := s.store.Schedules()
 	if err != nil {
 		s.log.Error("schedules cannot be read", "error", err.Error())
 	}
 	wait := scheduleCheck
-	for _, sc := range all {
+	for _, sc := range schedules {
 		if !sc.Enabled || ctx.Err() != nil {
 			continue
 		}
-		next, err := s.advance(sc, now, step)
+		next, err := s.advance(sc, now, back)
 		if err != nil {
-			s.log.Error("schedule could not be fired; trying again", "schedule_name", sc.Name, "error", err.Error())
-		} else if !next.IsZero() {
-			wait = min(wait, max(0, next.Sub(s.now())))
+			s.log.Error("schedule could not be fired; trying again",
+				"schedule_name", sc.Name,
+				"error", err.Error())
+			continue
+		}
+		if !next.IsZero() {
+			left := next.Sub(s.now())
+			wait = min(wait, max(left, 0))
 		}
 	}
 	return wait
 }
 
-// advance brings one schedule up to now and returns its next time; step is how far the clock was set back, 0 or less.
-func (s *Scheduler) advance(sc Schedule, now time.Time, step time.Duration) (time.Time, error) {
-	log := s.log.With("schedule_id", sc.ID, "schedule_name", sc.Name)
+// advance brings one schedule up to now and returns its next time.
+func (s *Scheduler) advance(sc Schedule, now time.Time, back time.Duration) (time.Time, error) {
 	expr, err := parseCron(sc.CronExpr, time.Local, now)
 	if err != nil || sc.NextRunAt.IsZero() {
-		log.Error("schedule disabled: it never fires again", "cron_expr", sc.CronExpr)
+		s.logOf(sc).Error("schedule disabled: it never fires again", "cron_expr", sc.CronExpr)
 		_, err := s.store.SetScheduleEnabled(sc.Name, false, time.Time{})
 		return time.Time{}, err
 	}
-	// After the clock was set back, what counts elapsed time moves along, and what a clock far in the future left behind
-	// is made anew, though only towards the present: the anchor stays until the next run, and this is asked at every
-	// look. Other times stay: a nominal time never fires twice.
-	due := sc.NextRunAt
-	if expr.every > 0 && due.After(now) {
-		due = due.Add(step)
-	}
-	if fresh := expr.next(now, now); sc.anchor().Sub(now) > wrongClock && fresh.Before(due) {
-		due = fresh
-	}
+	due := corrected(sc, expr, now, back)
 	if !due.Equal(sc.NextRunAt) {
-		log.Warn("clock was set; schedule recomputed", "next_run_at", timeText(due))
-		_, err := s.queue.Fire(Firing{ScheduleID: sc.ID, Expected: sc.NextRunAt, Next: due})
+		s.logOf(sc).Warn("clock was set; schedule recomputed", "next_run_at", timeText(due))
+		_, err := s.queue.Fire(Firing{
+			ScheduleID: sc.ID,
+			Expected:   sc.NextRunAt,
+			Next:       due,
+		})
 		return due, err
 	}
 	if due.After(now) {
 		return due, nil
 	}
-	f := Firing{ScheduleID: sc.ID, Expected: due, LastRun: due, SkipIfOpen: sc.Overlap == overlapSkip}
+	return s.fire(sc, expr, now)
+}
+
+// logOf logs with the schedule's names.
+func (s *Scheduler) logOf(sc Schedule) *slog.Logger {
+	return s.log.With("schedule_id", sc.ID, "schedule_name", sc.Name)
+}
+
+// corrected is the schedule's next time after the clock was set back. What counts elapsed time moves along. What a
+// clock far in the future left behind is made anew, though only towards the present: the anchor stays until the next
+// run, and this is asked at every look. Other times stay: a nominal time never fires twice.
+func corrected(sc Schedule, expr cronExpr, now time.Time, back time.Duration) time.Time {
+	due := sc.NextRunAt
+	if expr.every > 0 && due.After(now) {
+		due = due.Add(back)
+	}
+	fresh := expr.next(now, now)
+	if sc.anchor().Sub(now) > wrongClock && fresh.Before(due) {
+		return fresh
+	}
+	return due
+}
+
+// fire carries out the run of sc whose time has come, and returns its next time.
+func (s *Scheduler) fire(sc Schedule, expr cronExpr, now time.Time) (time.Time, error) {
+	log := s.logOf(sc)
+	due := sc.NextRunAt
+	f := Firing{
+		ScheduleID: sc.ID,
+		Expected:   due,
+		LastRun:    due,
+		SkipIfOpen: sc.Overlap == overlapSkip,
+	}
 	missed := due.Before(s.started) || now.Sub(due) > missedAfter
 	if missed {
 		f.LastRun = now // the run is late: @every counts from here
@@ -132,23 +175,40 @@ func (s *Scheduler) advance(sc Schedule, now time.Time, step time.Duration) (tim
 	if missed && sc.Missed == missedSkip {
 		f.LastRun = time.Time{}
 		log.Warn("schedule skipped: its time was missed", "missed_at", timeText(due))
-	} else if f.Job, err = s.job(sc, now); err != nil {
-		log.Error("schedule made no job", "error", err.Error())
-	} else if sc.Jitter > 0 { // spreads the starts of many daemons with one schedule
-		f.Job.NextAttemptAt = now.Add(rand.N(sc.Jitter)).Truncate(time.Millisecond)
+	} else {
+		f.Job = s.dueJob(sc, now)
 	}
 	f.Next = expr.next(now, cmp.Or(f.LastRun, sc.anchor()))
 	fired, err := s.queue.Fire(f)
-	if fired != nil && err == nil {
+	switch {
+	case err != nil:
+		return time.Time{}, err
+	case fired != nil:
 		log.Info("schedule triggered", "job_id", fired.ID)
-	} else if f.Job != nil && err == nil {
+	case f.Job != nil:
 		log.Warn("schedule skipped: its previous job is unfinished")
 	}
-	return f.Next, err
+	return f.Next, nil
+}
+
+// dueJob makes the job of a run, nil where it cannot. Jitter spreads the starts of many daemons with one schedule.
+func (s *Scheduler) dueJob(sc Schedule, now time.Time) *Job {
+	j, err := s.job(sc, now)
+	if err != nil {
+		s.logOf(sc).Error("schedule made no job", "error", err.Error())
+		return nil
+	}
+	if sc.Jitter > 0 {
+		late := rand.N(sc.Jitter)
+		j.NextAttemptAt = now.Add(late).Truncate(time.Millisecond)
+	}
+	return j
 }
 
 // anchor is where @every counts from.
-func (sc *Schedule) anchor() time.Time { return cmp.Or(sc.LastRunAt, sc.CreatedAt) }
+func (sc *Schedule) anchor() time.Time {
+	return cmp.Or(sc.LastRunAt, sc.CreatedAt)
+}
 
 // job makes the schedule's job as of now.
 func (s *Scheduler) job(sc Schedule, now time.Time) (*Job, error) {
@@ -160,7 +220,13 @@ func (s *Scheduler) job(sc Schedule, now time.Time) (*Job, error) {
 	if since.After(now) { // by a wrong clock: better everything again than a gap
 		since = time.Time{}
 	}
-	j := &Job{Command: sc.Command, Priority: sc.Priority, CreatedAt: now, Environment: sc.Environment, Schedule: sc.Name}
+	j := &Job{
+		Command:     sc.Command,
+		Priority:    sc.Priority,
+		CreatedAt:   now,
+		Environment: sc.Environment,
+		Schedule:    sc.Name,
+	}
 	if err := s.fill(j, payload, since); err != nil {
 		return nil, err
 	}
@@ -169,8 +235,8 @@ func (s *Scheduler) job(sc Schedule, now time.Time) (*Job, error) {
 	return j, nil
 }
 
-// fill makes j, whose command and CreatedAt are set, a pending job with the configured limits and with payload, which is
-// checked and has its dates resolved. since is what last-success means to a job of a schedule.
+// fill makes j, whose command and CreatedAt are set, a pending job with the configured limits and with payload, which
+// is checked and has its dates resolved. since is what last-success means to a job of a schedule.
 func (p *parts) fill(j *Job, payload map[string]any, since time.Time) error {
 	c, err := p.commands.Lookup(j.Command)
 	if err != nil {
@@ -183,17 +249,19 @@ func (p *parts) fill(j *Job, payload map[string]any, since time.Time) error {
 	if err != nil {
 		return err
 	}
-	j.Command, j.Status, j.UpdatedAt = c.Name, statusPending, j.CreatedAt
-	j.MaxRetries, j.Timeout = int32(p.cfg.Queue.MaxRetries), p.cfg.API.Timeout
+	j.Command = c.Name
+	j.Status = statusPending
+	j.UpdatedAt = j.CreatedAt
+	j.MaxRetries = int32(p.cfg.Queue.MaxRetries)
+	j.Timeout = p.cfg.API.Timeout
 	j.Payload, err = payloadJSON(resolved)
 	return err
 }
 
-// Add checks and stores a schedule, and returns it with what was filled in. With replace it changes the one of that name,
-// if there is one.
+// Add checks and stores a schedule, and returns it with what was filled in. With replace it changes the one of that
+// name, if there is one.
 func (s *Scheduler) Add(sc Schedule, replace bool) (Schedule, error) {
 	sc.ID = newID()
-	sc.Enabled = true
 	sc.CreatedAt = s.now()
 	sc.Missed = cmp.Or(sc.Missed, missedRunOnce)
 	sc.Overlap = cmp.Or(sc.Overlap, overlapSkip)
@@ -215,14 +283,7 @@ func (s *Scheduler) Add(sc Schedule, replace bool) (Schedule, error) {
 	}
 	defer s.changed()
 	sc.NextRunAt = expr.next(sc.CreatedAt, sc.CreatedAt)
-	if !replace {
-		return sc, s.store.AddSchedule(sc)
-	}
-	err = s.store.ReplaceSchedule(sc)
-	if codeOf(err) == codeNotFound {
-		return sc, s.store.AddSchedule(sc)
-	}
-	if err != nil {
+	if err := s.store.SaveSchedule(sc, replace); err != nil {
 		return sc, err
 	}
 	return s.store.Schedule(sc.Name)
@@ -246,9 +307,12 @@ func (s *Scheduler) changed() {
 
 // SetEnabled pauses a schedule, or resumes it from now on.
 func (s *Scheduler) SetEnabled(name string, enabled bool) (Schedule, error) {
-	sc, err1 := s.store.Schedule(name)
-	expr, err2 := parseCron(sc.CronExpr, time.Local, s.now())
-	if err := cmp.Or(err1, err2); err != nil {
+	sc, err := s.store.Schedule(name)
+	if err != nil {
+		return sc, err
+	}
+	expr, err := parseCron(sc.CronExpr, time.Local, s.now())
+	if err != nil {
 		return sc, err
 	}
 	var next time.Time
@@ -260,10 +324,13 @@ func (s *Scheduler) SetEnabled(name string, enabled bool) (Schedule, error) {
 }
 
 // Trigger makes the schedule's job now; its next time stays as it is.
-func (s *Scheduler) Trigger(ctx context.Context, name string) (jobID string, err error) {
-	sc, err1 := s.store.Schedule(name)
-	j, err2 := s.job(sc, s.now())
-	if err := cmp.Or(err1, err2); err != nil {
+func (s *Scheduler) Trigger(_ context.Context, name string) (jobID string, err error) {
+	sc, err := s.store.Schedule(name)
+	if err != nil {
+		return "", err
+	}
+	j, err := s.job(sc, s.now())
+	if err != nil {
 		return "", err
 	}
 	fired, err := s.queue.Fire(Firing{ScheduleID: sc.ID, Job: j})
@@ -273,6 +340,6 @@ func (s *Scheduler) Trigger(ctx context.Context, name string) (jobID string, err
 	if fired == nil {
 		return "", noSchedule(name)
 	}
-	s.log.Info("schedule triggered", "schedule_id", sc.ID, "schedule_name", sc.Name, "job_id", fired.ID)
+	s.logOf(sc).Info("schedule triggered", "job_id", fired.ID)
 	return fired.ID, nil
 }

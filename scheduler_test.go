@@ -216,8 +216,8 @@ func TestFiringThatFailsHalfWayIsTriedAgainAndFiresOnce(t *testing.T) {
 func TestFiringIsVoidOnceItsScheduleHasChanged(t *testing.T) {
 	s := openTestStore(t)
 	at := timeNow().Add(time.Hour)
-	if err := s.AddSchedule(Schedule{ID: "id", Name: "nightly", CronExpr: "@daily", Payload: []byte("{}"), Enabled: true, Missed: missedSkip,
-		Overlap: overlapSkip, CreatedAt: timeNow(), NextRunAt: at}); err != nil {
+	if err := s.SaveSchedule(Schedule{ID: "id", Name: "nightly", CronExpr: "@daily", Payload: []byte("{}"), Missed: missedSkip,
+		Overlap: overlapSkip, CreatedAt: timeNow(), NextRunAt: at}, false); err != nil {
 		t.Fatal(err)
 	}
 	want := func(name string, f Firing, want bool) {
@@ -242,8 +242,8 @@ func TestFiringIsVoidOnceItsScheduleHasChanged(t *testing.T) {
 func TestLastSuccessOnlyMovesForward(t *testing.T) {
 	s := openTestStore(t)
 	begin := timeNow().Add(-time.Hour)
-	if err := s.AddSchedule(Schedule{ID: "id", Name: "nightly", CronExpr: "@daily", Payload: []byte("{}"), Enabled: true, Missed: missedSkip,
-		Overlap: overlapAllow, CreatedAt: begin}); err != nil {
+	if err := s.SaveSchedule(Schedule{ID: "id", Name: "nightly", CronExpr: "@daily", Payload: []byte("{}"), Missed: missedSkip,
+		Overlap: overlapAllow, CreatedAt: begin}, false); err != nil {
 		t.Fatal(err)
 	}
 	var jobs []*Job

@@ -2,7 +2,7 @@ package main
 
 // How the database file comes to be, is recognised, opened, upgraded and named in errors. Nothing here touches a file
 // that is not ours: the header is read before SQLite opens it, and a new database is built beside its final name and
-// renamed, so that a file under that name is always a whole database.
+// renamed, so that a file under that name is always a whole database. A backup is made in the same way.
 
 import (
 	"context"
@@ -29,6 +29,7 @@ const (
 	applicationID = 0x686e6477 // "hndw" in the header: this file is ours
 	schemaVersion = 1          // in PRAGMA user_version
 
+	// SQLite's primary result codes (sqlite.org/rescode.html).
 	sqliteBusy     = 5
 	sqliteIOErr    = 10
 	sqliteCorrupt  = 11
@@ -44,26 +45,35 @@ const (
 // keep a database of the old version in testdata.
 func upgrades() []string { return []string{} }
 
-// dsn names the file to the driver. Settings go here, and not into PRAGMA statements, because only so does every
-// pooled connection have them.
+// dsn names the file to the driver. Settings, in pairs, go here and not into PRAGMA statements, because only so does
+// every pooled connection have them.
 func dsn(path string, settings ...string) string {
-	query := url.Values{
-		"mode":          {"rw"}, // never create what somebody has removed
-		"_busy_timeout": {"5000"}, "_foreign_keys": {"1"}, "_dqs": {"0"}, "_error_rc": {"1"},
-	}
-	for i := 0; i+1 < len(settings); i += 2 {
-		query.Set(settings[i], settings[i+1])
+	query := url.Values{}
+	query.Set("mode", "rw") // never create what somebody has removed
+	query.Set("_busy_timeout", "5000")
+	query.Set("_foreign_keys", "1")
+	query.Set("_dqs", "0")
+	query.Set("_error_rc", "1")
+	for pair := range slices.Chunk(settings, 2) {
+		query.Set(pair[0], pair[1])
 	}
 	name := filepath.ToSlash(path)
 	if name[0] != '/' {
 		name = "/" + name // C:/... on Windows
 	}
-	return (&url.URL{Scheme: "file", Path: name, RawQuery: query.Encode()}).String()
+	file := url.URL{Scheme: "file", Path: name, RawQuery: query.Encode()}
+	return file.String()
 }
 
 // inspectDatabase reads the header of an existing file, before SQLite gets to see it: opening a foreign file in WAL
-// mode would already change it. It opens the file for writing, for SQLite would open one that can only be read, and leave
-// files beside it that nobody can use.
+// mode would already change it. It opens the file for writing, for SQLite would open one that can only be read, and
+// leave files beside it that nobody can use. What it looks at (sqlite.org/fileformat.html, 1.3):
+//
+//	 0  "SQLite format 3\0"
+//	16  bytes a page
+//	28  pages
+//	60  user_version
+//	68  application_id
 func inspectDatabase(path string) error {
 	f, err := openRegular(path, os.O_RDWR)
 	if err != nil {
@@ -75,32 +85,51 @@ func inspectDatabase(path string) error {
 		return err
 	}
 	header := make([]byte, 100)
-	if n, _ := f.ReadAt(header, 0); n < len(header) {
+	n, _ := f.ReadAt(header, 0) // where it cannot be read it is too short
+	if n < len(header) {
 		return fmt.Errorf("damaged: it has %d bytes, a database has at least 100", n)
 	}
 	if string(header[:16]) != "SQLite format 3\x00" || binary.BigEndian.Uint32(header[68:]) != applicationID {
 		return errors.New("not a honeydew database")
 	}
-	if v := binary.BigEndian.Uint32(header[60:]); v > schemaVersion {
-		return fmt.Errorf("made by a newer honeydew: its version is %d, this program knows %d", v, schemaVersion)
+	if err := checkVersion(int(binary.BigEndian.Uint32(header[60:]))); err != nil {
+		return err
 	}
-	// SQLite takes half a page for a page with zeros at its end. Beside a WAL the file may be short: a checkpoint that
-	// was cut off is done again.
-	whole := max(int64(binary.BigEndian.Uint16(header[16:])), 512) * int64(binary.BigEndian.Uint32(header[28:]))
-	if wal, err := os.Stat(path + "-wal"); info.Size() < whole && (err != nil || wal.Size() == 0) {
-		return fmt.Errorf("damaged: it has %d bytes instead of %d", info.Size(), whole)
+	// SQLite takes half a page for a page with zeros at its end.
+	page := max(int64(binary.BigEndian.Uint16(header[16:])), 512)
+	whole := page * int64(binary.BigEndian.Uint32(header[28:]))
+	if info.Size() >= whole || hasLog(path) {
+		return nil
+	}
+	return fmt.Errorf("damaged: it has %d bytes instead of %d", info.Size(), whole)
+}
+
+// hasLog reports whether something lies in the log beside path. Then the file may be short: a checkpoint that was cut
+// off is done again.
+func hasLog(path string) bool {
+	wal, err := os.Stat(path + "-wal")
+	return err == nil && wal.Size() > 0
+}
+
+// checkVersion refuses a database of a release to come: what this one would write into it, nobody knows.
+func checkVersion(version int) error {
+	if version > schemaVersion {
+		return fmt.Errorf("made by a newer honeydew: its version is %d, this program knows %d", version, schemaVersion)
 	}
 	return nil
 }
 
 // createDatabase builds an empty database under a temporary name and renames it into place. It holds one environment,
-// production, active.
-func createDatabase(path, productionURL string) (err error) {
+// production, active:
+//
+//	daemon.db.new   empty, 0600    nobody else can read it
+//	                schema.sql     no journal and no sync: until it has its name, a crash costs nothing
+//	                WAL in the header, synced
+//	daemon.db       renamed, the folder synced
+func createDatabase(path, productionURL string) error {
 	building := path + ".new"
-	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
-		if err := os.Remove(building + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	if err := removeFile(building); err != nil {
+		return err
 	}
 	// SQLite would create it by the umask; an existing empty file keeps its mode, and the side files take it over.
 	f, err := os.OpenFile(building, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
@@ -108,22 +137,23 @@ func createDatabase(path, productionURL string) (err error) {
 		return err
 	}
 	defer f.Close()
-	db, err := sql.Open("sqlite", dsn(building))
+	const script = `PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA auto_vacuum = INCREMENTAL;
+		BEGIN; PRAGMA application_id = %d; PRAGMA user_version = 1;
+		%s;
+		INSERT INTO api_environments (id, name, base_url, is_active, created_at, updated_at)
+		VALUES (?1, 'production', ?2, 1, ?3, ?3);
+		COMMIT`
+	create := fmt.Sprintf(script, applicationID, schemaV1)
+	err = runOn(context.Background(), dsn(building), create, newID(), productionURL, timeText(timeNow()))
 	if err != nil {
-		return err
-	}
-	now := timeText(timeNow())
-	_, err = db.Exec(fmt.Sprintf("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA auto_vacuum = INCREMENTAL;"+
-		"BEGIN; PRAGMA application_id = %d; PRAGMA user_version = %d;\n%s;"+
-		"INSERT INTO api_environments (id, name, base_url, is_active, created_at, updated_at) VALUES (?1, 'production', ?2, 1, ?3, ?3);"+
-		"COMMIT", applicationID, 1, schemaV1), newID(), productionURL, now)
-	if err = errors.Join(err, db.Close()); err != nil {
 		return err
 	}
 	// Journal mode WAL, as the file format writes it (sqlite.org/fileformat.html, 1.3.3): the conversion by SQLite
 	// would cost the first start four more syncs.
-	_, err = f.WriteAt([]byte{2, 2}, 18)
-	if err = errors.Join(err, f.Sync()); err != nil {
+	if _, err := f.WriteAt([]byte{2, 2}, 18); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
 		return err
 	}
 	if err := os.Rename(building, path); err != nil {
@@ -132,9 +162,29 @@ func createDatabase(path, productionURL string) (err error) {
 	return syncDir(filepath.Dir(path))
 }
 
-// A write-ahead log names no database, and SQLite applies one to whatever lies beside it. So each start gives the database
-// an epoch, a random name in its config table, and notes it in the lock beside it. A log that lies beside a file of another
-// epoch is that of another database: one restored from a copy, say, or a new one.
+// runOn runs SQL on a connection of its own.
+func runOn(ctx context.Context, name, script string, args ...any) error {
+	db, err := sql.Open("sqlite", name)
+	if err != nil {
+		return err
+	}
+	_, err = db.ExecContext(ctx, script, args...)
+	return errors.Join(err, db.Close())
+}
+
+// textOn reads one text on a connection of its own.
+func textOn(name, query string, args ...any) (string, error) {
+	db, err := sql.Open("sqlite", name)
+	if err != nil {
+		return "", err
+	}
+	defer db.Close()
+	return scanText(db.QueryRow(query, args...))
+}
+
+// A write-ahead log names no database, and SQLite applies one to whatever lies beside it. So each start gives the
+// database an epoch, a random name in its config table, and notes it in the lock beside it. A log that lies beside a
+// file of another epoch is that of another database: one restored from a copy, say, or a new one.
 //
 //	start    the lock notes "OLD NEW"; NEW is written, and moved into the main file; the lock notes "NEW"
 //	crash    main file: NEW, log: what came since. Next start: NEW is noted, so the log is applied
@@ -151,14 +201,17 @@ func setAside(path, noted string) (moved []string, err error) {
 	if foreign {
 		suffixes = append(suffixes, "-wal", "-shm")
 	}
+	ending := ".foreign-" + time.Now().UTC().Format(backupStamp)
 	for _, suffix := range suffixes {
-		to := path + suffix + ".foreign-" + time.Now().UTC().Format(backupStamp)
-		switch err := os.Rename(path+suffix, to); {
-		case err == nil:
-			moved = append(moved, to)
-		case !errors.Is(err, fs.ErrNotExist):
+		from := path + suffix
+		err := os.Rename(from, from+ending)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
 			return moved, err
 		}
+		moved = append(moved, from+ending)
 	}
 	if len(moved) == 0 {
 		return nil, nil
@@ -171,8 +224,12 @@ func foreignLog(path, noted string) (bool, error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return true, nil
 	}
-	if wal, err := os.Stat(path + "-wal"); err != nil || wal.Size() == 0 {
+	wal, err := os.Stat(path + "-wal")
+	if err != nil {
 		return false, exceptAbsent(err)
+	}
+	if wal.Size() == 0 {
+		return false, nil
 	}
 	epoch, err := mainEpoch(path)
 	if err != nil { // SQLite will say what is wrong, and change nothing
@@ -184,18 +241,14 @@ func foreignLog(path, noted string) (bool, error) {
 	return !slices.Contains(strings.Fields(noted), epoch), nil
 }
 
-// mainEpoch reads the epoch in the main file, whatever the log says.
+// mainEpoch reads the epoch in the main file, whatever the log says: of an immutable database it is not looked at.
 func mainEpoch(path string) (string, error) {
-	db, err := sql.Open("sqlite", dsn(path, "mode", "ro", "immutable", "1")) // immutable: the log is not looked at
-	if err != nil {
-		return "", err
-	}
-	defer db.Close()
-	return scanText(db.QueryRow("SELECT coalesce(max(value), ?) FROM config WHERE key = ?", noEpoch, epochKey))
+	const query = "SELECT coalesce(max(value), ?) FROM config WHERE key = ?"
+	return textOn(dsn(path, "mode", "ro", "immutable", "1"), query, noEpoch, epochKey)
 }
 
-// BeginEpoch gives the database a new epoch; note puts a text into the lock beside it. It comes last in a start, so that a
-// database that is refused stays as it was, and before anything is acked.
+// BeginEpoch gives the database a new epoch; note puts a text into the lock beside it. It comes last in a start, so
+// that a database that is refused stays as it was, and before anything is acked.
 func (s *Store) BeginEpoch(note func(string) error) error {
 	before, err := mainEpoch(s.path)
 	if err != nil {
@@ -211,74 +264,170 @@ func (s *Store) BeginEpoch(note func(string) error) error {
 	if _, err := s.read.Exec("PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
 		return s.failure(err)
 	}
-	// Somebody who reads the database keeps the epoch in the log; then both remain noted.
-	if now, err := mainEpoch(s.path); err != nil || now != next {
+	now, err := mainEpoch(s.path)
+	if err != nil {
 		return s.failure(err)
+	}
+	// Somebody who reads the database keeps the epoch in the log; then both remain noted.
+	if now != next {
+		return nil
 	}
 	return note(next)
 }
 
 // sound reports whether the database at path can be read and is whole, after a failure that may have been the disk's.
 func sound(path string) bool {
-	db, err := sql.Open("sqlite", dsn(path, "mode", "ro"))
-	if err != nil {
-		return false
-	}
-	defer db.Close()
-	verdict, err := scanText(db.QueryRow("PRAGMA quick_check(1)"))
+	verdict, err := textOn(dsn(path, "mode", "ro"), "PRAGMA quick_check(1)")
 	return err == nil && verdict == "ok"
 }
 
-// upgrade brings an older database to this program's version, each step in one transaction with its version number.
+// upgrade brings an older database to this program's version, each step in one transaction with its version number. So
+// a crash leaves one version or the next, and the next start goes on from there.
 func upgrade(ctx context.Context, conn *sql.Conn) error {
+	const query = "SELECT user_version, journal_mode FROM pragma_user_version, pragma_journal_mode"
 	var version int
 	var mode string
-	if err := conn.QueryRowContext(ctx, "SELECT user_version, journal_mode FROM pragma_user_version, pragma_journal_mode").Scan(&version, &mode); err != nil {
+	if err := conn.QueryRowContext(ctx, query).Scan(&version, &mode); err != nil {
 		return err
 	}
 	if mode != "wal" {
-		return fmt.Errorf("journal mode is %q instead of wal: the file system must support shared memory (not NFS or SMB)", mode)
+		const advice = "the file system must support shared memory (not NFS or SMB)"
+		return fmt.Errorf("journal mode is %q instead of wal: %s", mode, advice)
 	}
-	if version > schemaVersion { // in the WAL: the header was looked at before
-		return fmt.Errorf("made by a newer honeydew: its version is %d, this program knows %d", version, schemaVersion)
+	// The header was looked at before; a newer version may still stand in the WAL.
+	if err := checkVersion(version); err != nil {
+		return err
 	}
 	for ; version < schemaVersion; version++ {
 		step := fmt.Sprintf("BEGIN IMMEDIATE; %s; PRAGMA user_version = %d; COMMIT", upgrades()[version-1], version+1)
-		if _, err := conn.ExecContext(ctx, step); err != nil {
-			_, _ = conn.ExecContext(ctx, "ROLLBACK")
+		if _, err := conn.ExecContext(ctx, step); err != nil { // closing the connection rolls it back
 			return fmt.Errorf("upgrade to version %d: %w", version+1, err)
 		}
 	}
 	return nil
 }
 
-// primaryCode returns SQLite's primary result code of err, 0 if it is none of SQLite's.
+// primaryCode returns SQLite's primary result code of err, 0 if it is none of SQLite's. An extended code has it in its
+// low byte: 267, SQLITE_CORRUPT_VTAB, is 11 with a 1 above it.
 func primaryCode(err error) int {
-	if e, ok := errors.AsType[*sqlite.Error](err); ok {
-		return e.Code() & 0xff
+	e, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return 0
 	}
-	return 0
+	return e.Code() & 0xff
 }
 
-// storageError turns an error of the database into one for clients; an *Error passes through.
+// storageError turns an error of the database into one for clients, with what to do about it. An *Error passes through,
+// and nil stays nil.
 func storageError(err error) error {
-	if err == nil {
-		return nil
-	}
-	if _, ok := errors.AsType[*Error](err); ok {
+	if err == nil || isRefusal(err) {
 		return err
 	}
 	switch primaryCode(err) {
 	case sqliteFull:
-		return errorf(codeStorageFull, "the disk is full: %w", err).hint("free some space; the daemon goes on by itself")
+		return errorf(codeStorageFull, "the disk is full: %w", err).
+			hint("free some space; the daemon goes on by itself")
 	case sqliteCorrupt, sqliteNotADB:
 		return errorf(codeStorageFailed, "the database is damaged: %w", err).
 			hint("restore a backup: honeydew stop, copy it over daemon.db, honeydew start")
 	case sqliteCantOpen:
 		return errorf(codeStorageFailed, "the database's files cannot be opened: %w", err).
-			hint("look at the folder's permissions, at the limit of open files (ulimit -n), and at the free inodes (df -i)")
+			hint("look at the folder's permissions, at the limit of open files (ulimit -n)," +
+				" and at the free inodes (df -i)")
 	case sqliteBusy:
-		return errorf(codeStorageFailed, "another process holds the database: %w", err).hint("close the program that writes to daemon.db")
+		return errorf(codeStorageFailed, "another process holds the database: %w", err).
+			hint("close the program that writes to daemon.db")
 	}
 	return errorf(codeStorageFailed, "the database failed: %w", err)
+}
+
+// Backup writes a consistent copy of the database to path, which must not exist, and returns its size. The copy gets
+// this name when it is whole and on disk; before, it has one that ends in .partial:
+//
+//	FILE.123.partial   empty, 0600
+//	                   VACUUM INTO, while jobs go on
+//	                   without the epoch, synced
+//	FILE               linked, the folder synced; the first name goes
+//
+// Whatever fails, the partial file goes too.
+func (s *Store) Backup(ctx context.Context, path string) (int64, error) {
+	if _, err := os.Lstat(path); err == nil {
+		return 0, errBackupExists(path)
+	}
+	// SQLite would create the copy by the umask; into an existing empty file it writes as it is.
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.partial")
+	if err != nil {
+		return 0, errorf(codeInvalidArgument, "path: %w", err).
+			hint("name a file in a folder that the daemon may write to")
+	}
+	defer f.Close()
+	err = s.copyTo(ctx, f, path)
+	if err != nil {
+		err = s.failure(fmt.Errorf("copy to %s: %w", path, err))
+	}
+	if err := errors.Join(err, removeFile(f.Name())); err != nil {
+		return 0, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return 0, s.failure(err)
+	}
+	return info.Size(), nil
+}
+
+// copyTo writes a copy to f, which is empty, syncs it, and gives it its name. The copy has no epoch, so that no log is
+// taken for its own.
+func (s *Store) copyTo(ctx context.Context, f *os.File, path string) error {
+	if err := s.Intact(); err != nil {
+		return err
+	}
+	if err := runOn(ctx, dsn(s.path), "VACUUM INTO ?", f.Name()); err != nil {
+		return err
+	}
+	err := runOn(ctx, dsn(f.Name(), "_journal_mode", "OFF"), "DELETE FROM config WHERE key = ?", epochKey)
+	if err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return publish(f.Name(), path)
+}
+
+// publish gives the file partial its name. By a link, since a rename would replace what came to be there meanwhile.
+func publish(partial, path string) error {
+	err := os.Link(partial, path)
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) { // a file system without links
+		err = os.Rename(partial, path)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return errBackupExists(path)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// errBackupExists: a backup never replaces a file.
+func errBackupExists(path string) *Error {
+	return errorf(codeAlreadyExists, "%s exists already", path).hint("name a file that does not exist")
+}
+
+// Newest is the latest time that the database has recorded, zero where it holds no job.
+func (s *Store) Newest() (time.Time, error) {
+	return readOne(s, nil, scanTime, `SELECT max(coalesce((SELECT created_at FROM jobs ORDER BY seq DESC LIMIT 1), ''),
+		coalesce((SELECT max(completed_at) FROM jobs), ''))`)
+}
+
+// Size is the space that the database and its log take. A file that cannot be looked at counts as none.
+func (s *Store) Size() int64 {
+	total := int64(0)
+	for _, suffix := range []string{"", "-wal"} {
+		info, err := os.Stat(s.path + suffix)
+		if err == nil {
+			total += info.Size()
+		}
+	}
+	return total
 }

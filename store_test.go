@@ -49,7 +49,7 @@ func submitTestJob(t testing.TB, s *Store, j *Job) *Job {
 func holdWriter(s *Store) (release func()) {
 	held, hold := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	s.enqueue(&write{fn: func(*tx) error {
+	s.enqueue(&write{done: func(error) {}, fn: func(*tx) error {
 		once.Do(func() { close(held) })
 		<-hold
 		return nil
@@ -190,7 +190,7 @@ func TestWhatWasQueuedBeforeTheCloseIsWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		hold, entered, acks := make(chan struct{}), make(chan struct{}), make(chan error, 3)
-		s.enqueue(&write{fn: func(*tx) error { close(entered); <-hold; return nil }})
+		s.enqueue(&write{done: func(error) {}, fn: func(*tx) error { close(entered); <-hold; return nil }})
 		<-entered
 		for range 3 {
 			s.enqueue(&write{insert: []*Job{newTestJob("github.commits")}, done: func(err error) { acks <- err }})
@@ -420,7 +420,7 @@ func TestTokensOfALoginReplaceThoseOfAnotherUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n, countErr := s.count("SELECT count(*) FROM auth_tokens")
+	n, countErr := s.readNumber("SELECT count(*) FROM auth_tokens")
 	if row, err := s.Tokens(env.ID); err != nil || countErr != nil || n != 1 || row.Username != "bela" || string(row.Access) != "bela" {
 		t.Errorf("%d logins, read %+v (%v, %v)", n, row, err, countErr)
 	}

@@ -29,10 +29,10 @@ func wallRows() []wallRow {
 		{5, "daemon.go cli.go cli_*.go completion.go doctor.go help.go"},
 		{4, "rpc.go rpc_*.go"},
 		{3, "scheduler.go"},
-		{2, "queue.go worker.go auth.go"},
+		{2, "queue.go queue_*.go auth.go"},
 		{1.5, "seal.go seal_*.go"}, // keeps its salt and parameters in the store
 		{1, "store.go store_*.go graphql.go print.go"},
-		{0, "errors.go files.go config.go log.go auth_jwt.go commands.go commands_*.go cronexpr.go listen.go sys_*.go"},
+		{0, "errors.go files.go config.go log.go auth_jwt.go commands.go commands_*.go scheduler_cron.go listen.go sys_*.go"},
 	}
 }
 
@@ -71,7 +71,7 @@ func wallImports() []wallImport {
 		{"google.golang.org/protobuf/", wire},
 		{"google.golang.org/genproto/googleapis/rpc/errdetails", wire},
 		{"honeydew/daemonpb", wire},
-		{"github.com/robfig/cron/v3", "cronexpr.go"},
+		{"github.com/robfig/cron/v3", "scheduler_cron.go"},
 		{"go.yaml.in/yaml/v4", "config.go"},
 	}
 }
@@ -330,8 +330,8 @@ func TestWallsStand(t *testing.T) {
 
 		{"queue2.go", "", "queue2.go:1 has no row on the map"},
 		{"queue.go", "import \"database/sql\"", "queue.go:3 imports database/sql"},
-		{"worker.go", "import \"database/sql/driver\"", "worker.go:3 imports database/sql/driver"},
-		{"worker.go", "import _ \"modernc.org/sqlite\"", "worker.go:3 imports modernc.org/sqlite"},
+		{"queue_worker.go", "import \"database/sql/driver\"", "queue_worker.go:3 imports database/sql/driver"},
+		{"queue_worker.go", "import _ \"modernc.org/sqlite\"", "queue_worker.go:3 imports modernc.org/sqlite"},
 		{"auth.go", "import \"net/http\"", "auth.go:3 imports net/http"},
 		{"graphql.go", "import (\n\t\"net/http\"\n\t\"net/http/httptrace\"\n)", ""},
 		{"graphql.go", "import _ \"net/http/pprof\"", "graphql.go:3 imports net/http/pprof"},

@@ -19,7 +19,7 @@ const (
 	stormAfter   = 70 * time.Minute // looked at from the return on: one more firing of an hourly schedule
 )
 
-// stormBackoff is backoff of worker.go.
+// stormBackoff is backoff of queue_worker.go.
 func stormBackoff(rng *rand.Rand, n int) time.Duration {
 	limit := 5 * time.Minute
 	if n < 10 {
@@ -99,13 +99,13 @@ func storm(period, jitter time.Duration, retries int, back time.Duration) (durin
 }
 
 func TestRetryStorm(t *testing.T) {
-	source, err := os.ReadFile("../worker.go")
+	source, err := os.ReadFile("../queue_worker.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, line := range []string{"backoffBase  = time.Second\n", "backoffCap   = 5 * time.Minute\n", "if n < 10 {\n\t\tlimit = min(backoffCap, backoffBase<<(n-1))\n\t}\n\treturn time.Duration(rand.Int64N(int64(limit)))"} {
 		if !strings.Contains(string(source), line) {
-			t.Fatalf("worker.go has another rule than this simulation: %q is gone", line)
+			t.Fatalf("queue_worker.go has another rule than this simulation: %q is gone", line)
 		}
 	}
 	fmt.Printf("%d daemons, the API is away for %s; peak requests in one second\n", stormDaemons, stormOutage)
