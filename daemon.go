@@ -413,9 +413,17 @@ func (d *Daemon) answer(ctx context.Context) {
 func (d *Daemon) serve(socket *ourSocket) {
 	go func() {
 		if err := d.server.Serve(socket); err != nil {
-			d.failed <- err
+			d.fail(err)
 		}
 	}()
+}
+
+// fail ends the daemon with err, unless something else has failed already.
+func (d *Daemon) fail(err error) {
+	select {
+	case d.failed <- err:
+	default:
+	}
 }
 
 // watchFiles ends the daemon when its home, its lock or its database is gone or another's: whoever starts next would
@@ -430,7 +438,7 @@ func (d *Daemon) watchFiles(ctx context.Context) {
 		}
 		for _, lock := range []*lockFile{d.lock, d.dbLock} {
 			if err := lock.intact(); err != nil {
-				d.failed <- exitf(exitStorage, "the lock is lost: %w", err)
+				d.fail(exitf(exitStorage, "the lock is lost: %w", err))
 				return
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -56,15 +57,14 @@ type rpcServer struct {
 	problems  func() []string
 
 	// newGRPCServer fills in the rest.
-	header       metadata.MD       // of every answer
-	typed        map[string]string // commands of the typed RPCs, by full method
-	largeResults chan struct{}     // holds a token for each large result on its way to a watcher
+	header  metadata.MD       // of every answer
+	typed   map[string]string // commands of the typed RPCs, by full method
+	reading sync.Mutex        // held while a part of a result is read: SQLite takes up the whole for each
 }
 
 // newGRPCServer makes the server with health and reflection. Health is SERVING as long as anybody is answered at all.
 func newGRPCServer(s *rpcServer) *grpc.Server {
 	s.header = metadata.Pairs(versionHeader, s.version)
-	s.largeResults = make(chan struct{}, maxLargeResults)
 	s.typed = map[string]string{}
 	methods := pb.File_daemon_proto.Services().ByName("Daemon").Methods()
 	for i := range methods.Len() {

@@ -18,10 +18,9 @@ import (
 )
 
 const (
-	maxKeyBytes      = 255       // of an idempotency key
-	smallResultBytes = 256 << 10 // of a result that every watcher gets
-	maxLargeResults  = 16        // larger ones on their way to watchers at a time
-	partBytes        = 8 << 20   // of a result that are read at once
+	maxKeyBytes  = 255       // of an idempotency key
+	watchedBytes = 256 << 10 // of a result in a watch; a larger one is left out
+	partBytes    = 8 << 20   // of a result that are read at once
 	// scheduleRetries is how often a schedule's job is tried again: an outage of some minutes costs no run.
 	scheduleRetries = 12
 )
@@ -233,19 +232,10 @@ func sendStatus(j *Job, withResult bool, out grpc.ServerStreamingServer[pb.JobSt
 	return out.Send(msg)
 }
 
-// sendEnd sends the last message of a watch, with the result where that is small or few are on their way: a client that
-// does not read keeps it in memory.
+// sendEnd sends the last message of a watch. It has the result only where that is small: gRPC keeps a message whole until
+// the client reads it.
 func (s *rpcServer) sendEnd(j *Job, out grpc.ServerStreamingServer[pb.JobStatus]) error {
-	most := int64(smallResultBytes)
-	if j.ResultBytes > most {
-		select {
-		case s.largeResults <- struct{}{}:
-			defer func() { <-s.largeResults }()
-			most = maxAnswerBytes
-		default:
-		}
-	}
-	j, err := s.store.JobBySeq(j.Seq, most)
+	j, err := s.store.JobBySeq(j.Seq, watchedBytes)
 	if err != nil {
 		return err
 	}
@@ -266,7 +256,9 @@ func (s *rpcServer) GetJobResult(
 			hint("wait for it with: honeydew job wait %s", j.ID)
 	}
 	for from := int64(0); from < j.ResultBytes; from += partBytes {
+		s.reading.Lock()
 		part, err := s.store.ResultPart(j.Seq, from, partBytes)
+		s.reading.Unlock()
 		if err != nil {
 			return err
 		}

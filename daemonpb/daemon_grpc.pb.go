@@ -118,7 +118,7 @@ type DaemonClient interface {
 	GetJobStatus(ctx context.Context, in *GetJobStatusRequest, opts ...grpc.CallOption) (*JobStatus, error)
 	// WatchJob sends the job's present state and then each transition, and ends after a terminal one. NotFound.
 	// Unavailable: the daemon is stopping, or this client reads too slowly; ask again.
-	// Results of more than 256 KiB may be left out (result_omitted).
+	// Results of more than 256 KiB are left out (result_omitted).
 	WatchJob(ctx context.Context, in *WatchJobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JobStatus], error)
 	// GetJobResult sends a result of any size in chunks of at most 1 MiB.
 	// NotFound; FailedPrecondition: the job is not completed.
@@ -723,7 +723,7 @@ type DaemonServer interface {
 	GetJobStatus(context.Context, *GetJobStatusRequest) (*JobStatus, error)
 	// WatchJob sends the job's present state and then each transition, and ends after a terminal one. NotFound.
 	// Unavailable: the daemon is stopping, or this client reads too slowly; ask again.
-	// Results of more than 256 KiB may be left out (result_omitted).
+	// Results of more than 256 KiB are left out (result_omitted).
 	WatchJob(*WatchJobRequest, grpc.ServerStreamingServer[JobStatus]) error
 	// GetJobResult sends a result of any size in chunks of at most 1 MiB.
 	// NotFound; FailedPrecondition: the job is not completed.
