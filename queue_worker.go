@@ -73,7 +73,7 @@ func (q *Queue) work(worker int, it *item, a *attempt) {
 		q.release(it, a, 0)
 		return
 	}
-	q.event(slog.LevelInfo, "job started", j, "worker_id", worker)
+	q.event(slog.LevelInfo, "job started", j, slog.Int("worker_id", worker))
 	end := settle(*j, q.run(ctx, j))
 	if end.held() {
 		reason := strings.TrimPrefix(end.Error, codeRateLimited+": ")
@@ -217,7 +217,8 @@ func (j *Job) again(wait time.Duration, code, message string) {
 	j.NextAttemptAt = j.UpdatedAt.Add(wait).Truncate(time.Millisecond)
 }
 
-// end puts the end of an attempt into the job; code is "" where nothing was wrong.
+// end puts the end of an attempt into the job; code is "" where nothing was wrong. What the attempt before has left
+// there, goes.
 func (j *Job) end(status, code, message string) {
 	j.Status = status
 	j.UpdatedAt = timeNow()
@@ -349,10 +350,10 @@ func (q *Queue) saved(j *Job, err error) {
 	}
 }
 
-// event logs what became of a job.
-func (q *Queue) event(level slog.Level, message string, j *Job, more ...any) {
-	attrs := append([]any{"job_id", j.ID, "command", j.Command}, more...)
-	q.Log.Log(context.Background(), level, message, attrs...)
+// event logs what became of a job. By attributes, since every job comes by here: pairs of any values cost more memory.
+func (q *Queue) event(level slog.Level, message string, j *Job, more ...slog.Attr) {
+	attrs := []slog.Attr{slog.String("job_id", j.ID), slog.String("command", j.Command)}
+	q.Log.LogAttrs(context.Background(), level, message, append(attrs, more...)...)
 }
 
 // logEnd logs what an attempt has come to. A job that is held or given back says nothing: it has lost no try.
@@ -360,16 +361,16 @@ func (q *Queue) logEnd(j *Job) {
 	switch {
 	case j.Status == statusCompleted:
 		took := j.CompletedAt.Sub(j.StartedAt)
-		q.event(slog.LevelInfo, "job completed", j, "duration_ms", took.Milliseconds())
+		q.event(slog.LevelInfo, "job completed", j, slog.Int64("duration_ms", took.Milliseconds()))
 	case j.Status == statusFailed:
 		q.event(slog.LevelError, "job failed", j,
-			"error", j.Error,
-			"retry_count", j.RetryCount)
+			slog.String("error", j.Error),
+			slog.Int("retry_count", int(j.RetryCount)))
 	case j.Error != "" && !j.held():
 		q.event(slog.LevelWarn, "job retrying", j,
-			"error", j.Error,
-			"retry_count", j.RetryCount,
-			"next_retry", timeText(j.NextAttemptAt))
+			slog.String("error", j.Error),
+			slog.Int("retry_count", int(j.RetryCount)),
+			slog.String("next_retry", timeText(j.NextAttemptAt)))
 	}
 }
 

@@ -88,7 +88,8 @@ func (s *Store) forgetEnvironments() {
 	s.envGen++
 }
 
-// Environment returns the one named, or the active one for "".
+// Environment returns the one named, or the active one for "". codeNotFound: there is no such one. A job keeps the name
+// that was found for it, so that a switch does not move what already waits.
 func (s *Store) Environment(name string) (Environment, error) {
 	envs, err := s.Environments()
 	if err != nil {
@@ -107,7 +108,8 @@ func noEnvironment(name string) *Error {
 	return errorf(codeNotFound, "no environment %q", name).hint("list them with: honeydew env list")
 }
 
-// AddEnvironment fills in nothing but the times; with e.Active it becomes the active one.
+// AddEnvironment fills in nothing but the times; with e.Active it becomes the active one. A name is never taken over
+// from an environment that exists, since its tokens were made for another address.
 func (s *Store) AddEnvironment(e Environment) error {
 	taken := errorf(codeAlreadyExists, "environment %q exists already", e.Name).
 		hint("remove it first with: honeydew env remove %s", e.Name)
@@ -122,7 +124,7 @@ func (s *Store) AddEnvironment(e Environment) error {
 	})
 }
 
-// SetActiveEnvironment makes the one named the active one.
+// SetActiveEnvironment makes the one named the active one; the one that was active goes on to exist.
 func (s *Store) SetActiveEnvironment(name string) error {
 	return s.updateEnvironments(func(t *tx) error { return t.activate(name) })
 }
@@ -199,7 +201,8 @@ func scanTokens(row scanner) (TokenRow, error) {
 	return r, err
 }
 
-// Tokens reads an environment's login; codeNotFound when there is none.
+// Tokens reads an environment's login; codeNotFound when there is none. It is read anew each time: a refresh by another
+// goroutine may have replaced it.
 func (s *Store) Tokens(envID string) (TokenRow, error) {
 	const query = `SELECT environment_id, username, encrypted_access_token, encrypted_refresh_token,
 		access_token_expires_at, refresh_token_expires_at, updated_at FROM auth_tokens WHERE environment_id = ?`
@@ -271,7 +274,7 @@ func (s *Store) AuthFailures(e Environment) (int64, error) {
 // ConfigValue reads a single setting of the config table, "" when unset. Settings of people are in config.yaml; these
 // are the daemon's own.
 func (s *Store) ConfigValue(key string) (string, error) {
-	return readOne(s, nil, scanText, "SELECT value FROM config WHERE key = ?", key)
+	return readOne(s, nil, scanColumn[string], "SELECT value FROM config WHERE key = ?", key)
 }
 
 // SetConfigValue stores a single setting: whether the queue is paused, the epoch, how keys are derived.

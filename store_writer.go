@@ -122,7 +122,11 @@ func (s *Store) writer() {
 		}
 	}
 	// What was queued before the close is still owed.
-	for batch = s.gather(batch[:0]); len(batch) > 0; batch = s.gather(batch[:0]) {
+	for {
+		batch = s.gather(batch[:0])
+		if len(batch) == 0 {
+			return
+		}
 		s.writeBatch(batch)
 	}
 }
