@@ -54,7 +54,9 @@ func (q *Queue) worker(id int) {
 	}
 }
 
-// work reads the job, notes the start, runs it and settles what came of it.
+// work reads the job, notes the start, runs it and settles what came of it. A user may cancel the job at any point.
+// While it has no request, that is seen below; later its context ends, and release says that its end is not to be
+// saved.
 func (q *Queue) work(worker int, it *item, a *attempt) {
 	j, err := q.begin(it, a)
 	if err != nil {
@@ -196,7 +198,8 @@ func failureOf(err error) *Error {
 	return e
 }
 
-// complete ends the job with a result, and perhaps with the API's complaint beside it.
+// complete ends the job with a result, and perhaps with the API's complaint beside it. The result counts: it is what
+// the API could give, and whoever reads it sees the complaint too.
 func (j *Job) complete(result, partial string) {
 	code := ""
 	if partial != "" {
@@ -233,7 +236,8 @@ func (j *Job) end(status, code, message string) {
 	}
 }
 
-// held reports whether the job waits because its API asked the whole environment to.
+// held reports whether the job waits because its API asked the whole environment to. After a restart this is all that
+// is known of a hold.
 func (j *Job) held() bool {
 	return j.Status == statusPending && j.ErrorCode == codeRateLimited
 }

@@ -32,7 +32,7 @@ const environmentsQuery = `SELECT id, name, base_url, description, is_active, ne
 	EXISTS (SELECT 1 FROM auth_tokens WHERE environment_id = e.id), last_login_at, created_at
 	FROM api_environments e ORDER BY rowid`
 
-// scanEnvironment reads a row of environmentsQuery.
+// scanEnvironment reads a row of environmentsQuery, whose columns stand in this order.
 func scanEnvironment(row scanner) (Environment, error) {
 	var e Environment
 	err := row.Scan(
@@ -74,7 +74,8 @@ func (s *Store) Environments() ([]Environment, error) {
 	return envs, nil
 }
 
-// updateEnvironments is update for what Environments answers. Also where it fails, the next reader looks for himself.
+// updateEnvironments is update for what Environments answers. Also where it fails, the next reader looks for himself: a
+// failure may be one of the answer only.
 func (s *Store) updateEnvironments(fn func(*tx) error) error {
 	defer s.forgetEnvironments()
 	return s.update(fn)
@@ -103,7 +104,7 @@ func (s *Store) Environment(name string) (Environment, error) {
 	return Environment{}, noEnvironment(name)
 }
 
-// noEnvironment is what all say of a name that is none.
+// noEnvironment is what all say of a name that is none. The name may be "": then no environment is active.
 func noEnvironment(name string) *Error {
 	return errorf(codeNotFound, "no environment %q", name).hint("list them with: honeydew env list")
 }
@@ -176,7 +177,8 @@ func (t *tx) unneeded(name string) error {
 	return nil
 }
 
-// TokenRow is one environment's login; the tokens are sealed. Expiries are zero when the token does not say.
+// TokenRow is one environment's login. The tokens are sealed, bound to the environment and the column (seal.go), so
+// that a row moved by hand opens nowhere else. Expiries are zero when the token does not say.
 type TokenRow struct {
 	EnvironmentID  string
 	Username       string
@@ -256,7 +258,8 @@ func (s *Store) DeleteTokens(envID string) (bool, error) {
 	}, nil)
 }
 
-// SetNeedsReauth notes that only a login helps. It holds over restarts.
+// SetNeedsReauth notes that only a login helps. It holds over restarts, so that no daemon asks in vain with a token
+// that was refused.
 func (s *Store) SetNeedsReauth(envID string) error {
 	const query = "UPDATE api_environments SET needs_reauth = 1, updated_at = ? WHERE id = ?"
 	defer s.forgetEnvironments()

@@ -23,7 +23,7 @@ import (
 	"time"
 )
 
-// Job states, as stored and shown.
+// Job states, as stored and shown. queue_worker.go draws how one leads to another.
 const (
 	statusPending   = "pending"
 	statusRunning   = "running"
@@ -303,7 +303,8 @@ func (s *Store) Retry(seq int64, then func(*Job)) (*Job, error) {
 	return updated(s, func(t *tx) (*Job, error) { return t.retry(seq) }, then)
 }
 
-// retry inserts the new job first, since the old one's row is to name it.
+// retry inserts the new job first, since the old one's row is to name it. The new one has no schedule and no key: a key
+// names one job, and that is the old one.
 func (t *tx) retry(seq int64) (*Job, error) {
 	old, err := scanJob(t.row("SELECT "+jobColumns+"'' FROM jobs WHERE seq = ?", seq))
 	if errors.Is(err, sql.ErrNoRows) {
@@ -539,7 +540,8 @@ func (s *Store) ResultPart(seq, from, n int64) ([]byte, error) {
 	return readOne(s, errJobGone(), scanColumn[[]byte], query, seq, from, n)
 }
 
-// JobFilter selects jobs for Jobs; empty fields select all.
+// JobFilter selects jobs for Jobs; empty fields select all. A list goes on where the one before ended by Before, the
+// last Seq of that: what comes in meanwhile moves nothing.
 type JobFilter struct {
 	Status    string
 	Command   string
@@ -653,7 +655,7 @@ func (s *Store) OpenJobs(each func(*Job)) error {
 	return s.failure(err)
 }
 
-// eachOpenJob reads the rows of OpenJobs.
+// eachOpenJob reads the rows of OpenJobs. Integers come as int64 and texts as string: the table is strict.
 func eachOpenJob(rows driver.Rows, each func(*Job)) error {
 	v := make([]driver.Value, len(rows.Columns()))
 	var j Job // one for all: they may be millions
@@ -719,7 +721,8 @@ func (t *tx) prune(cutoff time.Time) (int, error) {
 	return len(ended), err
 }
 
-// shrink gives free pages back to the file system, a thousand at a time, so that nobody waits long for the writer.
+// shrink gives free pages back to the file system, a thousand at a time, so that nobody waits long for the writer. It
+// ends when none is left, or ctx ends it; the rest goes at the next time.
 func (s *Store) shrink(ctx context.Context) error {
 	for ctx.Err() == nil {
 		free, err := s.readNumber("PRAGMA freelist_count")
