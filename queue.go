@@ -342,7 +342,7 @@ func (q *Queue) push(reserved int, jobs ...*Job) {
 func (q *Queue) logSubmitted(jobs ...*Job) {
 	for _, j := range jobs {
 		if !j.Existing {
-			q.event(slog.LevelInfo, "job submitted", j, "priority", j.Priority)
+			q.event(slog.LevelInfo, "job submitted", j, slog.Int("priority", int(j.Priority)))
 		}
 	}
 }
@@ -615,7 +615,8 @@ func (q *Queue) readyLocked(now time.Time) time.Duration {
 func (q *Queue) bestLocked(now time.Time) (best *item, held time.Duration) {
 	held = deadlineCheck
 	for _, g := range q.groups {
-		if len(g.ready.items) == 0 || (q.ProviderLimit > 0 && q.active[g.provider] >= q.ProviderLimit) {
+		full := q.ProviderLimit > 0 && q.active[g.provider] >= q.ProviderLimit
+		if full || len(g.ready.items) == 0 {
 			continue
 		}
 		until := q.holds[g.environment].until

@@ -54,7 +54,9 @@ func (q *Queue) worker(id int) {
 	}
 }
 
-// work reads the job, notes the start, runs it and settles what came of it.
+// work reads the job, notes the start, runs it and settles what came of it. A user may cancel the job at any point.
+// While it has no request, that is seen below; later its context ends, and release says that its end is not to be
+// saved.
 func (q *Queue) work(worker int, it *item, a *attempt) {
 	j, err := q.begin(it, a)
 	if err != nil {
@@ -73,7 +75,7 @@ func (q *Queue) work(worker int, it *item, a *attempt) {
 		q.release(it, a, 0)
 		return
 	}
-	q.event(slog.LevelInfo, "job started", j, "worker_id", worker)
+	q.event(slog.LevelInfo, "job started", j, slog.Int("worker_id", worker))
 	end := settle(*j, q.run(ctx, j))
 	if end.held() {
 		reason := strings.TrimPrefix(end.Error, codeRateLimited+": ")
@@ -196,7 +198,8 @@ func failureOf(err error) *Error {
 	return e
 }
 
-// complete ends the job with a result, and perhaps with the API's complaint beside it.
+// complete ends the job with a result, and perhaps with the API's complaint beside it. The result counts: it is what
+// the API could give, and whoever reads it sees the complaint too.
 func (j *Job) complete(result, partial string) {
 	code := ""
 	if partial != "" {
@@ -217,7 +220,8 @@ func (j *Job) again(wait time.Duration, code, message string) {
 	j.NextAttemptAt = j.UpdatedAt.Add(wait).Truncate(time.Millisecond)
 }
 
-// end puts the end of an attempt into the job; code is "" where nothing was wrong.
+// end puts the end of an attempt into the job; code is "" where nothing was wrong. What the attempt before has left
+// there, goes.
 func (j *Job) end(status, code, message string) {
 	j.Status = status
 	j.UpdatedAt = timeNow()
@@ -232,7 +236,8 @@ func (j *Job) end(status, code, message string) {
 	}
 }
 
-// held reports whether the job waits because its API asked the whole environment to.
+// held reports whether the job waits because its API asked the whole environment to. After a restart this is all that
+// is known of a hold.
 func (j *Job) held() bool {
 	return j.Status == statusPending && j.ErrorCode == codeRateLimited
 }
@@ -349,10 +354,10 @@ func (q *Queue) saved(j *Job, err error) {
 	}
 }
 
-// event logs what became of a job.
-func (q *Queue) event(level slog.Level, message string, j *Job, more ...any) {
-	attrs := append([]any{"job_id", j.ID, "command", j.Command}, more...)
-	q.Log.Log(context.Background(), level, message, attrs...)
+// event logs what became of a job. By attributes, since every job comes by here: pairs of any values cost more memory.
+func (q *Queue) event(level slog.Level, message string, j *Job, more ...slog.Attr) {
+	attrs := []slog.Attr{slog.String("job_id", j.ID), slog.String("command", j.Command)}
+	q.Log.LogAttrs(context.Background(), level, message, append(attrs, more...)...)
 }
 
 // logEnd logs what an attempt has come to. A job that is held or given back says nothing: it has lost no try.
@@ -360,16 +365,16 @@ func (q *Queue) logEnd(j *Job) {
 	switch {
 	case j.Status == statusCompleted:
 		took := j.CompletedAt.Sub(j.StartedAt)
-		q.event(slog.LevelInfo, "job completed", j, "duration_ms", took.Milliseconds())
+		q.event(slog.LevelInfo, "job completed", j, slog.Int64("duration_ms", took.Milliseconds()))
 	case j.Status == statusFailed:
 		q.event(slog.LevelError, "job failed", j,
-			"error", j.Error,
-			"retry_count", j.RetryCount)
+			slog.String("error", j.Error),
+			slog.Int("retry_count", int(j.RetryCount)))
 	case j.Error != "" && !j.held():
 		q.event(slog.LevelWarn, "job retrying", j,
-			"error", j.Error,
-			"retry_count", j.RetryCount,
-			"next_retry", timeText(j.NextAttemptAt))
+			slog.String("error", j.Error),
+			slog.Int("retry_count", int(j.RetryCount)),
+			slog.String("next_retry", timeText(j.NextAttemptAt)))
 	}
 }
 

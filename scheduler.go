@@ -60,11 +60,13 @@ func newScheduler(p parts, now func() time.Time) *Scheduler {
 
 // Run fires what is due until ctx ends.
 func (s *Scheduler) Run(ctx context.Context) {
-	wall, steady := s.now(), time.Now()
+	wall := s.now()
+	steady := time.Now()
 	for ctx.Err() == nil {
 		now := s.now()
 		step := now.Sub(wall) - time.Since(steady) // how far the wall clock was set
-		wall, steady = now, time.Now()
+		wall = now
+		steady = time.Now()
 		back := s.setBack(step.Truncate(time.Millisecond))
 		select {
 		case <-time.After(s.fireDue(ctx, now, back)):

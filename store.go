@@ -101,7 +101,8 @@ func openStore(path, sync, productionURL string) (*Store, error) {
 		fatal:   make(chan error, 1),
 	}
 	if err := s.open(sync); err != nil {
-		return nil, errors.Join(fmt.Errorf("database %s: %w", path, err), s.closeConnections())
+		err = fmt.Errorf("database %s: %w", path, err)
+		return nil, errors.Join(err, s.closeConnections())
 	}
 	go s.writer()
 	return s, nil
@@ -249,8 +250,11 @@ func (s *Store) closeConnections() error {
 // A scanner is a row that a query has found.
 type scanner interface{ Scan(...any) error }
 
-func scanText(row scanner) (text string, err error) {
-	return text, row.Scan(&text)
+// scanColumn reads a row of one column.
+func scanColumn[T any](row scanner) (T, error) {
+	var v T
+	err := row.Scan(&v)
+	return v, err
 }
 
 // A querier is a connection, or a pool of them. The writer's connection is one too: a statement that changes something
@@ -297,11 +301,7 @@ func readOne[T any](s *Store, missing error, scan func(scanner) (T, error), quer
 
 // readNumber reads a number, of a query that always has one.
 func (s *Store) readNumber(query string, args ...any) (int64, error) {
-	return readOne(s, sql.ErrNoRows, scanNumber, query, args...)
-}
-
-func scanNumber(row scanner) (n int64, err error) {
-	return n, row.Scan(&n)
+	return readOne(s, sql.ErrNoRows, scanColumn[int64], query, args...)
 }
 
 // timeNow is the wall clock, in the millisecond steps in which times are stored, without the monotonic part that
@@ -330,10 +330,9 @@ func nullTime(t time.Time) any {
 // stamp reads a column that holds a time; NULL is the zero time.
 type stamp struct{ to *time.Time }
 
-func (s stamp) Scan(v any) error {
+func (s stamp) Scan(v any) (err error) {
 	text, _ := v.(string)
-	t, err := parseTimeText(text)
-	*s.to = t
+	*s.to, err = parseTimeText(text)
 	return err
 }
 

@@ -32,7 +32,7 @@ const environmentsQuery = `SELECT id, name, base_url, description, is_active, ne
 	EXISTS (SELECT 1 FROM auth_tokens WHERE environment_id = e.id), last_login_at, created_at
 	FROM api_environments e ORDER BY rowid`
 
-// scanEnvironment reads a row of environmentsQuery.
+// scanEnvironment reads a row of environmentsQuery, whose columns stand in this order.
 func scanEnvironment(row scanner) (Environment, error) {
 	var e Environment
 	err := row.Scan(
@@ -74,7 +74,8 @@ func (s *Store) Environments() ([]Environment, error) {
 	return envs, nil
 }
 
-// updateEnvironments is update for what Environments answers. Also where it fails, the next reader looks for himself.
+// updateEnvironments is update for what Environments answers. Also where it fails, the next reader looks for himself: a
+// failure may be one of the answer only.
 func (s *Store) updateEnvironments(fn func(*tx) error) error {
 	defer s.forgetEnvironments()
 	return s.update(fn)
@@ -88,7 +89,8 @@ func (s *Store) forgetEnvironments() {
 	s.envGen++
 }
 
-// Environment returns the one named, or the active one for "".
+// Environment returns the one named, or the active one for "". codeNotFound: there is no such one. A job keeps the name
+// that was found for it, so that a switch does not move what already waits.
 func (s *Store) Environment(name string) (Environment, error) {
 	envs, err := s.Environments()
 	if err != nil {
@@ -102,12 +104,13 @@ func (s *Store) Environment(name string) (Environment, error) {
 	return Environment{}, noEnvironment(name)
 }
 
-// noEnvironment is what all say of a name that is none.
+// noEnvironment is what all say of a name that is none. The name may be "": then no environment is active.
 func noEnvironment(name string) *Error {
 	return errorf(codeNotFound, "no environment %q", name).hint("list them with: honeydew env list")
 }
 
-// AddEnvironment fills in nothing but the times; with e.Active it becomes the active one.
+// AddEnvironment fills in nothing but the times; with e.Active it becomes the active one. A name is never taken over
+// from an environment that exists, since its tokens were made for another address.
 func (s *Store) AddEnvironment(e Environment) error {
 	taken := errorf(codeAlreadyExists, "environment %q exists already", e.Name).
 		hint("remove it first with: honeydew env remove %s", e.Name)
@@ -122,7 +125,7 @@ func (s *Store) AddEnvironment(e Environment) error {
 	})
 }
 
-// SetActiveEnvironment makes the one named the active one.
+// SetActiveEnvironment makes the one named the active one; the one that was active goes on to exist.
 func (s *Store) SetActiveEnvironment(name string) error {
 	return s.updateEnvironments(func(t *tx) error { return t.activate(name) })
 }
@@ -174,7 +177,8 @@ func (t *tx) unneeded(name string) error {
 	return nil
 }
 
-// TokenRow is one environment's login; the tokens are sealed. Expiries are zero when the token does not say.
+// TokenRow is one environment's login. The tokens are sealed, bound to the environment and the column (seal.go), so
+// that a row moved by hand opens nowhere else. Expiries are zero when the token does not say.
 type TokenRow struct {
 	EnvironmentID  string
 	Username       string
@@ -199,7 +203,8 @@ func scanTokens(row scanner) (TokenRow, error) {
 	return r, err
 }
 
-// Tokens reads an environment's login; codeNotFound when there is none.
+// Tokens reads an environment's login; codeNotFound when there is none. It is read anew each time: a refresh by another
+// goroutine may have replaced it.
 func (s *Store) Tokens(envID string) (TokenRow, error) {
 	const query = `SELECT environment_id, username, encrypted_access_token, encrypted_refresh_token,
 		access_token_expires_at, refresh_token_expires_at, updated_at FROM auth_tokens WHERE environment_id = ?`
@@ -253,7 +258,8 @@ func (s *Store) DeleteTokens(envID string) (bool, error) {
 	}, nil)
 }
 
-// SetNeedsReauth notes that only a login helps. It holds over restarts.
+// SetNeedsReauth notes that only a login helps. It holds over restarts, so that no daemon asks in vain with a token
+// that was refused.
 func (s *Store) SetNeedsReauth(envID string) error {
 	const query = "UPDATE api_environments SET needs_reauth = 1, updated_at = ? WHERE id = ?"
 	defer s.forgetEnvironments()
@@ -271,7 +277,7 @@ func (s *Store) AuthFailures(e Environment) (int64, error) {
 // ConfigValue reads a single setting of the config table, "" when unset. Settings of people are in config.yaml; these
 // are the daemon's own.
 func (s *Store) ConfigValue(key string) (string, error) {
-	return readOne(s, nil, scanText, "SELECT value FROM config WHERE key = ?", key)
+	return readOne(s, nil, scanColumn[string], "SELECT value FROM config WHERE key = ?", key)
 }
 
 // SetConfigValue stores a single setting: whether the queue is paused, the epoch, how keys are derived.

@@ -23,7 +23,7 @@ import (
 	"time"
 )
 
-// Job states, as stored and shown.
+// Job states, as stored and shown. queue_worker.go draws how one leads to another.
 const (
 	statusPending   = "pending"
 	statusRunning   = "running"
@@ -98,7 +98,8 @@ func (c *FinishedCounts) add(status string, n int64) {
 	}
 }
 
-// countFinished counts the finished jobs as they are now, in the background: a million takes 60 ms.
+// countFinished counts the finished jobs as they are now, in the background: a million takes 60 ms. It is called before
+// the writer begins, so that what it sees and what commits add do not overlap.
 func (s *Store) countFinished() error {
 	snapshot, err := s.read.Begin()
 	if err != nil {
@@ -146,6 +147,7 @@ const (
 	sqlInsertBulk = sqlInsert + threeMoreRows + threeMoreRows + threeMoreRows + threeMoreRows + threeMoreRows
 	threeMoreRows = ", " + newRow + ", " + newRow + ", " + newRow
 
+	// Both change a row only while the job is open, and say by the number of rows whether they did.
 	sqlStart = `UPDATE jobs SET status = 'running', started_at = ?, updated_at = ?, open_starts = open_starts + 1
 		WHERE seq = ? AND status = 'pending'`
 	sqlFinish = `UPDATE jobs SET status = ?, result = ?, result_bytes = ?, error = ?, error_code = ?, retry_count = ?,
@@ -155,7 +157,15 @@ const (
 
 // jobStatements are what prepare prepares.
 func jobStatements() []string {
-	return []string{sqlBegin, sqlCommit, sqlRollback, sqlInsert, sqlInsertBulk, sqlStart, sqlFinish}
+	return []string{
+		sqlBegin,
+		sqlCommit,
+		sqlRollback,
+		sqlInsert,
+		sqlInsertBulk,
+		sqlStart,
+		sqlFinish,
+	}
 }
 
 // Submit stores jobs, all or none, and returns them with Seq and ID. One whose idempotency key is known comes back as a
@@ -177,7 +187,8 @@ func (j *Job) keyed() bool {
 	return j.IdempotencyKey != ""
 }
 
-// CountNew tells how many of jobs Submit would store: all but those whose idempotency key is known, or comes twice.
+// CountNew tells how many of jobs Submit would store: all but those whose idempotency key is known, or comes twice. By
+// the time they are stored a key may have become known; then fewer are.
 func (s *Store) CountNew(jobs []*Job) (int, error) {
 	n := 0
 	seen := map[string]bool{}
@@ -202,9 +213,11 @@ func (s *Store) CountNew(jobs []*Job) (int, error) {
 func (t *tx) insert(jobs []*Job) error {
 	args := make([]any, 0, bulkRows*newRowValues)
 	for len(jobs) > 0 {
-		query, n := sqlInsert, 1
+		query := sqlInsert
+		n := 1
 		if len(jobs) >= bulkRows {
-			query, n = sqlInsertBulk, bulkRows
+			query = sqlInsertBulk
+			n = bulkRows
 		}
 		args = args[:0]
 		for _, j := range jobs[:n] {
@@ -240,7 +253,9 @@ func appendNewRow(args []any, j *Job) []any {
 		nullText(string(j.SubmittedPayload)))
 }
 
-// insertKeyed inserts copies of jobs, but answers one whose key is known with the earlier job.
+// insertKeyed inserts copies of jobs, but answers one whose key is known with the earlier job. The answer of a client
+// may have been lost, and it asks again: it must get the job that it made. So the lookup and the insert are one
+// transaction, and a key that comes twice in one call names one job.
 func (t *tx) insertKeyed(jobs []*Job) ([]*Job, error) {
 	var stored []*Job
 	for _, given := range jobs {
@@ -288,7 +303,8 @@ func (s *Store) Retry(seq int64, then func(*Job)) (*Job, error) {
 	return updated(s, func(t *tx) (*Job, error) { return t.retry(seq) }, then)
 }
 
-// retry inserts the new job first, since the old one's row is to name it.
+// retry inserts the new job first, since the old one's row is to name it. The new one has no schedule and no key: a key
+// names one job, and that is the old one.
 func (t *tx) retry(seq int64) (*Job, error) {
 	old, err := scanJob(t.row("SELECT "+jobColumns+"'' FROM jobs WHERE seq = ?", seq))
 	if errors.Is(err, sql.ErrNoRows) {
@@ -330,7 +346,7 @@ func (t *tx) retriedAlready(j *Job) error {
 	const chain = `WITH RECURSIVE later(id, n) AS (SELECT retried_by, 1 FROM jobs WHERE seq = ?
 		UNION ALL SELECT j.retried_by, n + 1 FROM jobs j JOIN later ON j.id = later.id WHERE j.retried_by IS NOT NULL)
 		SELECT id FROM later ORDER BY n DESC LIMIT 1`
-	latest, err := scanText(t.row(chain, j.Seq))
+	latest, err := scanColumn[string](t.row(chain, j.Seq))
 	if err != nil {
 		return err
 	}
@@ -338,7 +354,8 @@ func (t *tx) retriedAlready(j *Job) error {
 		hint("look at it with: honeydew job show %s", latest)
 }
 
-// errNotOpen: the job had ended before, so that nothing was changed.
+// errNotOpen: the job had ended before, so that nothing was changed. It is compared by identity, and it is also what a
+// client is told who cancels a job too late.
 var errNotOpen = errorf(codeFailedPrecondition, "the job has ended already").
 	hint("look at it with: honeydew job show ID")
 
@@ -406,8 +423,9 @@ func (t *tx) finish(j *Job) error {
 	return nil
 }
 
-// End ends an open job that no attempt ends, as failed with code and message, or as cancelled. errNotOpen: it had ended
-// before. The writer calls then, unless it is nil, before any later write.
+// End ends an open job that no attempt ends, as failed with code and message, or as cancelled. A job that is cancelled
+// keeps the error of its latest attempt. errNotOpen: it had ended before. The writer calls then, unless it is nil,
+// before any later write.
 func (s *Store) End(seq int64, status, code, message string, then func()) error {
 	end := func(t *tx) error {
 		err := t.mustChange(errNotOpen, `UPDATE jobs SET status = ?1, updated_at = ?2, completed_at = ?2,
@@ -423,7 +441,8 @@ func (s *Store) End(seq int64, status, code, message string, then func()) error 
 	return s.do(&write{fn: end}, then)
 }
 
-// Restart lets a job that was cut off wait again. It keeps its count of open starts.
+// Restart lets a job that was cut off wait again. It keeps its count of open starts, by which the queue sees how often
+// that has happened.
 func (s *Store) Restart(seq int64) error {
 	const query = `UPDATE jobs SET status = 'pending', updated_at = ?
 		WHERE seq = ? AND status IN ('pending', 'running')`
@@ -436,7 +455,7 @@ func (s *Store) ReleaseHeld(then func([]int64)) error {
 	_, err := updated(s, func(t *tx) ([]int64, error) {
 		const query = `UPDATE jobs SET next_attempt_at = NULL, error = NULL, error_code = NULL, updated_at = ?
 			WHERE error_code = 'RATE_LIMITED' AND status = 'pending' RETURNING seq`
-		return collect(t.s.conn, scanNumber, query, timeText(timeNow()))
+		return collect(t.s.conn, scanColumn[int64], query, timeText(timeNow()))
 	}, then)
 	return err
 }
@@ -518,11 +537,11 @@ func (s *Store) JobSeq(prefix string) (int64, error) {
 func (s *Store) ResultPart(seq, from, n int64) ([]byte, error) {
 	// As bytes: of a text substr would count the characters before from.
 	const query = "SELECT coalesce(substr(CAST(result AS BLOB), ?2 + 1, ?3), x'') FROM jobs WHERE seq = ?1"
-	scan := func(row scanner) (part []byte, err error) { return part, row.Scan(&part) }
-	return readOne(s, errJobGone(), scan, query, seq, from, n)
+	return readOne(s, errJobGone(), scanColumn[[]byte], query, seq, from, n)
 }
 
-// JobFilter selects jobs for Jobs; empty fields select all.
+// JobFilter selects jobs for Jobs; empty fields select all. A list goes on where the one before ended by Before, the
+// last Seq of that: what comes in meanwhile moves nothing.
 type JobFilter struct {
 	Status    string
 	Command   string
@@ -576,7 +595,14 @@ func (f JobFilter) query() (string, []any) {
 	}
 	var lists []string
 	var args []any
-	for _, f.Status = range []string{statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled} {
+	states := []string{
+		statusPending,
+		statusRunning,
+		statusCompleted,
+		statusFailed,
+		statusCancelled,
+	}
+	for _, f.Status = range states {
 		where, values := f.conditions()
 		lists = append(lists, "SELECT * FROM (SELECT seq FROM jobs WHERE "+where+newest+")")
 		args = append(args, values...)
@@ -585,7 +611,8 @@ func (f JobFilter) query() (string, []any) {
 	return list + "seq IN (" + strings.Join(lists, " UNION ALL ") + ")" + newest, append(args, f.Limit)
 }
 
-// Jobs lists jobs, newest first, without results.
+// Jobs lists jobs, newest first, without results. Payloads may be large and jobs many; MaxBytes bounds what is held of
+// them at once.
 func (s *Store) Jobs(f JobFilter) ([]*Job, error) {
 	size := 0
 	scan := func(row scanner) (*Job, error) {
@@ -600,7 +627,8 @@ func (s *Store) Jobs(f JobFilter) ([]*Job, error) {
 	return readAll(s, scan, query, args...)
 }
 
-// OldestPending is the creation time of the pending job that has waited longest, zero when none waits.
+// OldestPending is the creation time of the pending job that has waited longest, zero when none waits. Jobs that wait
+// for a time of their own count too.
 func (s *Store) OldestPending() (time.Time, error) {
 	return readOne(s, nil, scanTime, "SELECT created_at FROM jobs WHERE status = 'pending' ORDER BY seq LIMIT 1")
 }
@@ -627,7 +655,7 @@ func (s *Store) OpenJobs(each func(*Job)) error {
 	return s.failure(err)
 }
 
-// eachOpenJob reads the rows of OpenJobs.
+// eachOpenJob reads the rows of OpenJobs. Integers come as int64 and texts as string: the table is strict.
 func eachOpenJob(rows driver.Rows, each func(*Job)) error {
 	v := make([]driver.Value, len(rows.Columns()))
 	var j Job // one for all: they may be millions
@@ -654,11 +682,12 @@ func eachOpenJob(rows driver.Rows, each func(*Job)) error {
 	}
 }
 
-// pruneBatch keeps each of retention's transactions short.
+// pruneBatch keeps each of retention's transactions short. Between two of them the writer takes what else waits.
 const pruneBatch = 500
 
 // Prune deletes jobs that ended before cutoff, in small transactions, and gives their pages back to the file system.
-// With dryRun it only counts them.
+// With dryRun it only counts them. It returns how many, also where ctx or an error ends it early: what is deleted by
+// then is.
 func (s *Store) Prune(ctx context.Context, cutoff time.Time, dryRun bool) (int64, error) {
 	if dryRun {
 		return s.readNumber("SELECT count(*) FROM jobs WHERE completed_at < ?", timeText(cutoff))
@@ -685,14 +714,15 @@ func (s *Store) Prune(ctx context.Context, cutoff time.Time, dryRun bool) (int64
 func (t *tx) prune(cutoff time.Time) (int, error) {
 	const query = `DELETE FROM jobs WHERE seq IN
 		(SELECT seq FROM jobs WHERE completed_at < ? ORDER BY completed_at LIMIT ?) RETURNING status`
-	ended, err := collect(t.s.conn, scanText, query, timeText(cutoff), pruneBatch)
+	ended, err := collect(t.s.conn, scanColumn[string], query, timeText(cutoff), pruneBatch)
 	for _, status := range ended {
 		t.counts.add(status, -1)
 	}
 	return len(ended), err
 }
 
-// shrink gives free pages back to the file system, a thousand at a time, so that nobody waits long for the writer.
+// shrink gives free pages back to the file system, a thousand at a time, so that nobody waits long for the writer. It
+// ends when none is left, or ctx ends it; the rest goes at the next time.
 func (s *Store) shrink(ctx context.Context) error {
 	for ctx.Err() == nil {
 		free, err := s.readNumber("PRAGMA freelist_count")

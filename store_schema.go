@@ -89,15 +89,19 @@ func inspectDatabase(path string) error {
 	if n < len(header) {
 		return fmt.Errorf("damaged: it has %d bytes, a database has at least 100", n)
 	}
-	if string(header[:16]) != "SQLite format 3\x00" || binary.BigEndian.Uint32(header[68:]) != applicationID {
+	magic := string(header[:16])
+	page := binary.BigEndian.Uint16(header[16:])
+	pages := binary.BigEndian.Uint32(header[28:])
+	version := binary.BigEndian.Uint32(header[60:])
+	application := binary.BigEndian.Uint32(header[68:])
+	if magic != "SQLite format 3\x00" || application != applicationID {
 		return errors.New("not a honeydew database")
 	}
-	if err := checkVersion(int(binary.BigEndian.Uint32(header[60:]))); err != nil {
+	if err := checkVersion(int64(version)); err != nil {
 		return err
 	}
 	// SQLite takes half a page for a page with zeros at its end.
-	page := max(int64(binary.BigEndian.Uint16(header[16:])), 512)
-	whole := page * int64(binary.BigEndian.Uint32(header[28:]))
+	whole := max(int64(page), 512) * int64(pages)
 	if info.Size() >= whole || hasLog(path) {
 		return nil
 	}
@@ -112,7 +116,7 @@ func hasLog(path string) bool {
 }
 
 // checkVersion refuses a database of a release to come: what this one would write into it, nobody knows.
-func checkVersion(version int) error {
+func checkVersion(version int64) error {
 	if version > schemaVersion {
 		return fmt.Errorf("made by a newer honeydew: its version is %d, this program knows %d", version, schemaVersion)
 	}
@@ -179,7 +183,7 @@ func textOn(name, query string, args ...any) (string, error) {
 		return "", err
 	}
 	defer db.Close()
-	return scanText(db.QueryRow(query, args...))
+	return scanColumn[string](db.QueryRow(query, args...))
 }
 
 // A write-ahead log names no database, and SQLite applies one to whatever lies beside it. So each start gives the
@@ -285,7 +289,7 @@ func sound(path string) bool {
 // a crash leaves one version or the next, and the next start goes on from there.
 func upgrade(ctx context.Context, conn *sql.Conn) error {
 	const query = "SELECT user_version, journal_mode FROM pragma_user_version, pragma_journal_mode"
-	var version int
+	var version int64
 	var mode string
 	if err := conn.QueryRowContext(ctx, query).Scan(&version, &mode); err != nil {
 		return err

@@ -122,7 +122,11 @@ func (s *Store) writer() {
 		}
 	}
 	// What was queued before the close is still owed.
-	for batch = s.gather(batch[:0]); len(batch) > 0; batch = s.gather(batch[:0]) {
+	for {
+		batch = s.gather(batch[:0])
+		if len(batch) == 0 {
+			return
+		}
 		s.writeBatch(batch)
 	}
 }
@@ -206,26 +210,20 @@ func (t *tx) applyAll(batch []*write) error {
 		return err
 	}
 	for _, w := range batch {
-		if w.start != nil && finished[w.start.Seq] {
-			continue // the end, which this batch has too, says it all
+		w.err = nil
+		switch {
+		case w.start != nil && finished[w.start.Seq]:
+			// The end, which this batch has too, says it all.
+		case w.start != nil:
+			w.err = t.start(w.start)
+		case w.finish != nil:
+			w.err = t.finish(w.finish)
+		case w.fn != nil:
+			w.err = t.isolated(w.fn)
 		}
-		w.err = t.apply(w)
 		if w.err != nil && !isRefusal(w.err) {
 			return w.err
 		}
-	}
-	return nil
-}
-
-// apply carries out one write; its new jobs are inserted already.
-func (t *tx) apply(w *write) error {
-	switch {
-	case w.start != nil:
-		return t.start(w.start)
-	case w.finish != nil:
-		return t.finish(w.finish)
-	case w.fn != nil:
-		return t.isolated(w.fn)
 	}
 	return nil
 }
@@ -358,11 +356,10 @@ func (st statements) exec(query string, args ...any) (int64, error) {
 	return r.RowsAffected()
 }
 
+// close comes before the connection's end. What a statement says then is what its last run has said already.
 func (st statements) close() error {
 	for _, s := range st {
-		if err := s.Close(); err != nil {
-			return err
-		}
+		_ = s.Close()
 	}
 	return nil
 }
