@@ -40,7 +40,7 @@ func backoff(n int32) time.Duration {
 	if n < 10 {
 		limit = min(backoffCap, backoffBase<<(n-1))
 	}
-	return time.Duration(rand.Int64N(int64(limit)))
+	return max(time.Millisecond, time.Duration(rand.Int64N(int64(limit))))
 }
 
 // worker takes job after job until the queue stops. Its id is for the log.
