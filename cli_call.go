@@ -51,7 +51,7 @@ type rpc[In, Out proto.Message] = func(api, context.Context, In, ...grpc.CallOpt
 func (c *cli) config() (*Config, error) {
 	file, err := notedIn(lockPath(c.home)) // what the running daemon reads
 	if err != nil {
-		return defaultConfig(c.home), err
+		file = "" // whoever opens the home says what is wrong
 	}
 	cfg, err := loadConfig(c.home, cmp.Or(c.file, file), c.userHome)
 	return cmp.Or(cfg, defaultConfig(c.home)), err

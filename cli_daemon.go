@@ -88,11 +88,11 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 		if held, lockErr := lockHeld(lockPath(c.home)); held && lockErr == nil && status.Code(err) == codes.DeadlineExceeded {
 			return err
 		}
-		if err := c.checkConfigured(); err != nil {
-			return err
-		}
 		if err := prepareHome(c.home); err != nil {
 			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
+		}
+		if err := c.checkConfigured(); err != nil {
+			return err
 		}
 		args := []string{"daemon"}
 		if c.file != "" {
@@ -111,9 +111,12 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 
 // checkConfigured refuses a start with a configuration beside a daemon that runs with another one.
 func (c *cli) checkConfigured() error {
+	if c.file == "" {
+		return nil
+	}
 	path := lockPath(c.home)
 	held, err := lockHeld(path)
-	if err != nil || !held || c.file == "" {
+	if err != nil || !held {
 		return err
 	}
 	noted, err := notedIn(path)
