@@ -11,7 +11,7 @@ build: ## bin/honeydew, and bin/daemon, the same binary under the name that make
 	ln -sf honeydew bin/daemon
 
 proto: ## daemonpb/ from daemon.proto
-	go run github.com/bufbuild/buf/cmd/buf@v1.65.0 generate
+	go run github.com/bufbuild/buf/cmd/buf@v1.65.0 generate --template daemonpb/buf.gen.yaml
 
 graphql: ## every file in queries/ against queries/schema.graphql
 	go test -C sandbox -run 'Quer' .
@@ -27,7 +27,7 @@ e2e: build ## the built binary against the sandbox
 
 demo: build ## a tour in a temporary home
 	go build -C sandbox -o ../bin/sandbox .
-	./demo.sh
+	scripts/demo.sh
 
 sandbox: ## a local Honeydew API for your own experiments
 	go build -C sandbox -o ../bin/sandbox .
@@ -61,14 +61,14 @@ emulated: ## the main path on other processors; needs qemu-user-static and binfm
 	  HONEYDEW_BIN=$(CURDIR)/bin/honeydew-$$arch go test -C sandbox -count=1 -run 'TestScripts/(start|login|provider|jobs|kill)$$' . || exit 1; done
 
 audit: ## the figures, the reading order, and every place that touches the outside or a secret
-	./audit.sh
+	scripts/audit.sh
 
 picture: build ## session.svg for the README, from a real session
 	go build -C sandbox -o ../bin/sandbox .
-	./picture.sh
+	scripts/picture.sh
 
 dist: ## archives of every platform, reproducible
-	VERSION=$(VERSION) LDFLAGS='$(LDFLAGS)' ./dist.sh
+	VERSION=$(VERSION) LDFLAGS='$(LDFLAGS)' scripts/dist.sh
 
 fuzz: ## every fuzz target, FUZZTIME each
 	for t in $$(go test -list '^Fuzz' . | grep ^Fuzz); do go test -run '^$$' -fuzz "^$$t$$" -fuzztime $${FUZZTIME:-30s} . || exit 1; done

@@ -2,7 +2,7 @@
 # Renders session.svg, the picture in the README, from a real session; what differs from run to run (ids, version) is
 # replaced. `make picture`; the check makes it anew and compares.
 set -euo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$0")/.."
 work=$(mktemp -d /tmp/honeydew-picture.XXXXXX)
 export HONEYDEW_HOME=$work/home TZ=UTC
 unset HONEYDEW_SOCKET

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Archives of every platform in dist/, the same bytes whenever they are made from the same commit.
 set -euo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$0")/.."
 version=${VERSION:?run: make dist}
 epoch=$(git log -1 --format=%ct)
 rm -rf dist
@@ -13,7 +13,7 @@ mkdir -p $common/licenses $common/completions
 cp README.md DESIGN.md SECURITY.md session.svg daemon.proto $common/
 go build -trimpath -o dist/self .
 for shell in bash zsh fish; do dist/self completion $shell >$common/completions/honeydew.$shell; done
-./man.sh dist/self "$version" "$(date -u -d "@$epoch" +%F)" >$common/honeydew.1
+scripts/man.sh dist/self "$version" "$(date -u -d "@$epoch" +%F)" >$common/honeydew.1
 HONEYDEW_HOME=/HOME dist/self service install --print |
   sed -e 's#^ExecStart=.*#ExecStart=%h/.local/bin/honeydew daemon#' -e 's#/HOME#%h/.honeydew#' >$common/honeydew.service
 go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' . | sort -u |

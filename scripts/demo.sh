@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A tour of honeydew on real data, in a temporary home, against a local API. `make demo` builds and runs it.
 set -euo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$0")/.."
 
 work=$(mktemp -d /tmp/honeydew-demo.XXXXXX)
 home=$work/home
