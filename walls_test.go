@@ -26,12 +26,12 @@ import (
 func wallRows() []wallRow {
 	return []wallRow{
 		{6, "main.go"},
-		{5, "daemon.go cli.go cli_*.go completion.go doctor.go help.go"},
+		{5, "daemon.go cli.go cli_*.go"},
 		{4, "rpc.go rpc_*.go"},
 		{3, "scheduler.go"},
 		{2, "queue.go worker.go auth.go"},
 		{1.5, "seal.go seal_*.go"}, // keeps its salt and parameters in the store
-		{1, "store.go store_*.go graphql.go print.go"},
+		{1, "store.go store_*.go graphql.go"},
 		{0, "errors.go files.go config.go log.go jwt.go commands.go dates.go cronexpr.go listen.go sys_*.go peer_*.go"},
 	}
 }
@@ -44,7 +44,7 @@ type wallRow struct {
 // wallImports says who may import what; the first prefix that fits decides, and anything with a dot in its first part
 // that fits none is a dependency that nobody agreed to.
 func wallImports() []wallImport {
-	const wire = "rpc.go rpc_*.go cli.go cli_*.go print.go completion.go doctor.go"
+	const wire = "rpc.go rpc_*.go cli.go cli_*.go"
 	return []wallImport{
 		{"C", ""},
 		{"plugin", ""},
