@@ -11,14 +11,12 @@ import (
 	"honeydew/daemonpb"
 )
 
-func completionVerb(c *cli, _ *flag.FlagSet) action {
-	return func(_ context.Context, args []string) error {
-		script, err := texts.ReadFile("texts/completion." + args[0])
-		if err != nil {
-			return usagef("completion: no shell %q; allowed: bash, zsh, fish", args[0])
-		}
-		return c.showText("script", strings.TrimSuffix(string(script), "\n"))
+func (c *cli) completion(_ context.Context, args []string) error {
+	script, err := texts.ReadFile("texts/completion." + args[0])
+	if err != nil {
+		return usagef("completion: no shell %q; allowed: bash, zsh, fish", args[0])
 	}
+	return c.showText("script", strings.TrimSuffix(string(script), "\n"))
 }
 
 // What __complete prints where the shell shall complete a file, or one behind an @.
@@ -27,55 +25,64 @@ const (
 	atFileMark = "__files@"
 )
 
-// completeVerb prints what may stand in place of the last of args.
-func completeVerb(c *cli, _ *flag.FlagSet) action {
-	return func(ctx context.Context, args []string) error {
-		last := max(len(args)-1, 0)
-		args = append(args, "") // the last word, where there is none yet
-		candidates, err := c.candidates(ctx, args[:last], args[last])
-		slices.Sort(candidates)
-		for _, word := range slices.Compact(candidates) {
-			mark := word == fileMark || word == atFileMark
-			hidden := strings.HasPrefix(word, "__")
-			if mark || !hidden && strings.HasPrefix(word, args[last]) {
-				c.printf("%s", word)
-			}
-		}
-		return err
+// complete prints what may stand in place of the last of args.
+func (c *cli) complete(ctx context.Context, args []string) error {
+	last := ""
+	if len(args) > 0 {
+		last = args[len(args)-1]
+		args = args[:len(args)-1]
 	}
+	candidates, err := c.candidates(ctx, args, last)
+	slices.Sort(candidates)
+	for _, word := range slices.Compact(candidates) {
+		mark := word == fileMark || word == atFileMark
+		hidden := strings.HasPrefix(word, "__")
+		if mark || !hidden && strings.HasPrefix(word, last) {
+			c.printf("%s", word)
+		}
+	}
+	return err
 }
 
 // candidates lists the words that may follow those before: of a verb's name, or its flags, or values.
-func (c *cli) candidates(ctx context.Context, before []string, last string) (words []string, err error) {
+func (c *cli) candidates(ctx context.Context, before []string, last string) ([]string, error) {
 	if len(before) > 0 && before[0] == "help" {
 		before = before[1:]
 	}
+	var words []string
 	for v := range c.verbs {
 		name := strings.Fields(v.name)
 		n := min(len(name), len(before))
-		switch {
-		case !slices.Equal(name[:n], before[:n]):
-		case n < len(name):
-			words = append(words, name[n])
-		default:
-			f := flag.NewFlagSet(v.name, flag.ContinueOnError)
-			v.setup(c, f)
-			if !strings.HasPrefix(last, "-") {
-				return c.values(ctx, v, kindOf(v, f, before[n:]), last)
-			}
-			words = []string{"--json", "--help"}
-			f.VisitAll(func(f *flag.Flag) { words = append(words, "--"+f.Name) })
-			return words, nil
+		if !slices.Equal(name[:n], before[:n]) {
+			continue
 		}
+		if n == len(name) {
+			return c.afterVerb(ctx, v, before[n:], last)
+		}
+		words = append(words, name[n])
 	}
-	return words, err
+	return words, nil
 }
 
-// kindOf names what comes next: the value of the flag that waits for one, else the argument of that place, of which the
-// last may repeat.
+// afterVerb lists the flags or values that may follow a verb and the words given to it.
+func (c *cli) afterVerb(ctx context.Context, v verb, given []string, last string) ([]string, error) {
+	f := flag.NewFlagSet(v.name, flag.ContinueOnError)
+	v.setup(c, f)
+	if !strings.HasPrefix(last, "-") {
+		return c.values(ctx, kindOf(v, f, given), last)
+	}
+	words := []string{"--json", "--help"}
+	f.VisitAll(func(f *flag.Flag) { words = append(words, "--"+f.Name) })
+	return words, nil
+}
+
+// kindOf names what comes next: the value of the flag that waits for one, else the argument of that place. The last
+// argument may repeat. A NAME is one of the verb's group, unless it is a new one.
 func kindOf(v verb, f *flag.FlagSet, given []string) string {
-	if n := len(given); n > 0 {
-		if name, ok := strings.CutPrefix(given[n-1], "--"); ok && f.Lookup(name) != nil {
+	n := len(given)
+	if n > 0 {
+		name, isFlag := strings.CutPrefix(given[n-1], "--")
+		if isFlag && f.Lookup(name) != nil {
 			return name
 		}
 	}
@@ -83,15 +90,17 @@ func kindOf(v verb, f *flag.FlagSet, given []string) string {
 	if len(places) == 0 {
 		return ""
 	}
-	return strings.Trim(places[min(len(given), len(places)-1)], "[].")
+	place := strings.Trim(places[min(n, len(places)-1)], "[].")
+	group, verb, _ := strings.Cut(v.name, " ")
+	if strings.HasSuffix(place, "NAME") && verb != "add" {
+		return group
+	}
+	return place
 }
 
-// values lists what can stand for an argument or flag, of which last is the beginning; the daemon is asked for names
-// and ids, the shell for files.
-func (c *cli) values(ctx context.Context, v verb, kind, last string) ([]string, error) {
-	if group, verb, _ := strings.Cut(v.name, " "); strings.HasSuffix(kind, "NAME") && verb != "add" {
-		kind = group
-	}
+// values lists what can stand for an argument or flag that begins with last; the daemon is asked for names and ids, the
+// shell for files.
+func (c *cli) values(ctx context.Context, kind, last string) ([]string, error) {
 	switch kind {
 	case "FILE", "config", "batch":
 		return []string{fileMark}, nil
@@ -99,7 +108,6 @@ func (c *cli) values(ctx context.Context, v verb, kind, last string) ([]string, 
 		if strings.HasPrefix(last, "@") {
 			return []string{atFileMark}, nil
 		}
-		return nil, nil
 	case "COMMAND", "command":
 		return namesOf(c.commands().All(), func(cmd *Command) string { return cmd.Name }), nil
 	case "ID":
@@ -111,21 +119,38 @@ func (c *cli) values(ctx context.Context, v verb, kind, last string) ([]string, 
 	case "env", "environment":
 		out, err := c.client.ListEnvironments(ctx, &daemonpb.ListEnvironmentsRequest{})
 		return namesOf(out.GetEnvironments(), (*daemonpb.Environment).GetName), err
+	case "SHELL":
+		return []string{"bash", "zsh", "fish"}, nil
+	case "status":
+		return []string{statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled}, nil
+	case "code":
+		return []string{
+			codeAuthRequired,
+			codeAuthExpired,
+			codeAuthInvalid,
+			codeAuthNetwork,
+			codeNetwork,
+			codeTimeout,
+			codeRateLimited,
+			codeServer,
+			codeAPI,
+			codeBadResponse,
+			codeResultTooLarge,
+			codeOutcomeUnknown,
+			codeInterrupted,
+			codeInternal,
+		}, nil
+	case "missed":
+		return []string{missedRunOnce, missedSkip}, nil
+	case "overlap":
+		return []string{overlapSkip, overlapAllow}, nil
 	}
-	return map[string][]string{
-		"SHELL":  {"bash", "zsh", "fish"},
-		"status": {statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled},
-		"code": {
-			codeAuthRequired, codeAuthExpired, codeAuthInvalid, codeAuthNetwork, codeNetwork, codeTimeout, codeRateLimited, codeServer,
-			codeAPI, codeBadResponse, codeResultTooLarge, codeOutcomeUnknown, codeInterrupted, codeInternal,
-		},
-		"missed":  {missedRunOnce, missedSkip},
-		"overlap": {overlapSkip, overlapAllow},
-	}[kind], nil
+	return nil, nil
 }
 
 // namesOf names all items.
-func namesOf[T any](items []T, name func(T) string) (names []string) {
+func namesOf[T any](items []T, name func(T) string) []string {
+	var names []string
 	for _, item := range items {
 		names = append(names, name(item))
 	}

@@ -36,50 +36,140 @@ const (
 
 func daemonVerbs() []verb {
 	return []verb{
-		{"start", "", "Start the daemon in the background", "honeydew start", startVerb},
-		{"stop", "", "Stop the daemon; running jobs may end", "honeydew stop --force", stopVerb},
-		{"status", "", "Show what the daemon is doing", "honeydew status", asking(api.GetStatus, &daemonpb.GetStatusRequest{}, nil)},
-		{"ping", "", "Check that the daemon answers", "honeydew ping", asking(api.Ping, &daemonpb.PingRequest{}, nil)},
-		{"logs", "", "Show the daemon's log", "honeydew logs -f", logsVerb},
-		{"daemon", "", "Run the daemon in the foreground", "honeydew daemon --config ./config.yaml", func(c *cli, f *flag.FlagSet) action {
-			config := configFlag(f)
-			return func(ctx context.Context, _ []string) error {
-				file := *config
-				if file != "" { // it is noted for clients that run elsewhere
-					file = c.absolute(file)
-				}
-				return runDaemon(ctx, DaemonOptions{Home: c.home, UserHome: c.userHome, ConfigFile: file, Version: c.version, Queries: c.queries,
-					Getenv: c.getenv, Stderr: c.stderr})
-			}
-		}},
-		{"version", "", "Show the version", "honeydew version", func(c *cli, _ *flag.FlagSet) action {
-			return func(context.Context, []string) error {
-				platform := runtime.GOOS + "/" + runtime.GOARCH
-				return c.answer("version", map[string]string{"version": c.version, "go": runtime.Version(), "platform": platform})
-			}
-		}},
+		{
+			name:  "start",
+			short: "Start the daemon in the background",
+			setup: startVerb,
+		},
+		{
+			name:    "stop",
+			short:   "Stop the daemon; running jobs may end",
+			example: "honeydew stop --force",
+			setup:   stopVerb,
+		},
+		{
+			name:  "status",
+			short: "Show what the daemon is doing",
+			setup: flagless((*cli).status),
+		},
+		{
+			name:  "ping",
+			short: "Check that the daemon answers",
+			setup: flagless((*cli).ping),
+		},
+		{
+			name:    "logs",
+			short:   "Show the daemon's log",
+			example: "honeydew logs -f",
+			setup:   logsVerb,
+		},
+		{
+			name:    "daemon",
+			short:   "Run the daemon in the foreground",
+			example: "honeydew daemon --config ./config.yaml",
+			setup:   daemonVerb,
+		},
+		{
+			name:  "version",
+			short: "Show the version",
+			setup: flagless((*cli).showVersion),
+		},
 	}
 }
 
-func configFlag(f *flag.FlagSet) *string {
-	return f.String("config", "", "read this configuration `FILE` instead of config.yaml in the home")
+func (c *cli) showVersion(context.Context, []string) error {
+	platform := runtime.GOOS + "/" + runtime.GOARCH
+	c.printf("honeydew %s (%s, %s)", c.version, runtime.Version(), platform)
+	return c.document(map[string]string{
+		"version":  c.version,
+		"go":       runtime.Version(),
+		"platform": platform,
+	})
+}
+
+// configFlag declares --config. The path is made absolute: it is noted for clients that run elsewhere.
+func (c *cli) configFlag(f *flag.FlagSet) {
+	f.Func("config", "read this configuration `FILE` instead of config.yaml in the home", func(file string) error {
+		c.file = file
+		if file != "" {
+			c.file = c.absolute(file)
+		}
+		return nil
+	})
+}
+
+func daemonVerb(c *cli, f *flag.FlagSet) action {
+	c.configFlag(f)
+	return func(ctx context.Context, _ []string) error {
+		return runDaemon(ctx, DaemonOptions{
+			Home:       c.home,
+			UserHome:   c.userHome,
+			ConfigFile: c.file,
+			Version:    c.version,
+			Queries:    c.queries,
+			Getenv:     c.getenv,
+			Stderr:     c.stderr,
+		})
+	}
+}
+
+func (c *cli) ping(ctx context.Context, _ []string) error {
+	out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
+	if err != nil {
+		return err
+	}
+	c.printf("honeydew %s is running, for %s", out.Version, seconds(out.UptimeSeconds))
+	return c.document(out)
+}
+
+func (c *cli) status(ctx context.Context, _ []string) error {
+	out, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
+	if err != nil {
+		return err
+	}
+	c.showStatus(out)
+	return c.document(out)
+}
+
+func (c *cli) showStatus(s *daemonpb.DaemonStatus) {
+	queue := fmt.Sprintf("%d pending, %d running (%d of %d workers busy)",
+		s.Pending, s.Running, s.BusyWorkers, s.Workers)
+	if s.QueuePaused {
+		queue += "; paused, resume with: honeydew queue resume"
+	}
+	held := ""
+	if s.HeldUntil != "" {
+		held = fmt.Sprintf("until %s: %s; end that with: honeydew queue resume --now",
+			localTime(s.HeldUntil), s.HeldReason)
+	}
+	c.pairs(
+		"daemon:", fmt.Sprintf("honeydew %s, pid %d, up %s", s.Version, s.Pid, seconds(s.UptimeSeconds)),
+		"environment:", fmt.Sprintf("%s (%s)", s.Environment, loginState(s.Authenticated, s.NeedsReauth)),
+		"queue:", queue,
+		"held:", held,
+		"oldest pending:", localTime(s.OldestPendingAt),
+		"finished:", fmt.Sprintf("%d completed, %d failed, %d cancelled", s.Completed, s.Failed, s.Cancelled),
+		"schedules:", fmt.Sprint(s.Schedules),
+		"database:", fmt.Sprintf("%s, %s", s.DatabasePath, bytesText(s.DatabaseBytes)),
+		"socket:", s.SocketPath,
+		"problems:", strings.Join(s.Problems, "; "),
+	)
 }
 
 func startVerb(c *cli, f *flag.FlagSet) action {
-	config := configFlag(f)
+	c.configFlag(f) // which also names the socket that is waited for
 	return func(ctx context.Context, _ []string) error {
-		if *config != "" {
-			c.file = c.absolute(*config) // names the socket that is waited for
-		}
-		ping, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
+		out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
 		if err == nil {
-			return c.show("running", nil, ping)
+			c.printf("honeydew %s is already running", out.Version)
+			return c.document(out)
 		}
 		if c.stranger.Load() != nil {
 			return err
 		}
 		// One that is there but says nothing would make a second daemon end at once.
-		if held, lockErr := lockHeld(lockPath(c.home)); held && lockErr == nil && status.Code(err) == codes.DeadlineExceeded {
+		held, lockErr := lockHeld(lockPath(c.home))
+		if held && lockErr == nil && status.Code(err) == codes.DeadlineExceeded {
 			return err
 		}
 		if err := c.checkConfigured(); err != nil {
@@ -88,14 +178,10 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 		if err := prepareHome(c.home); err != nil {
 			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
 		}
-		args := []string{"daemon"}
-		if c.file != "" {
-			args = append(args, "--config", c.file)
-		}
-		if err := c.checkSocket(c.file); err != nil {
+		if err := c.checkSocket(); err != nil {
 			return err
 		}
-		daemon, begin, err := c.spawn(args)
+		daemon, begin, err := c.spawn()
 		if err != nil {
 			return err
 		}
@@ -119,17 +205,18 @@ func (c *cli) checkConfigured() error {
 }
 
 // checkSocket refuses a start whose daemon would listen elsewhere than where $HONEYDEW_SOCKET makes clients look.
-func (c *cli) checkSocket(config string) error {
+func (c *cli) checkSocket() error {
 	named := c.getenv("HONEYDEW_SOCKET")
-	cfg, err := loadConfig(c.home, config, c.userHome)
+	cfg, err := loadConfig(c.home, c.file, c.userHome)
 	if named == "" || err != nil { // a broken configuration is the daemon's to refuse
 		return nil
 	}
-	if named = c.absolute(named); named != cfg.Daemon.SocketPath {
-		return usagef("$HONEYDEW_SOCKET is %s, but the daemon would listen on %s", named, cfg.Daemon.SocketPath).
-			hint("unset HONEYDEW_SOCKET, or set daemon.socket_path in config.yaml")
+	named = c.absolute(named)
+	if named == cfg.Daemon.SocketPath {
+		return nil
 	}
-	return nil
+	return usagef("$HONEYDEW_SOCKET is %s, but the daemon would listen on %s", named, cfg.Daemon.SocketPath).
+		hint("unset HONEYDEW_SOCKET, or set daemon.socket_path in config.yaml")
 }
 
 // stderrPath is where a daemon in the background prints, and a crash leaves its stack.
@@ -138,14 +225,17 @@ func (c *cli) stderrPath() string { return filepath.Join(c.home, "daemon.stderr"
 // spawn runs this binary, detached. It gets the home, its output and no other descriptor or promise of ours: a lock or
 // pipe that the caller left open would be held for as long as the daemon runs. The number says where in the file of
 // stderrPath its words begin.
-func (c *cli) spawn(args []string) (daemon *exec.Cmd, begin int64, err error) {
+func (c *cli) spawn() (daemon *exec.Cmd, begin int64, err error) {
 	out, begin, err := openStderr(c.stderrPath())
 	if err != nil {
 		return nil, 0, err
 	}
 	defer out.Close()
-	cmd := exec.Command(c.executable, args...)
-	cmd.Args[0] = "honeydew"
+	cmd := exec.Command(c.executable)
+	cmd.Args = []string{"honeydew", "daemon"}
+	if c.file != "" {
+		cmd.Args = append(cmd.Args, "--config", c.file)
+	}
 	cmd.Dir = c.home
 	cmd.Env = append(daemonEnvironment(os.Environ()), "HONEYDEW_HOME="+c.home) // absolute, whatever the caller said
 	cmd.Stdout = out
@@ -168,21 +258,27 @@ func pathOf(name, executable string) string {
 		return executable
 	}
 	found, err = filepath.Abs(found)
-	if err != nil {
-		return executable
-	}
-	typed, err1 := os.Stat(found)
-	real, err2 := os.Stat(executable)
-	if err1 != nil || err2 != nil || !os.SameFile(typed, real) {
+	if err != nil || !sameFile(found, executable) {
 		return executable
 	}
 	return found
 }
 
+// sameFile reports whether two paths lead to one file.
+func sameFile(one, other string) bool {
+	a, err := os.Stat(one)
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat(other)
+	return err == nil && os.SameFile(a, b)
+}
+
 // openStderr opens the file for the words of a daemon in the background, behind those of others that may still write
 // there, and says where that is. It starts anew only where it has grown too large.
 func openStderr(path string) (out *os.File, begin int64, err error) {
-	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+	there, err := os.Lstat(path)
+	if err == nil && !there.Mode().IsRegular() {
 		return nil, 0, errorf(codeFailedPrecondition, "%s is in the way: it is no regular file", path).hint("move it away")
 	}
 	out, err = os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -190,18 +286,25 @@ func openStderr(path string) (out *os.File, begin int64, err error) {
 		return nil, 0, err
 	}
 	info, err := out.Stat()
-	if err == nil && info.Size() > maxStderrBytes {
-		return out, 0, out.Truncate(0)
-	}
 	if err != nil {
 		return nil, 0, errors.Join(err, out.Close())
+	}
+	if info.Size() > maxStderrBytes {
+		return out, 0, out.Truncate(0)
 	}
 	return out, info.Size(), nil
 }
 
 // daemonEnvironment is the caller's environment without what a service manager said to the caller alone.
 func daemonEnvironment(environment []string) []string {
-	private := []string{"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID"}
+	private := []string{
+		"NOTIFY_SOCKET",
+		"LISTEN_FDS",
+		"LISTEN_PID",
+		"LISTEN_FDNAMES",
+		"WATCHDOG_USEC",
+		"WATCHDOG_PID",
+	}
 	return slices.DeleteFunc(slices.Clone(environment), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
 		return slices.Contains(private, name)
@@ -220,7 +323,8 @@ func keepDescriptors[T ~int | ~uintptr](set func(T)) {
 	for _, list := range []string{"/proc/self/fd", "/dev/fd"} {
 		entries, _ := os.ReadDir(list)
 		for _, entry := range entries {
-			if fd, err := strconv.Atoi(entry.Name()); err == nil && fd >= 3 {
+			fd, err := strconv.Atoi(entry.Name())
+			if err == nil && fd >= 3 {
 				set(T(fd))
 			}
 		}
@@ -237,21 +341,34 @@ func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd, begin int64) err
 	for {
 		select {
 		case <-ended:
-			if code := daemon.ProcessState.ExitCode(); code != exitAlreadyRunning {
-				words, err := os.ReadFile(c.stderrPath())
-				words = words[min(begin, int64(len(words))):]
-				c.note("%s", cmp.Or(string(bytes.TrimSpace(words)), "honeydew: the daemon ended at once"))
-				return exitError{max(code, exitFailed), cmp.Or(err, errSaid)} // -1: killed
+			code := daemon.ProcessState.ExitCode()
+			if code != exitAlreadyRunning {
+				return c.startFailed(code, begin)
 			}
 		case <-ctx.Done():
-			return errorf(codeInternal, "the daemon has not become ready within %s", startPatience).hint("it may go on starting; see: honeydew logs")
+			return errorf(codeInternal, "the daemon has not become ready within %s", startPatience).
+				hint("it may go on starting; see: honeydew logs")
 		case <-time.After(poll):
 			c.conn.ResetConnectBackoff() // a connection that failed would wait before it tries again
-			if ping, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err == nil {
-				return c.show("started", nil, ping)
+			out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
+			if err == nil {
+				c.printf("honeydew %s started", out.Version)
+				return c.document(out)
 			}
 		}
 	}
+}
+
+// startFailed repeats the words of the daemon that ended with that exit code, -1 if it was killed.
+func (c *cli) startFailed(code int, begin int64) error {
+	code = max(code, exitFailed)
+	words, err := os.ReadFile(c.stderrPath())
+	if err != nil {
+		return exitError{code, fmt.Errorf("the daemon ended at once, and without words: %w", err)}
+	}
+	words = bytes.TrimSpace(words[min(begin, int64(len(words))):])
+	c.note("%s", cmp.Or(string(words), "honeydew: the daemon ended at once"))
+	return exitError{code, errSaid}
 }
 
 // awaitEnd waits for the end of the daemon that was asked to stop, whichever home it belongs to: its database's lock is
@@ -274,19 +391,6 @@ func awaitEnd(ctx context.Context, database string) error {
 	}
 }
 
-// stopFailed is err, but for a daemon that is not running: that is what was asked for.
-func (c *cli) stopFailed(err error) error {
-	code, text, _ := c.explain(err)
-	if code != exitNotRunning {
-		return err
-	}
-	c.note("honeydew: %s", text)
-	if c.json {
-		return c.show("Shutdown", nil, &daemonpb.ShutdownResponse{})
-	}
-	return nil
-}
-
 func stopVerb(c *cli, f *flag.FlagSet) action {
 	in := &daemonpb.ShutdownRequest{}
 	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they are taken up again at the next start")
@@ -297,7 +401,8 @@ func stopVerb(c *cli, f *flag.FlagSet) action {
 		}
 		database := cfg.Storage.DatabasePath
 		// $HONEYDEW_SOCKET may lead to the daemon of another home. One whose database fails does not say.
-		if there, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{}); err == nil {
+		there, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
+		if err == nil {
 			database = there.DatabasePath
 		}
 		out, err := c.client.Shutdown(ctx, in)
@@ -307,8 +412,19 @@ func stopVerb(c *cli, f *flag.FlagSet) action {
 		if err := awaitEnd(ctx, database); err != nil {
 			return err
 		}
-		return c.show("Shutdown", in, out)
+		c.printf("stopped")
+		return c.document(out)
 	}
+}
+
+// stopFailed is err, but for a daemon that is not running: that is what was asked for.
+func (c *cli) stopFailed(err error) error {
+	exit, text, _ := c.explain(err)
+	if exit != exitNotRunning {
+		return err
+	}
+	c.note("honeydew: %s", text)
+	return c.document(&daemonpb.ShutdownResponse{})
 }
 
 func logsVerb(c *cli, f *flag.FlagSet) action {
@@ -323,26 +439,36 @@ func logsVerb(c *cli, f *flag.FlagSet) action {
 		if err != nil {
 			return errorf(codeNotFound, "no log yet: %w", err).hint("start the daemon with: honeydew start")
 		}
-		for {
-			// Looked for before this file is read to its end: what it got before its rotation comes before what the next one has.
-			next := reopened(file, cfg.Logging.File)
-			if err := rewindTruncated(file); err != nil {
-				return err
-			}
-			if err := c.printLog(file, *last); err != nil || !*follow {
-				return err
-			}
-			*last = 0
-			if next != nil {
-				_ = file.Close() // only read
-				file = next
-				continue
-			}
-			select {
-			case <-time.After(logPoll):
-			case <-ctx.Done():
-				return nil
-			}
+		if *follow {
+			return c.followLog(ctx, file, *last)
+		}
+		return c.printLog(file, *last)
+	}
+}
+
+// followLog prints the last lines, and then what comes, until ctx ends.
+func (c *cli) followLog(ctx context.Context, file *os.File, last int) error {
+	path := file.Name()
+	for {
+		// Looked for before this file is read to its end: what it got before its rotation comes before what the next
+		// one has.
+		next := reopened(file, path)
+		if err := rewindTruncated(file); err != nil {
+			return err
+		}
+		if err := c.printLog(file, last); err != nil {
+			return err
+		}
+		last = 0
+		if next != nil {
+			_ = file.Close() // only read
+			file = next
+			continue
+		}
+		select {
+		case <-time.After(logPoll):
+		case <-ctx.Done():
+			return nil
 		}
 	}
 }

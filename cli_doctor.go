@@ -24,11 +24,35 @@ import (
 
 func toolVerbs() []verb {
 	return []verb{
-		{"doctor", "", "Find what keeps the daemon from working", "honeydew doctor", doctorVerb},
-		{"service install", "", "Let systemd or launchd run the daemon", "honeydew service install --print", serviceInstallVerb},
-		{"service uninstall", "", "Remove the service's file again", "honeydew service uninstall", serviceUninstallVerb},
-		{"completion", "SHELL", "Print the completion script of bash, zsh or fish", "source <(honeydew completion bash)", completionVerb},
-		{"__complete", "[WORD...]", "List completions", "", completeVerb},
+		{
+			name:  "doctor",
+			short: "Find what keeps the daemon from working",
+			setup: flagless((*cli).doctor),
+		},
+		{
+			name:    "service install",
+			short:   "Let systemd or launchd run the daemon",
+			example: "honeydew service install --print",
+			setup:   serviceInstallVerb,
+		},
+		{
+			name:  "service uninstall",
+			short: "Remove the service's file again",
+			setup: serviceUninstallVerb,
+		},
+		{
+			name:    "completion",
+			args:    "SHELL",
+			short:   "Print the completion script of bash, zsh or fish",
+			example: "source <(honeydew completion bash)",
+			setup:   flagless((*cli).completion),
+		},
+		{
+			name:  "__complete",
+			args:  "[WORD...]",
+			short: "List completions",
+			setup: flagless((*cli).complete),
+		},
 	}
 }
 
@@ -44,13 +68,18 @@ type finding struct {
 type findings []finding
 
 // add notes a check: what is good, or the error and its fix.
-func (all *findings) add(check, good string, err error, fix string) (ok bool) {
-	f := finding{check, true, good, ""}
+func (all *findings) add(check, good string, err error, fix string) {
+	f := finding{
+		Check:   check,
+		OK:      true,
+		Message: good,
+	}
 	if err != nil {
-		f = finding{check, false, errorText(err), fix}
+		f.OK = false
+		f.Message = errorText(err)
+		f.Fix = fix
 	}
 	*all = append(*all, f)
-	return f.OK
 }
 
 // faultIf is an error where something is the case.
@@ -61,73 +90,105 @@ func faultIf(is bool, format string, args ...any) error {
 	return nil
 }
 
-func doctorVerb(c *cli, _ *flag.FlagSet) action {
-	return func(ctx context.Context, _ []string) error {
-		all := c.examine(ctx)
-		bad := 0
-		for _, f := range all {
-			if !f.OK {
-				bad++
-			}
+func (c *cli) doctor(ctx context.Context, _ []string) error {
+	all := c.examine(ctx)
+	bad := 0
+	for _, f := range all {
+		if f.OK {
+			c.printf("ok    %-14s %s", f.Check, f.Message)
+			continue
 		}
-		err := c.answer("doctor", map[string]findings{"findings": all})
-		return cmp.Or(err, faultIf(bad > 0, "%d of %d checks failed", bad, len(all)))
+		bad++
+		c.printf("FAIL  %-14s %s\n                     fix: %s", f.Check, f.Message, f.Fix)
 	}
+	if err := c.document(map[string]findings{"findings": all}); err != nil {
+		return err
+	}
+	return faultIf(bad > 0, "%d of %d checks failed", bad, len(all))
 }
 
 // examine makes every check that can be made.
-func (c *cli) examine(ctx context.Context) (all findings) {
+func (c *cli) examine(ctx context.Context) findings {
+	var all findings
 	cfg, err := c.config()
 	all.add("configuration", cmp.Or(cfg.File, "none; the defaults hold"), err, "mend that line of config.yaml")
-	if !all.add("home", c.home+" is yours alone", checkHome(c.home), "run: honeydew start, or chmod 700 "+c.home) {
+	err = checkHome(c.home)
+	all.add("home", c.home+" is yours alone", err, "run: honeydew start, or chmod 700 "+c.home)
+	if err != nil {
 		return all
 	}
-	key := filepath.Join(c.home, "key")
-	_, err = readSecret(key, keyFileBytes)
-	all.add("key", "nobody else can read it", exceptAbsent(err), "run: chmod 600 "+key)
-	if path := cfg.Auth.PassphraseFile; path != "" {
-		_, err = readSecret(path, maxPassphrase)
-		all.add("passphrase", "the passphrase file can be read", err, "create "+path+" with mode 600")
+	c.examineFiles(&all, cfg)
+	held, err := lockHeld(lockPath(c.home))
+	all.add("lock", "daemon.lock can be used", err, "make "+lockPath(c.home)+" readable")
+	if held || err != nil {
+		c.examineDaemon(ctx, &all)
+		return all
 	}
-	all.add("socket path", cfg.Daemon.SocketPath, checkSocketPath(cfg.Daemon.SocketPath), "set daemon.socket_path to a shorter path")
-	for _, dir := range slices.Compact([]string{filepath.Dir(cfg.Storage.DatabasePath), filepath.Dir(cfg.Logging.File)}) {
+	all.add("database", "its header is sound", exceptAbsent(inspectDatabase(cfg.Storage.DatabasePath)),
+		"restore a backup, or move the file away and start anew")
+	dead := "not running"
+	line, when := lastWords(c.stderrPath())
+	if line != "" {
+		dead += fmt.Sprintf("; what it last said, at %s: %s", when.Format(time.DateTime), line)
+	}
+	all.add("daemon", "", errors.New(dead), "start it with: honeydew start")
+	return all
+}
+
+// examineFiles looks at what a daemon would read and write.
+func (c *cli) examineFiles(all *findings, cfg *Config) {
+	key := filepath.Join(c.home, "key")
+	_, err := readSecret(key, keyFileBytes)
+	all.add("key", "nobody else can read it", exceptAbsent(err), "run: chmod 600 "+key)
+	passphrase := cfg.Auth.PassphraseFile
+	if passphrase != "" {
+		_, err := readSecret(passphrase, maxPassphrase)
+		all.add("passphrase", "the passphrase file can be read", err, "create "+passphrase+" with mode 600")
+	}
+	socket := cfg.Daemon.SocketPath
+	all.add("socket path", socket, checkSocketPath(socket), "set daemon.socket_path to a shorter path")
+	dirs := []string{filepath.Dir(cfg.Storage.DatabasePath), filepath.Dir(cfg.Logging.File)}
+	for _, dir := range slices.Compact(dirs) {
 		all.add("disk", dir+" can be written to", tryWrite(dir), "make room, or make the directory writable")
 	}
-	held, err := lockHeld(lockPath(c.home))
-	if all.add("lock", "daemon.lock can be used", err, "make "+lockPath(c.home)+" readable"); err == nil && !held {
-		all.add("database", "its header is sound", exceptAbsent(inspectDatabase(cfg.Storage.DatabasePath)),
-			"restore a backup, or move the file away and start anew")
-		dead := "not running"
-		if line, when := lastWords(c.stderrPath()); line != "" {
-			dead += fmt.Sprintf("; what it last said, at %s: %s", when.Format(time.DateTime), line)
-		}
-		all.add("daemon", "", errors.New(dead), "start it with: honeydew start")
-		return all
-	}
+}
+
+// examineDaemon asks the daemon that runs.
+func (c *cli) examineDaemon(ctx context.Context, all *findings) {
 	s, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
 	if err != nil {
 		_, text, hint := c.explain(err)
 		all.add("daemon", "", errors.New(text), cmp.Or(hint, "look at: honeydew logs"))
-		return all
+		return
 	}
 	all.add("daemon", "it answers", nil, "")
-	all.add("version", "honeydew "+s.Version, faultIf(s.Version != c.version, "the daemon is honeydew %s, this is %s", s.Version, c.version),
+	all.add("version", "honeydew "+s.Version,
+		faultIf(s.Version != c.version, "the daemon is honeydew %s, this is %s", s.Version, c.version),
 		"restart it with: honeydew stop && honeydew start")
-	all.add("operation", "nothing is degraded", faultIf(len(s.Problems) > 0, "%s", strings.Join(s.Problems, "; ")), "see: honeydew logs")
-	all.add("login", "logged in to "+s.Environment, faultIf(!s.Authenticated, "not logged in to %s", s.Environment), "log in with: honeydew login")
-	all.add("queue", "jobs may run", cmp.Or(faultIf(s.QueuePaused, "the queue is paused"),
-		faultIf(s.HeldUntil != "", "the API asked to wait until %s", localTime(s.HeldUntil))),
-		"resume it with: honeydew queue resume; where the API asked to wait, it goes on by itself, or with: honeydew queue resume --now")
-	return all
+	all.add("operation", "nothing is degraded",
+		faultIf(len(s.Problems) > 0, "%s", strings.Join(s.Problems, "; ")),
+		"see: honeydew logs")
+	all.add("login", "logged in to "+s.Environment,
+		faultIf(!s.Authenticated, "not logged in to %s", s.Environment),
+		"log in with: honeydew login")
+	stands := faultIf(s.HeldUntil != "", "the API asked to wait until %s", localTime(s.HeldUntil))
+	if s.QueuePaused {
+		stands = errors.New("the queue is paused")
+	}
+	all.add("queue", "jobs may run", stands, "resume it with: honeydew queue resume; "+
+		"where the API asked to wait, it goes on by itself, or with: honeydew queue resume --now")
 }
 
 // lastWords are the line in the file at path that says best why the last daemon in the background ended: its own last
 // sentence, or where the stack of its crash begins.
 func lastWords(path string) (line string, when time.Time) {
 	text, err := os.ReadFile(path)
-	info, statErr := os.Stat(path)
-	if err != nil || statErr != nil {
-		return "", time.Time{}
+	if err != nil {
+		return "", when
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", when
 	}
 	for one := range strings.Lines(string(text)) {
 		for _, first := range []string{"honeydew: ", "panic: ", "fatal error: "} {
@@ -151,47 +212,75 @@ func tryWrite(dir string) error {
 
 // service is the file for this system's service manager, and what to run after it was written or removed.
 type service struct {
-	path, text    string
-	link          string // that the service manager makes to enable it, and does not miss
-	enable, after string
+	path   string
+	text   string
+	link   string // that the service manager makes to enable it, and does not miss
+	enable string
+	after  string
 }
 
-func (c *cli) service() (s service, err error) {
+func (c *cli) service() (*service, error) {
 	executable := installedPath(c.executable)
-	for what, path := range map[string]string{"the program": executable, "the home": c.home} {
-		if strings.ContainsFunc(path, unicode.IsControl) || !utf8.ValidString(path) {
-			return s, errorf(codeFailedPrecondition, "%s is at %q, a path that no service file can hold", what, path).
-				hint("move it to a path without control characters")
-		}
+	if err := checkServicePath("the program", executable); err != nil {
+		return nil, err
+	}
+	if err := checkServicePath("the home", c.home); err != nil {
+		return nil, err
 	}
 	if c.getenv(homeVariable()) == "" {
-		return s, usagef("%s is not set, so there is no place for a service file", homeVariable())
+		return nil, usagef("%s is not set, so there is no place for a service file", homeVariable())
 	}
-	source, escape := "honeydew.service", systemdEscape
+	var s *service
+	escape := systemdEscape
 	switch runtime.GOOS {
 	case "windows":
-		return s, errors.New("there is no service file for this system; run: honeydew start")
+		return nil, errors.New("there is no service file for this system; run: honeydew start")
 	case "darwin":
-		source, escape = "honeydew.plist", xmlEscape
-		s.path = filepath.Join(c.userHome, "Library", "LaunchAgents", source)
-		s.enable = "launchctl bootstrap gui/$(id -u) " + shellQuoted(s.path)
-		s.after = "launchctl bootout gui/$(id -u)/honeydew"
+		s = c.launchdService()
+		escape = xmlEscape
 	default:
-		config := c.getenv("XDG_CONFIG_HOME")
-		if !filepath.IsAbs(config) { // which the specification says to ignore
-			config = filepath.Join(c.userHome, ".config")
-		}
-		dir := filepath.Join(config, "systemd", "user")
-		s.path = filepath.Join(dir, source)
-		s.link = filepath.Join(dir, "default.target.wants", source)
-		s.enable = "systemctl --user daemon-reload && systemctl --user enable --now honeydew\n" +
-			"to keep it running after you log out: loginctl enable-linger"
-		s.after = "systemctl --user stop honeydew; systemctl --user daemon-reload"
+		s = c.systemdService()
 	}
-	text, err := texts.ReadFile("texts/" + source)
+	text, err := texts.ReadFile("texts/" + filepath.Base(s.path))
+	if err != nil {
+		return nil, err
+	}
 	values := strings.NewReplacer("@EXECUTABLE@", escape(executable), "@HOME@", escape(c.home))
 	s.text = values.Replace(string(text))
-	return s, err
+	return s, nil
+}
+
+// checkServicePath refuses a path that a service file cannot name.
+func checkServicePath(what, path string) error {
+	if utf8.ValidString(path) && !strings.ContainsFunc(path, unicode.IsControl) {
+		return nil
+	}
+	return errorf(codeFailedPrecondition, "%s is at %q, a path that no service file can hold", what, path).
+		hint("move it to a path without control characters")
+}
+
+func (c *cli) launchdService() *service {
+	path := filepath.Join(c.userHome, "Library", "LaunchAgents", "honeydew.plist")
+	return &service{
+		path:   path,
+		enable: "launchctl bootstrap gui/$(id -u) " + shellQuoted(path),
+		after:  "launchctl bootout gui/$(id -u)/honeydew",
+	}
+}
+
+func (c *cli) systemdService() *service {
+	config := c.getenv("XDG_CONFIG_HOME")
+	if !filepath.IsAbs(config) { // which the specification says to ignore
+		config = filepath.Join(c.userHome, ".config")
+	}
+	dir := filepath.Join(config, "systemd", "user")
+	return &service{
+		path: filepath.Join(dir, "honeydew.service"),
+		link: filepath.Join(dir, "default.target.wants", "honeydew.service"),
+		enable: "systemctl --user daemon-reload && systemctl --user enable --now honeydew\n" +
+			"to keep it running after you log out: loginctl enable-linger",
+		after: "systemctl --user stop honeydew; systemctl --user daemon-reload",
+	}
 }
 
 // systemdEscape is a text between double quotes in a unit: % begins a specifier there (systemd.unit(5)), and a backslash
@@ -224,23 +313,29 @@ func serviceInstallVerb(c *cli, f *flag.FlagSet) action {
 			return err
 		}
 		present, err := os.ReadFile(s.path)
-		if err := exceptAbsent(err); err != nil {
+		if exceptAbsent(err) != nil {
 			return err
 		}
 		if err == nil && string(present) != s.text && !*force {
-			path := shellQuoted(s.path)
 			return errorf(codeFailedPrecondition, "%s is there, and differs; it was left as it is", s.path).
-				hint("compare: honeydew service install --print | diff %s - ; overwrite it with: honeydew service install --force", path)
+				hint("compare: honeydew service install --print | diff %s - ; "+
+					"overwrite it with: honeydew service install --force", shellQuoted(s.path))
 		}
 		if err := writeServiceFile(s.path, s.text); err != nil {
 			return err
 		}
-		return c.answer("written", map[string]string{"path": s.path, "next": "now run: " + s.enable})
+		return c.showChanged("Wrote", s.path, "now run: "+s.enable)
 	}
 }
 
+// showChanged says what happened to the service's file, and what to do next.
+func (c *cli) showChanged(done, path, next string) error {
+	c.printf("%s %s\n%s", done, path, next)
+	return c.document(map[string]string{"path": path, "next": next})
+}
+
 // checkServiceFree refuses to install beside a daemon that was started otherwise: the service would end at once.
-func (c *cli) checkServiceFree(s service) error {
+func (c *cli) checkServiceFree(s *service) error {
 	held, err := lockHeld(lockPath(c.home))
 	if err != nil || !held {
 		return err
@@ -250,10 +345,12 @@ func (c *cli) checkServiceFree(s service) error {
 	if err == nil && inService(string(group)) {
 		return nil
 	}
-	if _, statErr := os.Stat(s.path); err != nil && statErr == nil {
+	_, statErr := os.Stat(s.path)
+	if err != nil && statErr == nil {
 		return nil // nothing tells, and it may well be the service's
 	}
-	return errorf(codeFailedPrecondition, "a daemon (pid %s) already runs, but not as the service, which would end at once beside it", pid).
+	return errorf(codeFailedPrecondition,
+		"a daemon (pid %s) already runs, but not as the service, which would end at once beside it", pid).
 		hint("end it first: honeydew stop")
 }
 
@@ -269,26 +366,13 @@ func inService(groups string) bool {
 
 // writeServiceFile writes the file at path whole or not at all, and makes its directory.
 func writeServiceFile(path, text string) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".honeydew-*")
-	if err != nil {
+	if _, err := replaceFile(path, text); err != nil {
 		return err
 	}
-	_, err = f.WriteString(text)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return os.Chmod(path, 0o644) // systemd complains of one that is only its owner's
 }
 
 func serviceUninstallVerb(c *cli, f *flag.FlagSet) action {
@@ -310,10 +394,10 @@ func serviceUninstallVerb(c *cli, f *flag.FlagSet) action {
 		}
 		// The service manager would not remove it any more: it looks for the file first.
 		if s.link != "" {
-			if err := exceptAbsent(os.Remove(s.link)); err != nil {
+			if err := removeFile(s.link); err != nil {
 				return err
 			}
 		}
-		return c.answer("removed", map[string]string{"path": s.path, "next": "to end it, if it runs: " + s.after})
+		return c.showChanged("Removed", s.path, "to end it, if it runs: "+s.after)
 	}
 }

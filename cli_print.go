@@ -1,7 +1,7 @@
 package main
 
-// How answers look to people: tables, pairs, times. What came from outside goes through neutralised, so that no title of
-// an issue can move the cursor. Scripts use --json, which does not come through here.
+// How answers look: lines, tables, pairs and times for people, or one JSON document for scripts. What came from outside
+// goes through neutralised before people see it, so that no title of an issue can move the cursor.
 
 import (
 	"bufio"
@@ -15,11 +15,16 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 )
 
-// printer writes to stdout; whoever owns it flushes out, and hears then of a write that failed.
+// printer writes answers to stdout. Each is printed twice, and shown once: what is for people is silent with --json, and
+// the document is silent without. Whoever owns a printer flushes out, and hears then of a write that failed.
 type printer struct {
 	out      *bufio.Writer
+	json     bool // --json: scripts read it
 	terminal bool // a person looks at it
 	width    int  // columns of the terminal, 0 if it is none
 }
@@ -38,9 +43,28 @@ func newPrinter(out io.Writer, terminal bool, columns int) printer {
 	return p
 }
 
-// printf prints a line, without what a terminal would obey.
+// printf prints a line for people, without what a terminal would obey.
 func (p *printer) printf(format string, args ...any) {
-	fmt.Fprintln(p.out, neutralised(fmt.Sprintf(format, args...), "\n\t", dropped))
+	if !p.json {
+		fmt.Fprintln(p.out, neutralised(fmt.Sprintf(format, args...), "\n\t", dropped))
+	}
+}
+
+// document prints an answer for scripts, as the one JSON document of this run.
+func (p *printer) document(answer any) error {
+	if !p.json {
+		return nil
+	}
+	if message, ok := answer.(proto.Message); ok {
+		text, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(message)
+		if err != nil {
+			return err
+		}
+		answer = json.RawMessage(text) // loses protojson's spaces, which differ from build to build
+	}
+	encoder := json.NewEncoder(p.out)
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(answer)
 }
 
 const dropped rune = -1 // in place of a character: nothing
@@ -75,7 +99,10 @@ func joins(before, r rune, rest string) bool {
 }
 
 func joinable(r rune) bool {
-	return r > unicode.MaxASCII && r != utf8.RuneError && (unicode.IsLetter(r) || unicode.IsMark(r) || unicode.IsSymbol(r))
+	if r <= unicode.MaxASCII || r == utf8.RuneError {
+		return false
+	}
+	return unicode.IsLetter(r) || unicode.IsMark(r) || unicode.IsSymbol(r)
 }
 
 // neutral makes one line of s, without what a terminal would obey.
@@ -83,11 +110,34 @@ func neutral(s string) string {
 	return strings.Join(strings.Fields(neutralised(s, "", dropped)), " ")
 }
 
+// showText prints a text as it is, or as the one member of a JSON document.
+func (p *printer) showText(key, text string) error {
+	p.printf("%s", text)
+	return p.document(map[string]string{key: text})
+}
+
 const minColumn = 8 // a column is not cut to less than this many characters
 
-// columns prints rows of one length, aligned and made printable. Beyond width, if that is not 0, the widest columns are cut
-// until a row fits a line, but the first, which one wants to copy, is not.
+// table prints rows under their heads, as wide as the terminal.
+func (p *printer) table(rows [][]string) { p.columns("", p.width, rows) }
+
+// pairs prints names and values, given in turn. An empty value is left out with its name.
+func (p *printer) pairs(words ...string) {
+	var rows [][]string
+	for pair := range slices.Chunk(words, 2) {
+		if pair[1] != "" {
+			rows = append(rows, pair)
+		}
+	}
+	p.columns("", 0, rows)
+}
+
+// columns prints rows of one length for people, aligned and made printable. Where they are wider than width, if that is
+// not 0, the widest columns are cut until a row fits a line.
 func (p *printer) columns(indent string, width int, rows [][]string) {
+	if p.json {
+		return
+	}
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i := range row {
@@ -95,12 +145,8 @@ func (p *printer) columns(indent string, width int, rows [][]string) {
 			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
 		}
 	}
-	over := -width - len("  ")
-	for _, w := range widths {
-		over += w + len("  ")
-	}
-	for rest := widths[1:]; width > 0 && over > 0 && slices.Max(rest) > minColumn; over-- {
-		rest[slices.Index(rest, slices.Max(rest))]--
+	if width > 0 {
+		narrow(widths, width)
 	}
 	for _, row := range rows {
 		line := indent
@@ -114,25 +160,40 @@ func (p *printer) columns(indent string, width int, rows [][]string) {
 	}
 }
 
+// narrow cuts the widest of the columns until they fit a line of that width. The first one stays: one wants to copy it.
+func narrow(widths []int, width int) {
+	over := len("  ")*(len(widths)-1) - width
+	for _, w := range widths {
+		over += w
+	}
+	others := widths[1:]
+	for over > 0 && slices.Max(others) > minColumn {
+		widest := slices.Index(others, slices.Max(others))
+		others[widest]--
+		over--
+	}
+}
+
 // localTime shows a timestamp of the daemon in the user's zone, and how far away it is.
 func localTime(text string) string {
-	if t, err := parseTimeText(text); err == nil && !t.IsZero() {
-		return t.Local().Format(time.DateTime) + " (" + shortTime(text) + ")"
+	t, err := parseTimeText(text)
+	if err != nil || t.IsZero() {
+		return ""
 	}
-	return ""
+	return fmt.Sprintf("%s (%s)", t.Local().Format(time.DateTime), shortTime(text))
 }
 
 // shortTime shows only how far away a timestamp is: "in 5m 0s" or "5m 0s ago".
 func shortTime(text string) string {
 	t, err := parseTimeText(text)
-	switch d := time.Until(t); {
-	case err != nil || t.IsZero():
+	if err != nil || t.IsZero() {
 		return ""
-	case d >= 0:
-		return "in " + span(d)
-	default:
-		return span(-d) + " ago"
 	}
+	away := time.Until(t)
+	if away >= 0 {
+		return "in " + span(away)
+	}
+	return span(-away) + " ago"
 }
 
 // span is a duration in its two largest units.
@@ -149,16 +210,22 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%dd %dh", seconds/86400, seconds/3600%24)
 }
 
+// seconds shows a number of seconds.
+func seconds(n int64) string { return span(time.Duration(n) * time.Second) }
+
 // bytesText shows a size in its unit.
 func bytesText(n int64) string {
-	value, unit := float64(n), ""
-	for _, larger := range []string{"KiB", "MiB", "GiB", "TiB"} {
-		if value >= 1024 {
-			value, unit = value/1024, larger
-		}
-	}
-	if unit == "" {
+	if n < 1024 {
 		return fmt.Sprintf("%d B", n)
+	}
+	value := float64(n)
+	unit := ""
+	for _, larger := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if value < 1024 {
+			break
+		}
+		value /= 1024
+		unit = larger
 	}
 	return fmt.Sprintf("%.1f %s", value, unit)
 }
@@ -172,43 +239,49 @@ func count(n int, what string) string {
 }
 
 // indented is a JSON result for a terminal: in lines, and without the control characters that JSON lets pass (C1, bidi).
-func indented(text []byte) []byte {
+func indented(text []byte) string {
 	var out bytes.Buffer
-	if json.Indent(&out, text, "", "  ") != nil {
-		return []byte(neutral(string(text)))
+	err := json.Indent(&out, text, "", "  ")
+	if err != nil {
+		return neutral(string(text))
 	}
-	return []byte(neutralised(out.String(), "\n", utf8.RuneError))
+	return neutralised(out.String(), "\n", utf8.RuneError)
 }
 
 // logLine is a line of the log for people: time, level, message, fields.
 func logLine(line []byte) string {
 	decoder := json.NewDecoder(bytes.NewReader(line))
-	if t, err := decoder.Token(); err != nil || t != json.Delim('{') {
+	start, err := decoder.Token()
+	if err != nil || start != json.Delim('{') {
 		return neutral(string(line))
 	}
-	var when, level string
-	words := []string{""} // the message, then the fields
+	var when, level, message string
+	var fields []string
 	for decoder.More() {
 		key, err := decoder.Token()
+		if err != nil {
+			return neutral(string(line))
+		}
 		var value json.RawMessage
-		if err = cmp.Or(err, decoder.Decode(&value)); err != nil {
+		if err := decoder.Decode(&value); err != nil {
 			return neutral(string(line))
 		}
 		text := string(value)
 		_ = json.Unmarshal(value, &text) // a string without its quotes; anything else stays as it is
 		switch key {
 		case "timestamp":
-			if t, err := parseTimeText(text); err == nil {
-				text = t.Local().Format(time.DateTime)
-			}
 			when = text
+			if t, err := parseTimeText(text); err == nil {
+				when = t.Local().Format(time.DateTime)
+			}
 		case "level":
 			level = strings.ToUpper(text)
 		case "message":
-			words[0] = text
+			message = text
 		default:
-			words = append(words, fmt.Sprintf("%v=%s", key, text))
+			fields = append(fields, fmt.Sprintf("%v=%s", key, text))
 		}
 	}
-	return fmt.Sprintf("%s %-5s %s", neutral(when), neutral(level), neutral(strings.Join(words, " ")))
+	words := neutral(message + " " + strings.Join(fields, " "))
+	return fmt.Sprintf("%s %-5s %s", neutral(when), neutral(level), words)
 }
