@@ -59,23 +59,23 @@ type process struct {
 // action is what a verb does with its arguments.
 type action = func(ctx context.Context, args []string) error
 
-// setup declares a verb's flags and returns what it does.
-type setup = func(c *cli, f *flag.FlagSet) action
-
 // verb is one command of the command line.
 type verb struct {
 	name    string // one word, or two
 	args    string // NAME is required, [NAME] may be left out, ... repeats
 	short   string
 	example string // "" where the bare verb is one
-	setup   setup
+
+	run   action                       // of a verb without flags
+	setup func(f *flag.FlagSet) action // of another one: declares them
 }
 
-// flagless is the setup of a verb without flags.
-func flagless(act func(c *cli, ctx context.Context, args []string) error) setup {
-	return func(c *cli, _ *flag.FlagSet) action {
-		return func(ctx context.Context, args []string) error { return act(c, ctx, args) }
+// declare declares the flags and returns what the verb does.
+func (v *verb) declare(f *flag.FlagSet) action {
+	if v.setup == nil {
+		return v.run
 	}
+	return v.setup(f)
 }
 
 // cli is one run of the command line.
@@ -173,7 +173,7 @@ func (c *cli) run(ctx context.Context) error {
 		defer stop()
 		context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
 	}
-	act := v.setup(c, f)
+	act := v.declare(f)
 	args, err := v.parse(f, rest)
 	if errors.Is(err, flag.ErrHelp) {
 		c.helpVerb(v, f)
@@ -240,11 +240,11 @@ func (c *cli) homeFault() *Error {
 // verbs ranges over the table. Its last part is made of the commands, which are read only for whoever gets that far.
 func (c *cli) verbs(yield func(verb) bool) {
 	parts := []func() []verb{
-		daemonVerbs,
-		adminVerbs,
-		jobVerbs,
-		scheduleVerbs,
-		toolVerbs,
+		c.daemonVerbs,
+		c.adminVerbs,
+		c.jobVerbs,
+		c.scheduleVerbs,
+		c.toolVerbs,
 		c.providerVerbs,
 	}
 	for _, part := range parts {
@@ -446,8 +446,10 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 		return exitFailed, neutral(said), "look with: honeydew doctor"
 	case held:
 		pid := c.daemonPID()
-		return exitFailed, fmt.Sprintf("the daemon runs (pid %s) but does not answer: busy or stopped", pid), fmt.Sprintf(
-			"try again; kill -CONT %s wakes a stopped one, kill %s ends it; see also: honeydew logs", pid, pid)
+		said = fmt.Sprintf("the daemon runs (pid %s) but does not answer: busy or stopped", pid)
+		hint = fmt.Sprintf("try again; kill -CONT %s wakes a stopped one, kill %s ends it; see also: honeydew logs",
+			pid, pid)
+		return exitFailed, said, hint
 	case code == codes.DeadlineExceeded:
 		return exitFailed, "no answer came in time, and no daemon of this home runs",
 			"see which socket is asked with: honeydew doctor"
@@ -491,15 +493,11 @@ func (c *cli) daemonHolds(code codes.Code) (bool, error) {
 
 // daemonPID is the daemon's process, as its PID file has it.
 func (c *cli) daemonPID() string {
-	const unknown = "unknown"
-	cfg, _ := c.config() // else the defaults
-	text, err := os.ReadFile(cfg.Daemon.PIDFile)
-	if err != nil {
-		return unknown
-	}
+	cfg, _ := c.config()                       // else the defaults
+	text, _ := os.ReadFile(cfg.Daemon.PIDFile) // else "", which is no number either
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
-		return unknown
+		return "unknown"
 	}
 	return strconv.Itoa(pid)
 }

@@ -24,82 +24,82 @@ import (
 	"honeydew/daemonpb"
 )
 
-func adminVerbs() []verb {
+func (c *cli) adminVerbs() []verb {
 	return []verb{
 		{
 			name:    "login",
 			short:   "Log in to the active environment",
 			example: "honeydew login --username ada",
-			setup:   loginVerb,
+			setup:   c.loginVerb,
 		},
 		{
 			name:  "logout",
 			short: "Forget the stored login",
-			setup: logoutVerb,
+			setup: c.logoutVerb,
 		},
 		{
 			name:  "auth status",
 			short: "Show the login and when it expires",
-			setup: authStatusVerb,
+			setup: c.authStatusVerb,
 		},
 		{
 			name:    "env add",
 			args:    "NAME URL",
 			short:   "Add an environment",
 			example: "honeydew env add staging https://staging.example.com/graphql --use",
-			setup:   envAddVerb,
+			setup:   c.envAddVerb,
 		},
 		{
 			name:  "env list",
 			short: "List the environments",
-			setup: flagless((*cli).envList),
+			run:   c.envList,
 		},
 		{
 			name:    "env use",
 			args:    "NAME",
 			short:   "Make an environment the active one",
 			example: "honeydew env use staging",
-			setup:   flagless((*cli).envUse),
+			run:     c.envUse,
 		},
 		{
 			name:  "env current",
 			short: "Show the active environment",
-			setup: flagless((*cli).envCurrent),
+			run:   c.envCurrent,
 		},
 		{
 			name:    "env remove",
 			args:    "NAME",
 			short:   "Remove an environment and its login",
 			example: "honeydew env remove staging",
-			setup:   flagless((*cli).envRemove),
+			run:     c.envRemove,
 		},
 		{
 			name:  "queue pause",
 			short: "Start no more jobs until resumed",
-			setup: flagless((*cli).queuePause),
+			run:   c.queuePause,
 		},
 		{
 			name:  "queue resume",
 			short: "Start jobs again",
-			setup: queueResumeVerb,
+			setup: c.queueResumeVerb,
 		},
 		{
 			name:    "prune",
 			short:   "Delete finished jobs and shrink the database",
 			example: "honeydew prune --older-than 7d --dry-run",
-			setup:   pruneVerb,
+			setup:   c.pruneVerb,
 		},
 		{
 			name:    "backup",
 			args:    "FILE",
 			short:   "Write a consistent copy of the database",
 			example: "honeydew backup ~/honeydew.db",
-			setup:   flagless((*cli).backup),
+			run:     c.backup,
 		},
 	}
 }
 
-func logoutVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) logoutVerb(f *flag.FlagSet) action {
 	in := &daemonpb.LogoutRequest{}
 	f.StringVar(&in.Environment, "environment", "", "log out of `NAME` instead of the active environment")
 	return func(ctx context.Context, _ []string) error {
@@ -127,7 +127,7 @@ func loginState(authenticated, needsReauth bool) string {
 	return "not logged in; run: honeydew login"
 }
 
-func authStatusVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) authStatusVerb(f *flag.FlagSet) action {
 	in := &daemonpb.GetAuthStatusRequest{}
 	f.StringVar(&in.Environment, "environment", "", "show `NAME` instead of the active environment")
 	return func(ctx context.Context, _ []string) error {
@@ -152,7 +152,7 @@ func authStatusVerb(c *cli, f *flag.FlagSet) action {
 	}
 }
 
-func envAddVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) envAddVerb(f *flag.FlagSet) action {
 	in := &daemonpb.AddEnvironmentRequest{}
 	f.StringVar(&in.Description, "description", "", "what it is for")
 	f.BoolVar(&in.SetActive, "use", false, "make it the active environment at once")
@@ -232,7 +232,7 @@ func (c *cli) queuePause(ctx context.Context, _ []string) error {
 	return c.document(out)
 }
 
-func queueResumeVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) queueResumeVerb(f *flag.FlagSet) action {
 	in := &daemonpb.ResumeQueueRequest{}
 	f.BoolVar(&in.ReleaseHolds, "now", false, "also those for which the API asked to wait")
 	return func(ctx context.Context, _ []string) error {
@@ -249,7 +249,7 @@ func queueResumeVerb(c *cli, f *flag.FlagSet) action {
 	}
 }
 
-func pruneVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) pruneVerb(f *flag.FlagSet) action {
 	in := &daemonpb.PruneRequest{}
 	f.StringVar(&in.OlderThan, "older-than", "",
 		"delete what ended longer than `AGE` ago, such as 7d (default: storage.retention)")
@@ -282,7 +282,7 @@ func (c *cli) backup(ctx context.Context, args []string) error {
 	return c.document(out)
 }
 
-func loginVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) loginVerb(f *flag.FlagSet) action {
 	in := &daemonpb.LoginRequest{}
 	f.StringVar(&in.Username, "username", "", "log in as `USER`")
 	f.StringVar(&in.Environment, "environment", "", "log in to `NAME` instead of the active environment")

@@ -40,11 +40,12 @@ func (c *cli) config() (*Config, error) {
 	return cmp.Or(cfg, defaultConfig(c.home)), err
 }
 
-// socketPath is $HONEYDEW_SOCKET, else the configured one. It is asked at every attempt to connect: a daemon that is only
-// just starting may read another configuration.
+// socketPath is $HONEYDEW_SOCKET, else the configured one. It is asked at every attempt to connect: a daemon that is
+// only just starting may read another configuration.
 func (c *cli) socketPath() string {
-	if path := c.getenv("HONEYDEW_SOCKET"); path != "" {
-		return c.absolute(path)
+	named := c.getenv("HONEYDEW_SOCKET")
+	if named != "" {
+		return c.absolute(named)
 	}
 	cfg, err := c.config()
 	if err != nil {

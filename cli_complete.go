@@ -67,12 +67,14 @@ func (c *cli) candidates(ctx context.Context, before []string, last string) ([]s
 // afterVerb lists the flags or values that may follow a verb and the words given to it.
 func (c *cli) afterVerb(ctx context.Context, v verb, given []string, last string) ([]string, error) {
 	f := flag.NewFlagSet(v.name, flag.ContinueOnError)
-	v.setup(c, f)
+	v.declare(f)
 	if !strings.HasPrefix(last, "-") {
 		return c.values(ctx, kindOf(v, f, given), last)
 	}
 	words := []string{"--json", "--help"}
-	f.VisitAll(func(f *flag.Flag) { words = append(words, "--"+f.Name) })
+	f.VisitAll(func(f *flag.Flag) {
+		words = append(words, "--"+f.Name)
+	})
 	return words, nil
 }
 
@@ -109,7 +111,9 @@ func (c *cli) values(ctx context.Context, kind, last string) ([]string, error) {
 			return []string{atFileMark}, nil
 		}
 	case "COMMAND", "command":
-		return namesOf(c.commands().All(), func(cmd *Command) string { return cmd.Name }), nil
+		return namesOf(c.commands().All(), func(cmd *Command) string {
+			return cmd.Name
+		}), nil
 	case "ID":
 		out, err := c.client.ListJobs(ctx, &daemonpb.ListJobsRequest{Limit: 100})
 		return namesOf(out.GetJobs(), (*daemonpb.JobStatus).GetJobId), err
@@ -122,7 +126,13 @@ func (c *cli) values(ctx context.Context, kind, last string) ([]string, error) {
 	case "SHELL":
 		return []string{"bash", "zsh", "fish"}, nil
 	case "status":
-		return []string{statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled}, nil
+		return []string{
+			statusPending,
+			statusRunning,
+			statusCompleted,
+			statusFailed,
+			statusCancelled,
+		}, nil
 	case "code":
 		return []string{
 			codeAuthRequired,

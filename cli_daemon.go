@@ -1,6 +1,7 @@
 package main
 
-// The verbs about the daemon itself: run, start, stop and look at it. start is the only place where honeydew executes a program, and that is itself.
+// The verbs about the daemon itself: run, start, stop and look at it. start is the only place where honeydew executes a
+// program, and that is itself.
 
 import (
 	"bytes"
@@ -34,45 +35,45 @@ const (
 	maxStderrBytes = 1 << 20 // of daemon.stderr, at which it starts anew
 )
 
-func daemonVerbs() []verb {
+func (c *cli) daemonVerbs() []verb {
 	return []verb{
 		{
 			name:  "start",
 			short: "Start the daemon in the background",
-			setup: startVerb,
+			setup: c.startVerb,
 		},
 		{
 			name:    "stop",
 			short:   "Stop the daemon; running jobs may end",
 			example: "honeydew stop --force",
-			setup:   stopVerb,
+			setup:   c.stopVerb,
 		},
 		{
 			name:  "status",
 			short: "Show what the daemon is doing",
-			setup: flagless((*cli).status),
+			run:   c.status,
 		},
 		{
 			name:  "ping",
 			short: "Check that the daemon answers",
-			setup: flagless((*cli).ping),
+			run:   c.ping,
 		},
 		{
 			name:    "logs",
 			short:   "Show the daemon's log",
 			example: "honeydew logs -f",
-			setup:   logsVerb,
+			setup:   c.logsVerb,
 		},
 		{
 			name:    "daemon",
 			short:   "Run the daemon in the foreground",
 			example: "honeydew daemon --config ./config.yaml",
-			setup:   daemonVerb,
+			setup:   c.daemonVerb,
 		},
 		{
 			name:  "version",
 			short: "Show the version",
-			setup: flagless((*cli).showVersion),
+			run:   c.showVersion,
 		},
 	}
 }
@@ -98,7 +99,7 @@ func (c *cli) configFlag(f *flag.FlagSet) {
 	})
 }
 
-func daemonVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) daemonVerb(f *flag.FlagSet) action {
 	c.configFlag(f)
 	return func(ctx context.Context, _ []string) error {
 		return runDaemon(ctx, DaemonOptions{
@@ -156,7 +157,7 @@ func (c *cli) showStatus(s *daemonpb.DaemonStatus) {
 	)
 }
 
-func startVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) startVerb(f *flag.FlagSet) action {
 	c.configFlag(f) // which also names the socket that is waited for
 	return func(ctx context.Context, _ []string) error {
 		out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
@@ -167,13 +168,18 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 		if c.stranger.Load() != nil {
 			return err
 		}
-		// One that is there but says nothing would make a second daemon end at once.
 		held, lockErr := lockHeld(lockPath(c.home))
-		if held && lockErr == nil && status.Code(err) == codes.DeadlineExceeded {
-			return err
+		if lockErr != nil {
+			return lockErr
 		}
-		if err := c.checkConfigured(); err != nil {
-			return err
+		if held {
+			// One that is there but says nothing would make a second daemon end at once.
+			if status.Code(err) == codes.DeadlineExceeded {
+				return err
+			}
+			if err := c.checkConfigured(); err != nil {
+				return err
+			}
 		}
 		if err := prepareHome(c.home); err != nil {
 			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
@@ -191,17 +197,12 @@ func startVerb(c *cli, f *flag.FlagSet) action {
 
 // checkConfigured refuses a start with a configuration beside a daemon that runs with another one.
 func (c *cli) checkConfigured() error {
-	path := lockPath(c.home)
-	held, err := lockHeld(path)
-	if err != nil || !held || c.file == "" {
+	noted, err := notedIn(lockPath(c.home))
+	if err != nil || c.file == "" || noted == c.file {
 		return err
 	}
-	noted, err := notedIn(path)
-	if err != nil || noted == c.file {
-		return err
-	}
-	running := fmt.Errorf("a daemon of this home runs already, with %s", cmp.Or(noted, "the configuration in its home"))
-	return exitError{exitAlreadyRunning, running}
+	return exitError{exitAlreadyRunning, fmt.Errorf("a daemon of this home runs already, with %s",
+		cmp.Or(noted, "the configuration in its home"))}
 }
 
 // checkSocket refuses a start whose daemon would listen elsewhere than where $HONEYDEW_SOCKET makes clients look.
@@ -245,13 +246,8 @@ func (c *cli) spawn() (daemon *exec.Cmd, begin int64, err error) {
 	return cmd, begin, cmd.Start()
 }
 
-// installedPath is the path by which the user called the program at executable, if it is that program's: a link there
-// outlives an upgrade, the file that it points to today may not.
-func installedPath(executable string) string {
-	return pathOf(os.Args[0], executable)
-}
-
-// pathOf is where name, as typed, leads, if that is the program at executable; else executable.
+// pathOf is where name, as typed, leads, if that is the program at executable; else executable. A link there outlives
+// an upgrade, the file that it points to today may not.
 func pathOf(name, executable string) string {
 	found, err := exec.LookPath(name)
 	if err != nil {
@@ -279,7 +275,8 @@ func sameFile(one, other string) bool {
 func openStderr(path string) (out *os.File, begin int64, err error) {
 	there, err := os.Lstat(path)
 	if err == nil && !there.Mode().IsRegular() {
-		return nil, 0, errorf(codeFailedPrecondition, "%s is in the way: it is no regular file", path).hint("move it away")
+		return nil, 0, errorf(codeFailedPrecondition, "%s is in the way: it is no regular file", path).
+			hint("move it away")
 	}
 	out, err = os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -391,7 +388,7 @@ func awaitEnd(ctx context.Context, database string) error {
 	}
 }
 
-func stopVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) stopVerb(f *flag.FlagSet) action {
 	in := &daemonpb.ShutdownRequest{}
 	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they are taken up again at the next start")
 	return func(ctx context.Context, _ []string) error {
@@ -427,7 +424,7 @@ func (c *cli) stopFailed(err error) error {
 	return c.document(&daemonpb.ShutdownResponse{})
 }
 
-func logsVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) logsVerb(f *flag.FlagSet) action {
 	follow := f.Bool("f", false, "go on with new lines, across rotation")
 	last := f.Int("n", 50, "begin with the last `N` lines; 0: all of the present file")
 	return func(ctx context.Context, _ []string) error {
@@ -502,7 +499,8 @@ func rewindTruncated(file *os.File) error {
 	return err
 }
 
-// printLog prints the whole lines that follow, or only the last of them, and leaves one that is still written for later.
+// printLog prints the whole lines that follow, or only the last of them, and leaves one that is still written for
+// later.
 func (c *cli) printLog(file *os.File, last int) error {
 	text, err := io.ReadAll(file)
 	if err != nil {

@@ -22,36 +22,36 @@ import (
 	"honeydew/daemonpb"
 )
 
-func toolVerbs() []verb {
+func (c *cli) toolVerbs() []verb {
 	return []verb{
 		{
 			name:  "doctor",
 			short: "Find what keeps the daemon from working",
-			setup: flagless((*cli).doctor),
+			run:   c.doctor,
 		},
 		{
 			name:    "service install",
 			short:   "Let systemd or launchd run the daemon",
 			example: "honeydew service install --print",
-			setup:   serviceInstallVerb,
+			setup:   c.serviceInstallVerb,
 		},
 		{
 			name:  "service uninstall",
 			short: "Remove the service's file again",
-			setup: serviceUninstallVerb,
+			setup: c.serviceUninstallVerb,
 		},
 		{
 			name:    "completion",
 			args:    "SHELL",
 			short:   "Print the completion script of bash, zsh or fish",
 			example: "source <(honeydew completion bash)",
-			setup:   flagless((*cli).completion),
+			run:     c.completion,
 		},
 		{
 			name:  "__complete",
 			args:  "[WORD...]",
 			short: "List completions",
-			setup: flagless((*cli).complete),
+			run:   c.complete,
 		},
 	}
 }
@@ -111,27 +111,51 @@ func (c *cli) doctor(ctx context.Context, _ []string) error {
 func (c *cli) examine(ctx context.Context) findings {
 	var all findings
 	cfg, err := c.config()
-	all.add("configuration", cmp.Or(cfg.File, "none; the defaults hold"), err, "mend that line of config.yaml")
+	all.add(
+		"configuration",
+		cmp.Or(cfg.File, "none; the defaults hold"),
+		err,
+		"mend that line of config.yaml",
+	)
 	err = checkHome(c.home)
-	all.add("home", c.home+" is yours alone", err, "run: honeydew start, or chmod 700 "+c.home)
+	all.add(
+		"home",
+		c.home+" is yours alone",
+		err,
+		"run: honeydew start, or chmod 700 "+c.home,
+	)
 	if err != nil {
 		return all
 	}
 	c.examineFiles(&all, cfg)
 	held, err := lockHeld(lockPath(c.home))
-	all.add("lock", "daemon.lock can be used", err, "make "+lockPath(c.home)+" readable")
+	all.add(
+		"lock",
+		"daemon.lock can be used",
+		err,
+		"make "+lockPath(c.home)+" readable",
+	)
 	if held || err != nil {
 		c.examineDaemon(ctx, &all)
 		return all
 	}
-	all.add("database", "its header is sound", exceptAbsent(inspectDatabase(cfg.Storage.DatabasePath)),
-		"restore a backup, or move the file away and start anew")
+	all.add(
+		"database",
+		"its header is sound",
+		exceptAbsent(inspectDatabase(cfg.Storage.DatabasePath)),
+		"restore a backup, or move the file away and start anew",
+	)
 	dead := "not running"
 	line, when := lastWords(c.stderrPath())
 	if line != "" {
 		dead += fmt.Sprintf("; what it last said, at %s: %s", when.Format(time.DateTime), line)
 	}
-	all.add("daemon", "", errors.New(dead), "start it with: honeydew start")
+	all.add(
+		"daemon",
+		"",
+		errors.New(dead),
+		"start it with: honeydew start",
+	)
 	return all
 }
 
@@ -139,17 +163,37 @@ func (c *cli) examine(ctx context.Context) findings {
 func (c *cli) examineFiles(all *findings, cfg *Config) {
 	key := filepath.Join(c.home, "key")
 	_, err := readSecret(key, keyFileBytes)
-	all.add("key", "nobody else can read it", exceptAbsent(err), "run: chmod 600 "+key)
+	all.add(
+		"key",
+		"nobody else can read it",
+		exceptAbsent(err),
+		"run: chmod 600 "+key,
+	)
 	passphrase := cfg.Auth.PassphraseFile
 	if passphrase != "" {
 		_, err := readSecret(passphrase, maxPassphrase)
-		all.add("passphrase", "the passphrase file can be read", err, "create "+passphrase+" with mode 600")
+		all.add(
+			"passphrase",
+			"the passphrase file can be read",
+			err,
+			"create "+passphrase+" with mode 600",
+		)
 	}
 	socket := cfg.Daemon.SocketPath
-	all.add("socket path", socket, checkSocketPath(socket), "set daemon.socket_path to a shorter path")
+	all.add(
+		"socket path",
+		socket,
+		checkSocketPath(socket),
+		"set daemon.socket_path to a shorter path",
+	)
 	dirs := []string{filepath.Dir(cfg.Storage.DatabasePath), filepath.Dir(cfg.Logging.File)}
 	for _, dir := range slices.Compact(dirs) {
-		all.add("disk", dir+" can be written to", tryWrite(dir), "make room, or make the directory writable")
+		all.add(
+			"disk",
+			dir+" can be written to",
+			tryWrite(dir),
+			"make room, or make the directory writable",
+		)
 	}
 }
 
@@ -158,25 +202,44 @@ func (c *cli) examineDaemon(ctx context.Context, all *findings) {
 	s, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
 	if err != nil {
 		_, text, hint := c.explain(err)
-		all.add("daemon", "", errors.New(text), cmp.Or(hint, "look at: honeydew logs"))
+		all.add(
+			"daemon",
+			"",
+			errors.New(text),
+			cmp.Or(hint, "look at: honeydew logs"),
+		)
 		return
 	}
 	all.add("daemon", "it answers", nil, "")
-	all.add("version", "honeydew "+s.Version,
+	all.add(
+		"version",
+		"honeydew "+s.Version,
 		faultIf(s.Version != c.version, "the daemon is honeydew %s, this is %s", s.Version, c.version),
-		"restart it with: honeydew stop && honeydew start")
-	all.add("operation", "nothing is degraded",
+		"restart it with: honeydew stop && honeydew start",
+	)
+	all.add(
+		"operation",
+		"nothing is degraded",
 		faultIf(len(s.Problems) > 0, "%s", strings.Join(s.Problems, "; ")),
-		"see: honeydew logs")
-	all.add("login", "logged in to "+s.Environment,
+		"see: honeydew logs",
+	)
+	all.add(
+		"login",
+		"logged in to "+s.Environment,
 		faultIf(!s.Authenticated, "not logged in to %s", s.Environment),
-		"log in with: honeydew login")
+		"log in with: honeydew login",
+	)
 	stands := faultIf(s.HeldUntil != "", "the API asked to wait until %s", localTime(s.HeldUntil))
 	if s.QueuePaused {
 		stands = errors.New("the queue is paused")
 	}
-	all.add("queue", "jobs may run", stands, "resume it with: honeydew queue resume; "+
-		"where the API asked to wait, it goes on by itself, or with: honeydew queue resume --now")
+	all.add(
+		"queue",
+		"jobs may run",
+		stands,
+		"resume it with: honeydew queue resume; "+
+			"where the API asked to wait, it goes on by itself, or with: honeydew queue resume --now",
+	)
 }
 
 // lastWords are the line in the file at path that says best why the last daemon in the background ended: its own last
@@ -220,7 +283,7 @@ type service struct {
 }
 
 func (c *cli) service() (*service, error) {
-	executable := installedPath(c.executable)
+	executable := pathOf(os.Args[0], c.executable)
 	if err := checkServicePath("the program", executable); err != nil {
 		return nil, err
 	}
@@ -283,8 +346,8 @@ func (c *cli) systemdService() *service {
 	}
 }
 
-// systemdEscape is a text between double quotes in a unit: % begins a specifier there (systemd.unit(5)), and a backslash
-// an escape (systemd.syntax(7)).
+// systemdEscape is a text between double quotes in a unit: % begins a specifier there (systemd.unit(5)), and a
+// backslash an escape (systemd.syntax(7)).
 func systemdEscape(text string) string {
 	return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(text)
 }
@@ -298,7 +361,7 @@ func shellQuoted(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
-func serviceInstallVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) serviceInstallVerb(f *flag.FlagSet) action {
 	show := f.Bool("print", false, "only print the file")
 	force := f.Bool("force", false, "overwrite a file that is there and differs")
 	return func(context.Context, []string) error {
@@ -375,7 +438,7 @@ func writeServiceFile(path, text string) error {
 	return os.Chmod(path, 0o644) // systemd complains of one that is only its owner's
 }
 
-func serviceUninstallVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) serviceUninstallVerb(f *flag.FlagSet) action {
 	show := f.Bool("print", false, "only print the path of what would be removed")
 	return func(context.Context, []string) error {
 		s, err := c.service()

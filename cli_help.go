@@ -24,14 +24,19 @@ func (c *cli) help() {
 }
 
 // usage is how v is called.
-func (v *verb) usage() string { return strings.TrimSpace("honeydew " + v.name + " " + v.args) }
+func (v *verb) usage() string {
+	return strings.TrimSpace("honeydew " + v.name + " " + v.args)
+}
 
 // helpGroup lists the verbs that begin with one word.
 func (c *cli) helpGroup(group []verb) {
 	c.json = false
 	var rows [][]string
 	for _, v := range group {
-		rows = append(rows, []string{v.usage(), v.short})
+		rows = append(rows, []string{
+			v.usage(),
+			v.short,
+		})
 	}
 	c.columns("  ", 0, rows)
 }
@@ -46,7 +51,10 @@ func (c *cli) helpVerb(v *verb, f *flag.FlagSet) {
 		if len(f.Name) == 1 {
 			name = "-" + f.Name
 		}
-		rows = append(rows, []string{name + " " + kind, usage})
+		rows = append(rows, []string{
+			name + " " + kind,
+			usage,
+		})
 	})
 	c.printf("\nFlags:")
 	c.columns("  ", 0, rows)

@@ -59,7 +59,7 @@ func runVerb(t *testing.T, client daemonpb.DaemonClient, args ...string) (stdout
 	}
 	f := flag.NewFlagSet(v.name, flag.ContinueOnError)
 	f.SetOutput(io.Discard)
-	act := v.setup(c, f)
+	act := v.declare(f)
 	words, err := v.parse(f, rest)
 	if err == nil {
 		err = act(t.Context(), words)

@@ -20,60 +20,70 @@ import (
 	"honeydew/daemonpb"
 )
 
-func jobVerbs() []verb {
+func (c *cli) jobVerbs() []verb {
 	return []verb{
 		{
 			name:    "submit",
 			args:    "[COMMAND] [KEY=VALUE...]",
 			short:   "Submit a job, or many from a file",
 			example: "honeydew submit github.commits organization=acme repository=api startDate=-7d --wait",
-			setup:   submitVerb,
+			setup:   c.submitVerb,
 		},
 		{
 			name:  "commands",
 			short: "List every command and its arguments",
-			setup: flagless((*cli).listCommands),
+			run:   c.listCommands,
 		},
 		{
 			name:    "job list",
 			short:   "List jobs, newest first",
 			example: "honeydew job list --status failed",
-			setup:   jobListVerb,
+			setup:   c.jobListVerb,
 		},
 		{
 			name:    "job show",
 			args:    "ID",
 			short:   "Show a job",
 			example: "honeydew job show 4k2m",
-			setup:   flagless((*cli).jobShow),
+			run:     c.jobShow,
 		},
 		{
 			name:    "job result",
 			args:    "ID",
 			short:   "Print a job's result",
 			example: "honeydew job result 4k2m",
-			setup:   flagless((*cli).jobResult),
+			run:     c.jobResult,
 		},
 		{
 			name:    "job wait",
 			args:    "ID...",
 			short:   "Wait until jobs have ended",
 			example: "honeydew job wait 4k2m",
-			setup:   flagless((*cli).waitAll),
+			run:     c.waitAll,
 		},
 		{
 			name:    "job cancel",
 			args:    "[ID...]",
 			short:   "Cancel jobs, by id or filter",
 			example: "honeydew job cancel --status pending --command github.commits --dry-run",
-			setup:   cancelVerb,
+			setup: (&sweep{
+				c:    c,
+				past: "cancelled",
+				find: c.cancellable,
+				do:   c.cancel,
+			}).verb,
 		},
 		{
 			name:    "job retry",
 			args:    "[ID...]",
 			short:   "Submit failed or cancelled jobs again",
 			example: "honeydew job retry --status failed --since -1d --dry-run",
-			setup:   retryVerb,
+			setup: (&sweep{
+				c:    c,
+				past: "submitted again",
+				find: c.retryable,
+				do:   c.retry,
+			}).verb,
 		},
 	}
 }
@@ -116,10 +126,16 @@ func (c *cli) list(
 	}
 }
 
-func jobListVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) jobListVerb(f *flag.FlagSet) action {
 	in := filterFlags(f)
 	limit := 50
-	number(f, "limit", 1, "at most `N` jobs", func(n int32) { limit = int(n) })
+	number(
+		f,
+		"limit",
+		1,
+		"at most `N` jobs",
+		func(n int32) { limit = int(n) },
+	)
 	everything := f.Bool("all", false, "all of them")
 	f.StringVar(&in.PageToken, "page-token", "", "go on where an earlier list was cut")
 	return func(ctx context.Context, _ []string) error {
@@ -132,7 +148,14 @@ func jobListVerb(c *cli, f *flag.FlagSet) action {
 		}
 		rows := [][]string{{"ID", "STATUS", "COMMAND", "ENVIRONMENT", "SUBMITTED", "ERROR"}}
 		for _, j := range out.Jobs {
-			rows = append(rows, []string{j.JobId, j.Status, j.Command, j.Environment, shortTime(j.CreatedAt), j.Error})
+			rows = append(rows, []string{
+				j.JobId,
+				j.Status,
+				j.Command,
+				j.Environment,
+				shortTime(j.CreatedAt),
+				j.Error,
+			})
 		}
 		c.table(rows)
 		if out.NextPageToken != "" {
@@ -192,26 +215,6 @@ type sweep struct {
 	past   string // what is said of it: "cancelled"
 	find   func(ctx context.Context, filter *daemonpb.ListJobsRequest) ([]*daemonpb.JobStatus, error)
 	do     func(ctx context.Context, id string) (done, error)
-}
-
-func cancelVerb(c *cli, f *flag.FlagSet) action {
-	s := &sweep{
-		c:    c,
-		past: "cancelled",
-		find: c.cancellable,
-		do:   c.cancel,
-	}
-	return s.verb(f)
-}
-
-func retryVerb(c *cli, f *flag.FlagSet) action {
-	s := &sweep{
-		c:    c,
-		past: "submitted again",
-		find: c.retryable,
-		do:   c.retry,
-	}
-	return s.verb(f)
 }
 
 func (c *cli) cancel(ctx context.Context, id string) (done, error) {
@@ -474,8 +477,15 @@ func (c *cli) listCommands(ctx context.Context, _ []string) error {
 	}
 	rows := [][]string{{"COMMAND", "KIND", "DESCRIPTION", "ARGUMENTS"}}
 	for _, cmd := range out.Commands {
-		args := namesOf(cmd.Arguments, func(a *daemonpb.Argument) string { return a.Name + ":" + a.Type })
-		rows = append(rows, []string{cmd.Name, cmd.Kind, cmd.Description, strings.Join(args, " ")})
+		args := namesOf(cmd.Arguments, func(a *daemonpb.Argument) string {
+			return a.Name + ":" + a.Type
+		})
+		rows = append(rows, []string{
+			cmd.Name,
+			cmd.Kind,
+			cmd.Description,
+			strings.Join(args, " "),
+		})
 	}
 	c.table(rows)
 	return c.document(out)

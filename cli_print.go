@@ -20,8 +20,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// printer writes answers to stdout. Each is printed twice, and shown once: what is for people is silent with --json, and
-// the document is silent without. Whoever owns a printer flushes out, and hears then of a write that failed.
+// printer writes answers to stdout. Each verb prints its answer twice, and one of the two is shown: what is for people
+// is silent with --json, and the document is silent without. Whoever owns a printer flushes out, and hears then of a
+// write that failed.
 type printer struct {
 	out      *bufio.Writer
 	json     bool // --json: scripts read it
@@ -238,7 +239,8 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// indented is a JSON result for a terminal: in lines, and without the control characters that JSON lets pass (C1, bidi).
+// indented is a JSON result for a terminal: in lines, and without the control characters that JSON lets pass (C1,
+// bidi).
 func indented(text []byte) string {
 	var out bytes.Buffer
 	err := json.Indent(&out, text, "", "  ")

@@ -3,6 +3,7 @@ package main
 // The verbs about schedules. One is named by its name, or by its id, which may be shortened.
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"math"
@@ -13,7 +14,7 @@ import (
 	"honeydew/daemonpb"
 )
 
-func scheduleVerbs() []verb {
+func (c *cli) scheduleVerbs() []verb {
 	return []verb{
 		{
 			name:  "schedule add",
@@ -21,47 +22,47 @@ func scheduleVerbs() []verb {
 			short: "Submit a command again and again",
 			example: "honeydew schedule add nightly '0 2 * * *' " +
 				"github.commits organization=acme repository=api startDate=last-success",
-			setup: scheduleAddVerb,
+			setup: c.scheduleAddVerb,
 		},
 		{
 			name:  "schedule list",
 			short: "List the schedules",
-			setup: flagless((*cli).scheduleList),
+			run:   c.scheduleList,
 		},
 		{
 			name:    "schedule remove",
 			args:    "NAME",
 			short:   "Remove a schedule; its jobs stay",
 			example: "honeydew schedule remove nightly",
-			setup:   flagless((*cli).scheduleRemove),
+			run:     c.scheduleRemove,
 		},
 		{
 			name:    "schedule pause",
 			args:    "NAME",
 			short:   "Fire it no more until resumed",
 			example: "honeydew schedule pause nightly",
-			setup:   flagless((*cli).schedulePause),
+			run:     c.schedulePause,
 		},
 		{
 			name:    "schedule resume",
 			args:    "NAME",
 			short:   "Fire it again, from now on",
 			example: "honeydew schedule resume nightly",
-			setup:   flagless((*cli).scheduleResume),
+			run:     c.scheduleResume,
 		},
 		{
 			name:    "schedule run",
 			args:    "NAME",
 			short:   "Submit its job now",
 			example: "honeydew schedule run nightly",
-			setup:   scheduleRunVerb,
+			setup:   c.scheduleRunVerb,
 		},
 		{
 			name:    "schedule test",
 			args:    "CRON|NAME",
 			short:   "Show the next five times",
 			example: "honeydew schedule test '*/15 9-17 * * 1-5'",
-			setup:   flagless((*cli).scheduleTest),
+			run:     c.scheduleTest,
 		},
 	}
 }
@@ -69,7 +70,8 @@ func scheduleVerbs() []verb {
 // minIDPrefix is as short as a schedule's id may be written: what is shorter is rather a mistyped name.
 const minIDPrefix = 4
 
-// schedule finds the schedule of that name, or else of that id, which may be shortened; nil if there is none.
+// schedule finds the schedule of that name, or else of that id, which may be shortened. One that is not there has only
+// the name that was asked for: the daemon says the rest.
 func (c *cli) schedule(ctx context.Context, text string) (*daemonpb.Schedule, error) {
 	all, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
 	if err != nil {
@@ -84,31 +86,26 @@ func (c *cli) schedule(ctx context.Context, text string) (*daemonpb.Schedule, er
 			found = append(found, s)
 		}
 	}
-	if len(found) > 1 {
-		return nil, usagef("%q begins the ids of %s", text, count(len(found), "schedule")).hint("write more of it, or the name")
+	switch len(found) {
+	case 0:
+		return &daemonpb.Schedule{Name: text}, nil
+	case 1:
+		return found[0], nil
 	}
-	if len(found) == 0 {
-		return nil, nil
-	}
-	return found[0], nil
+	return nil, usagef("%q begins the ids of %s", text, count(len(found), "schedule")).
+		hint("write more of it, or the name")
 }
 
-// scheduleName is the name of the schedule that the user means; that of one that is not there is left to the daemon.
-func (c *cli) scheduleName(ctx context.Context, text string) (string, error) {
-	s, err := c.schedule(ctx, text)
-	if err != nil {
-		return "", err
-	}
-	if s == nil {
-		return text, nil
-	}
-	return s.Name, nil
-}
-
-func scheduleAddVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) scheduleAddVerb(f *flag.FlagSet) action {
 	in := &daemonpb.ScheduleJobRequest{}
 	payload := payloadFlag(f)
-	number(f, "priority", math.MinInt32, "of its jobs; higher `N` run first", func(n int32) { in.Priority = n })
+	number(
+		f,
+		"priority",
+		math.MinInt32,
+		"of its jobs; higher `N` run first",
+		func(n int32) { in.Priority = n },
+	)
 	environmentFlag(f, &in.Environment)
 	f.StringVar(&in.Missed, "missed", "",
 		"what to do about times missed while down or asleep: `run_once` (default) or skip")
@@ -116,9 +113,13 @@ func scheduleAddVerb(c *cli, f *flag.FlagSet) action {
 	f.StringVar(&in.Jitter, "jitter", "", "start up to this `DURATION` later, at random")
 	f.BoolVar(&in.Replace, "replace", false, "change the schedule of that name; its history stays")
 	f.StringVar(&in.Timeout, "timeout", "", "`DURATION` of one attempt of its jobs, such as 90s (default: api.timeout)")
-	number(f, "max-retries", 0,
+	number(
+		f,
+		"max-retries",
+		0,
 		"`N` retries of its jobs after a failure that may pass (default: 12, or more if queue.max_retries is)",
-		func(n int32) { in.MaxRetries = &n })
+		func(n int32) { in.MaxRetries = &n },
+	)
 	return func(ctx context.Context, args []string) error {
 		in.Name = args[0]
 		in.CronExpr = args[1]
@@ -168,52 +169,52 @@ func (c *cli) scheduleList(ctx context.Context, _ []string) error {
 }
 
 func (c *cli) scheduleRemove(ctx context.Context, args []string) error {
-	name, err := c.scheduleName(ctx, args[0])
+	s, err := c.schedule(ctx, args[0])
 	if err != nil {
 		return err
 	}
-	out, err := c.client.UnscheduleJob(ctx, &daemonpb.UnscheduleJobRequest{Name: name})
+	out, err := c.client.UnscheduleJob(ctx, &daemonpb.UnscheduleJobRequest{Name: s.Name})
 	if err != nil {
 		return err
 	}
-	c.printf("Removed %s.", name)
+	c.printf("Removed %s.", s.Name)
 	return c.document(out)
 }
 
 func (c *cli) schedulePause(ctx context.Context, args []string) error {
-	name, err := c.scheduleName(ctx, args[0])
-	if err != nil {
-		return err
-	}
-	out, err := c.client.SetScheduleEnabled(ctx, &daemonpb.SetScheduleEnabledRequest{Name: name})
-	if err != nil {
-		return err
-	}
-	c.printf("Paused %s. Resume it with: honeydew schedule resume %s", name, name)
-	return c.document(out)
+	return c.enable(ctx, args[0], false)
 }
 
 func (c *cli) scheduleResume(ctx context.Context, args []string) error {
-	name, err := c.scheduleName(ctx, args[0])
+	return c.enable(ctx, args[0], true)
+}
+
+func (c *cli) enable(ctx context.Context, schedule string, enabled bool) error {
+	s, err := c.schedule(ctx, schedule)
 	if err != nil {
 		return err
 	}
-	out, err := c.client.SetScheduleEnabled(ctx, &daemonpb.SetScheduleEnabledRequest{Name: name, Enabled: true})
+	in := &daemonpb.SetScheduleEnabledRequest{Name: s.Name, Enabled: enabled}
+	out, err := c.client.SetScheduleEnabled(ctx, in)
 	if err != nil {
 		return err
 	}
-	c.printf("Resumed %s. It runs next at %s.", name, localTime(out.Schedule.GetNextRunAt()))
+	if enabled {
+		c.printf("Resumed %s. It runs next at %s.", s.Name, localTime(out.Schedule.GetNextRunAt()))
+	} else {
+		c.printf("Paused %s. Resume it with: honeydew schedule resume %s", s.Name, s.Name)
+	}
 	return c.document(out)
 }
 
-func scheduleRunVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) scheduleRunVerb(f *flag.FlagSet) action {
 	wait := f.Bool("wait", false, "wait for the end of the job")
 	return func(ctx context.Context, args []string) error {
-		name, err := c.scheduleName(ctx, args[0])
+		s, err := c.schedule(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		out, err := c.client.TriggerSchedule(ctx, &daemonpb.TriggerScheduleRequest{Name: name})
+		out, err := c.client.TriggerSchedule(ctx, &daemonpb.TriggerScheduleRequest{Name: s.Name})
 		if err != nil {
 			return err
 		}
@@ -226,19 +227,16 @@ func scheduleRunVerb(c *cli, f *flag.FlagSet) action {
 }
 
 func (c *cli) scheduleTest(ctx context.Context, args []string) error {
-	expression := args[0]
-	s, err := c.schedule(ctx, expression)
+	s, err := c.schedule(ctx, args[0])
 	if err != nil {
 		return err
 	}
-	switch {
-	case s != nil:
-		expression = s.CronExpr
-	case !strings.ContainsAny(expression, " \t@"):
-		return errorf(codeNotFound, "no schedule %q, and no cron expression either", expression).
+	in := &daemonpb.PreviewScheduleRequest{CronExpr: cmp.Or(s.CronExpr, args[0])}
+	if !strings.ContainsAny(in.CronExpr, " \t@") {
+		return errorf(codeNotFound, "no schedule %q, and no cron expression either", args[0]).
 			hint("list them with: honeydew schedule list")
 	}
-	out, err := c.client.PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: expression})
+	out, err := c.client.PreviewSchedule(ctx, in)
 	if err != nil {
 		return err
 	}

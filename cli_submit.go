@@ -1,7 +1,7 @@
 package main
 
-// The verbs that submit jobs. Those of the providers have no code of their own: they are derived from the command table,
-// required arguments by position, the others as flags.
+// The verbs that submit jobs. Those of the providers have no code of their own: they are derived from the command
+// table, required arguments by position, the others as flags.
 
 import (
 	"bytes"
@@ -40,7 +40,7 @@ func (c *cli) providerVerbs() []verb {
 			name:  kebab(strings.Replace(cmd.Name, ".", " ", 1)),
 			args:  strings.Join(args, " "),
 			short: cmd.Description,
-			setup: func(c *cli, f *flag.FlagSet) action { return providerVerb(c, f, cmd) },
+			setup: func(f *flag.FlagSet) action { return c.providerVerb(f, cmd) },
 		}
 		v.example = examples.Replace(v.usage())
 		all = append(all, v)
@@ -60,7 +60,7 @@ func kebab(name string) string {
 	return string(out)
 }
 
-func providerVerb(c *cli, f *flag.FlagSet, cmd *Command) action {
+func (c *cli) providerVerb(f *flag.FlagSet, cmd *Command) action {
 	in := submitFlags(f)
 	in.Command = cmd.Name
 	var required, words []string
@@ -104,10 +104,21 @@ func providerVerb(c *cli, f *flag.FlagSet, cmd *Command) action {
 func submitFlags(f *flag.FlagSet) *daemonpb.SubmitJobRequest {
 	in := &daemonpb.SubmitJobRequest{}
 	environmentFlag(f, &in.Environment)
-	number(f, "priority", math.MinInt32, "higher `N` run first", func(n int32) { in.Priority = n })
+	number(
+		f,
+		"priority",
+		math.MinInt32,
+		"higher `N` run first",
+		func(n int32) { in.Priority = n },
+	)
 	f.StringVar(&in.Timeout, "timeout", "", "`DURATION` of one attempt, such as 90s (default: api.timeout)")
-	number(f, "max-retries", 0, "`N` retries after a failure that may pass (default: queue.max_retries)",
-		func(n int32) { in.MaxRetries = &n })
+	number(
+		f,
+		"max-retries",
+		0,
+		"`N` retries after a failure that may pass (default: queue.max_retries)",
+		func(n int32) { in.MaxRetries = &n },
+	)
 	return in
 }
 
@@ -119,7 +130,7 @@ func payloadFlag(f *flag.FlagSet) *string {
 	return f.String("payload", "", "arguments as `JSON`, @FILE, or - for stdin")
 }
 
-func submitVerb(c *cli, f *flag.FlagSet) action {
+func (c *cli) submitVerb(f *flag.FlagSet) action {
 	in := submitFlags(f)
 	payload := payloadFlag(f)
 	f.StringVar(&in.IdempotencyKey, "idempotency-key", "", "submit at most once under this `KEY`")

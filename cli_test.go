@@ -103,7 +103,7 @@ func TestEveryVerbHasAnExampleThatItWouldTake(t *testing.T) {
 		}
 		f := flag.NewFlagSet(v.name, flag.ContinueOnError)
 		f.SetOutput(io.Discard)
-		v.setup(c, f)
+		v.declare(f)
 		if _, err := found.parse(f, rest); err != nil {
 			t.Errorf("%s: the example %q: %v", v.name, v.example, err)
 		}
@@ -249,14 +249,14 @@ func checkHostile(t *testing.T, h *hostile, v verb, flags []string) {
 	c.getenv = func(string) string { return home }
 	c.stdin = openFile(t, putFile(t, home, "stdin", "secret"))
 	c.stderr = openFile(t, filepath.Join(home, "stderr"))
-	_, rest, err := c.find(words)
-	if err != nil {
-		t.Fatal(err)
+	found, rest, err := c.find(words)
+	if err != nil || found.name != v.name {
+		t.Fatal(v.name, err)
 	}
 	f := flag.NewFlagSet(v.name, flag.ContinueOnError)
 	f.BoolVar(&c.json, "json", false, "")
-	act := v.setup(c, f)
-	args, err := v.parse(f, slices.Concat(flags, rest))
+	act := found.declare(f)
+	args, err := found.parse(f, slices.Concat(flags, rest))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +344,7 @@ func FuzzCommandLine(f *testing.F) {
 		}
 		flags := flag.NewFlagSet(v.name, flag.ContinueOnError)
 		flags.SetOutput(io.Discard)
-		v.setup(c, flags)
+		v.declare(flags)
 		if _, err := v.parse(flags, rest); err != nil && err.Error() == "" {
 			t.Error("refused without a word")
 		}
