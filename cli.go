@@ -126,7 +126,8 @@ func runCLI(ctx context.Context, p process) int {
 	c := &cli{process: p, home: defaultHome(p.getenv, p.userHome)}
 	c.printer = newPrinter(p.stdout, term.IsTerminal(int(p.stdout.Fd())), p.stdoutWidth)
 	err := c.run(ctx)
-	if flushErr := c.out.Flush(); flushErr != nil {
+	flushErr := c.out.Flush()
+	if flushErr != nil {
 		err = fmt.Errorf("cannot write to stdout: %w", flushErr)
 	}
 	if err == nil {
@@ -241,7 +242,10 @@ func (c *cli) homeFault() *Error {
 func (c *cli) verbs(yield func(verb) bool) {
 	parts := []func() []verb{
 		c.daemonVerbs,
-		c.adminVerbs,
+		c.loginVerbs,
+		c.envVerbs,
+		c.queueVerbs,
+		c.submitVerbs,
 		c.jobVerbs,
 		c.scheduleVerbs,
 		c.toolVerbs,
@@ -363,7 +367,8 @@ func (v *verb) misused(f *flag.FlagSet, err error) error {
 	if unknown {
 		name = strings.TrimPrefix(name, "-")
 		text = fmt.Sprintf("%s: no flag --%s", v.name, name)
-		if near := nearest(name, known); near != "" {
+		near := nearest(name, known)
+		if near != "" {
 			text += fmt.Sprintf("; did you mean --%s?", near)
 		}
 	}
@@ -463,11 +468,12 @@ func (c *cli) otherSocket() string {
 	if c.getenv("HONEYDEW_SOCKET") == "" {
 		return ""
 	}
-	cfg, _ := c.config()
-	if path := c.socketPath(); path != cfg.Daemon.SocketPath {
-		return path
+	cfg, _ := c.config() // else the defaults
+	path := c.socketPath()
+	if path == cfg.Daemon.SocketPath {
+		return ""
 	}
-	return ""
+	return path
 }
 
 // isNobodyThere reports whether gRPC's text says that no process listens at the socket.

@@ -16,7 +16,7 @@ func (c *cli) completion(_ context.Context, args []string) error {
 	if err != nil {
 		return usagef("completion: no shell %q; allowed: bash, zsh, fish", args[0])
 	}
-	return c.showText("script", strings.TrimSuffix(string(script), "\n"))
+	return c.text("script", strings.TrimSuffix(string(script), "\n"))
 }
 
 // What __complete prints where the shell shall complete a file, or one behind an @.

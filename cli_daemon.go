@@ -80,12 +80,12 @@ func (c *cli) daemonVerbs() []verb {
 
 func (c *cli) showVersion(context.Context, []string) error {
 	platform := runtime.GOOS + "/" + runtime.GOARCH
-	c.printf("honeydew %s (%s, %s)", c.version, runtime.Version(), platform)
-	return c.document(map[string]string{
+	document := map[string]string{
 		"version":  c.version,
 		"go":       runtime.Version(),
 		"platform": platform,
-	})
+	}
+	return c.answer(document, "honeydew %s (%s, %s)", c.version, runtime.Version(), platform)
 }
 
 // configFlag declares --config. The path is made absolute: it is noted for clients that run elsewhere.
@@ -119,8 +119,7 @@ func (c *cli) ping(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
-	c.printf("honeydew %s is running, for %s", out.Version, seconds(out.UptimeSeconds))
-	return c.document(out)
+	return c.answer(out, "honeydew %s is running, for %s", out.Version, seconds(out.UptimeSeconds))
 }
 
 func (c *cli) status(ctx context.Context, _ []string) error {
@@ -162,27 +161,26 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
 		out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
 		if err == nil {
-			c.printf("honeydew %s is already running", out.Version)
-			return c.document(out)
+			return c.answer(out, "honeydew %s is already running", out.Version)
 		}
 		if c.stranger.Load() != nil {
 			return err
 		}
+		// One that is there but says nothing would make a second daemon end at once.
 		held, lockErr := lockHeld(lockPath(c.home))
+		if held && status.Code(err) == codes.DeadlineExceeded {
+			return err
+		}
+		if err := prepareHome(c.home); err != nil {
+			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
+		}
 		if lockErr != nil {
 			return lockErr
 		}
 		if held {
-			// One that is there but says nothing would make a second daemon end at once.
-			if status.Code(err) == codes.DeadlineExceeded {
-				return err
-			}
 			if err := c.checkConfigured(); err != nil {
 				return err
 			}
-		}
-		if err := prepareHome(c.home); err != nil {
-			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
 		}
 		if err := c.checkSocket(); err != nil {
 			return err
@@ -349,8 +347,7 @@ func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd, begin int64) err
 			c.conn.ResetConnectBackoff() // a connection that failed would wait before it tries again
 			out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
 			if err == nil {
-				c.printf("honeydew %s started", out.Version)
-				return c.document(out)
+				return c.answer(out, "honeydew %s started", out.Version)
 			}
 		}
 	}
@@ -409,8 +406,7 @@ func (c *cli) stopVerb(f *flag.FlagSet) action {
 		if err := awaitEnd(ctx, database); err != nil {
 			return err
 		}
-		c.printf("stopped")
-		return c.document(out)
+		return c.answer(out, "stopped")
 	}
 }
 

@@ -370,7 +370,7 @@ func (c *cli) serviceInstallVerb(f *flag.FlagSet) action {
 			return err
 		}
 		if *show {
-			return c.showText("file", strings.TrimSuffix(s.text, "\n"))
+			return c.text("file", strings.TrimSuffix(s.text, "\n"))
 		}
 		if err := c.checkServiceFree(s); err != nil {
 			return err
@@ -393,8 +393,7 @@ func (c *cli) serviceInstallVerb(f *flag.FlagSet) action {
 
 // showChanged says what happened to the service's file, and what to do next.
 func (c *cli) showChanged(done, path, next string) error {
-	c.printf("%s %s\n%s", done, path, next)
-	return c.document(map[string]string{"path": path, "next": next})
+	return c.answer(map[string]string{"path": path, "next": next}, "%s %s\n%s", done, path, next)
 }
 
 // checkServiceFree refuses to install beside a daemon that was started otherwise: the service would end at once.
@@ -446,7 +445,7 @@ func (c *cli) serviceUninstallVerb(f *flag.FlagSet) action {
 			return err
 		}
 		if *show {
-			return c.showText("path", s.path)
+			return c.text("path", s.path)
 		}
 		err = os.Remove(s.path)
 		if errors.Is(err, fs.ErrNotExist) {

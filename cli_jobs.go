@@ -23,18 +23,6 @@ import (
 func (c *cli) jobVerbs() []verb {
 	return []verb{
 		{
-			name:    "submit",
-			args:    "[COMMAND] [KEY=VALUE...]",
-			short:   "Submit a job, or many from a file",
-			example: "honeydew submit github.commits organization=acme repository=api startDate=-7d --wait",
-			setup:   c.submitVerb,
-		},
-		{
-			name:  "commands",
-			short: "List every command and its arguments",
-			run:   c.listCommands,
-		},
-		{
 			name:    "job list",
 			short:   "List jobs, newest first",
 			example: "honeydew job list --status failed",
@@ -129,13 +117,7 @@ func (c *cli) list(
 func (c *cli) jobListVerb(f *flag.FlagSet) action {
 	in := filterFlags(f)
 	limit := 50
-	number(
-		f,
-		"limit",
-		1,
-		"at most `N` jobs",
-		func(n int32) { limit = int(n) },
-	)
+	number(f, "limit", 1, "at most `N` jobs", func(n int32) { limit = int(n) })
 	everything := f.Bool("all", false, "all of them")
 	f.StringVar(&in.PageToken, "page-token", "", "go on where an earlier list was cut")
 	return func(ctx context.Context, _ []string) error {
@@ -217,6 +199,7 @@ type sweep struct {
 	do     func(ctx context.Context, id string) (done, error)
 }
 
+// cancel and retry are what a sweep does.
 func (c *cli) cancel(ctx context.Context, id string) (done, error) {
 	out, err := c.client.CancelJob(ctx, &daemonpb.CancelJobRequest{JobId: id})
 	return done{JobID: id, Status: out.GetStatus()}, err
@@ -405,11 +388,11 @@ func (c *cli) waitAll(ctx context.Context, ids []string) error {
 		outcome := ""
 		switch {
 		case j.Error != "":
-			outcome = ": " + neutral(j.Error)
+			outcome = ": " + j.Error
 		case j.Status == statusCompleted:
 			outcome = ", " + resultText(j)
 		}
-		c.printf("job %s (%s) %s%s", neutral(j.JobId), neutral(j.Command), j.Status, outcome)
+		c.printf("job %s (%s) %s%s", j.JobId, j.Command, j.Status, outcome)
 	}
 	var err error
 	if len(jobs) == 1 {
@@ -468,25 +451,4 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus) error {
 		c.note("warning: the result is incomplete: %s", neutral(job.Error))
 	}
 	return nil
-}
-
-func (c *cli) listCommands(ctx context.Context, _ []string) error {
-	out, err := c.client.ListCommands(ctx, &daemonpb.ListCommandsRequest{})
-	if err != nil {
-		return err
-	}
-	rows := [][]string{{"COMMAND", "KIND", "DESCRIPTION", "ARGUMENTS"}}
-	for _, cmd := range out.Commands {
-		args := namesOf(cmd.Arguments, func(a *daemonpb.Argument) string {
-			return a.Name + ":" + a.Type
-		})
-		rows = append(rows, []string{
-			cmd.Name,
-			cmd.Kind,
-			cmd.Description,
-			strings.Join(args, " "),
-		})
-	}
-	c.table(rows)
-	return c.document(out)
 }

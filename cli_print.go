@@ -47,7 +47,7 @@ func newPrinter(out io.Writer, terminal bool, columns int) printer {
 // printf prints a line for people, without what a terminal would obey.
 func (p *printer) printf(format string, args ...any) {
 	if !p.json {
-		fmt.Fprintln(p.out, neutralised(fmt.Sprintf(format, args...), "\n\t", dropped))
+		fmt.Fprintln(p.out, neutralised(fmt.Sprintf(format, args...), "\n", dropped))
 	}
 }
 
@@ -111,10 +111,15 @@ func neutral(s string) string {
 	return strings.Join(strings.Fields(neutralised(s, "", dropped)), " ")
 }
 
-// showText prints a text as it is, or as the one member of a JSON document.
-func (p *printer) showText(key, text string) error {
-	p.printf("%s", text)
-	return p.document(map[string]string{key: text})
+// answer prints an answer that is one line for people.
+func (p *printer) answer(document any, format string, args ...any) error {
+	p.printf(format, args...)
+	return p.document(document)
+}
+
+// text prints an answer that is a text for people, and for scripts the one member of their document.
+func (p *printer) text(key, text string) error {
+	return p.answer(map[string]string{key: text}, "%s", text)
 }
 
 const minColumn = 8 // a column is not cut to less than this many characters

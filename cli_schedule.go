@@ -99,13 +99,7 @@ func (c *cli) schedule(ctx context.Context, text string) (*daemonpb.Schedule, er
 func (c *cli) scheduleAddVerb(f *flag.FlagSet) action {
 	in := &daemonpb.ScheduleJobRequest{}
 	payload := payloadFlag(f)
-	number(
-		f,
-		"priority",
-		math.MinInt32,
-		"of its jobs; higher `N` run first",
-		func(n int32) { in.Priority = n },
-	)
+	number(f, "priority", math.MinInt32, "of its jobs; higher `N` run first", func(n int32) { in.Priority = n })
 	environmentFlag(f, &in.Environment)
 	f.StringVar(&in.Missed, "missed", "",
 		"what to do about times missed while down or asleep: `run_once` (default) or skip")
@@ -113,13 +107,9 @@ func (c *cli) scheduleAddVerb(f *flag.FlagSet) action {
 	f.StringVar(&in.Jitter, "jitter", "", "start up to this `DURATION` later, at random")
 	f.BoolVar(&in.Replace, "replace", false, "change the schedule of that name; its history stays")
 	f.StringVar(&in.Timeout, "timeout", "", "`DURATION` of one attempt of its jobs, such as 90s (default: api.timeout)")
-	number(
-		f,
-		"max-retries",
-		0,
+	number(f, "max-retries", 0,
 		"`N` retries of its jobs after a failure that may pass (default: 12, or more if queue.max_retries is)",
-		func(n int32) { in.MaxRetries = &n },
-	)
+		func(n int32) { in.MaxRetries = &n })
 	return func(ctx context.Context, args []string) error {
 		in.Name = args[0]
 		in.CronExpr = args[1]
@@ -137,8 +127,7 @@ func (c *cli) scheduleAddVerb(f *flag.FlagSet) action {
 		if in.Replace {
 			done = "Saved"
 		}
-		c.printf("%s %s. It runs next at %s.", done, in.Name, localTime(out.NextRunAt))
-		return c.document(out)
+		return c.answer(out, "%s %s. It runs next at %s.", done, in.Name, localTime(out.NextRunAt))
 	}
 }
 
@@ -177,8 +166,7 @@ func (c *cli) scheduleRemove(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	c.printf("Removed %s.", s.Name)
-	return c.document(out)
+	return c.answer(out, "Removed %s.", s.Name)
 }
 
 func (c *cli) schedulePause(ctx context.Context, args []string) error {
@@ -200,11 +188,9 @@ func (c *cli) enable(ctx context.Context, schedule string, enabled bool) error {
 		return err
 	}
 	if enabled {
-		c.printf("Resumed %s. It runs next at %s.", s.Name, localTime(out.Schedule.GetNextRunAt()))
-	} else {
-		c.printf("Paused %s. Resume it with: honeydew schedule resume %s", s.Name, s.Name)
+		return c.answer(out, "Resumed %s. It runs next at %s.", s.Name, localTime(out.Schedule.GetNextRunAt()))
 	}
-	return c.document(out)
+	return c.answer(out, "Paused %s. Resume it with: honeydew schedule resume %s", s.Name, s.Name)
 }
 
 func (c *cli) scheduleRunVerb(f *flag.FlagSet) action {
@@ -221,8 +207,7 @@ func (c *cli) scheduleRunVerb(f *flag.FlagSet) action {
 		if *wait {
 			return c.waitAll(ctx, []string{out.JobId})
 		}
-		c.printf("%s", out.JobId)
-		return c.document(out)
+		return c.answer(out, "%s", out.JobId)
 	}
 }
 

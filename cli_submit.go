@@ -25,22 +25,47 @@ import (
 	"honeydew/daemonpb"
 )
 
+func (c *cli) submitVerbs() []verb {
+	return []verb{
+		{
+			name:    "submit",
+			args:    "[COMMAND] [KEY=VALUE...]",
+			short:   "Submit a job, or many from a file",
+			example: "honeydew submit github.commits organization=acme repository=api startDate=-7d --wait",
+			setup:   c.submitVerb,
+		},
+		{
+			name:  "commands",
+			short: "List every command and its arguments",
+			run:   c.listCommands,
+		},
+	}
+}
+
 // providerVerbs turns the command table into verbs.
 func (c *cli) providerVerbs() []verb {
-	examples := strings.NewReplacer("ORGANIZATION", "acme", "REPOSITORY", "api", "PROJECT", "web", "WORKSPACE", "acme")
+	examples := strings.NewReplacer(
+		"ORGANIZATION", "acme",
+		"REPOSITORY", "api",
+		"PROJECT", "web",
+		"WORKSPACE", "acme",
+	)
 	var all []verb
 	for _, cmd := range c.commands().All() {
 		var args []string
 		for _, a := range cmd.Args {
 			if a.Required {
-				args = append(args, strings.ToUpper(strings.ReplaceAll(kebab(a.Name), "-", "_")))
+				place := strings.ReplaceAll(kebab(a.Name), "-", "_")
+				args = append(args, strings.ToUpper(place))
 			}
 		}
 		v := verb{
 			name:  kebab(strings.Replace(cmd.Name, ".", " ", 1)),
 			args:  strings.Join(args, " "),
 			short: cmd.Description,
-			setup: func(f *flag.FlagSet) action { return c.providerVerb(f, cmd) },
+			setup: func(f *flag.FlagSet) action {
+				return c.providerVerb(f, cmd)
+			},
 		}
 		v.example = examples.Replace(v.usage())
 		all = append(all, v)
@@ -104,21 +129,11 @@ func (c *cli) providerVerb(f *flag.FlagSet, cmd *Command) action {
 func submitFlags(f *flag.FlagSet) *daemonpb.SubmitJobRequest {
 	in := &daemonpb.SubmitJobRequest{}
 	environmentFlag(f, &in.Environment)
-	number(
-		f,
-		"priority",
-		math.MinInt32,
-		"higher `N` run first",
-		func(n int32) { in.Priority = n },
-	)
+	number(f, "priority", math.MinInt32, "higher `N` run first", func(n int32) { in.Priority = n })
 	f.StringVar(&in.Timeout, "timeout", "", "`DURATION` of one attempt, such as 90s (default: api.timeout)")
-	number(
-		f,
-		"max-retries",
-		0,
+	number(f, "max-retries", 0,
 		"`N` retries after a failure that may pass (default: queue.max_retries)",
-		func(n int32) { in.MaxRetries = &n },
-	)
+		func(n int32) { in.MaxRetries = &n })
 	return in
 }
 
@@ -194,8 +209,7 @@ func (c *cli) submit(
 }
 
 func (c *cli) showSubmitted(out *daemonpb.SubmitJobResponse) error {
-	c.printf("%s", out.JobId)
-	return c.document(out)
+	return c.answer(out, "%s", out.JobId)
 }
 
 func (c *cli) submitBatch(ctx context.Context, name string) error {
@@ -240,7 +254,9 @@ func (c *cli) readInput(ctx context.Context, name string) (string, error) {
 
 // plainText is what an editor saved, without the mark that some put in front of UTF-8.
 func plainText(name string, text []byte) (string, error) {
-	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
+	littleEndian := []byte("\xff\xfe")
+	bigEndian := []byte("\xfe\xff")
+	if bytes.HasPrefix(text, littleEndian) || bytes.HasPrefix(text, bigEndian) {
 		return "", usagef("%s is UTF-16", name).hint("save it as UTF-8")
 	}
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
@@ -322,4 +338,25 @@ func itemValue(typ, word string) any {
 		return word
 	}
 	return value
+}
+
+func (c *cli) listCommands(ctx context.Context, _ []string) error {
+	out, err := c.client.ListCommands(ctx, &daemonpb.ListCommandsRequest{})
+	if err != nil {
+		return err
+	}
+	rows := [][]string{{"COMMAND", "KIND", "DESCRIPTION", "ARGUMENTS"}}
+	for _, cmd := range out.Commands {
+		args := namesOf(cmd.Arguments, func(a *daemonpb.Argument) string {
+			return a.Name + ":" + a.Type
+		})
+		rows = append(rows, []string{
+			cmd.Name,
+			cmd.Kind,
+			cmd.Description,
+			strings.Join(args, " "),
+		})
+	}
+	c.table(rows)
+	return c.document(out)
 }
