@@ -172,9 +172,3 @@ func stream[In, Out any](
 		}
 	}
 }
-
-// note prints to stderr what is not the answer itself.
-func (c *cli) note(format string, args ...any) {
-	_ = c.out.Flush() // its error comes up again at the end
-	fmt.Fprintln(c.stderr, neutralised(fmt.Sprintf(format, args...), "\n\t", dropped))
-}

@@ -123,15 +123,10 @@ func (c *cli) ping(ctx context.Context, _ []string) error {
 }
 
 func (c *cli) status(ctx context.Context, _ []string) error {
-	out, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
+	s, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
 	if err != nil {
 		return err
 	}
-	c.showStatus(out)
-	return c.document(out)
-}
-
-func (c *cli) showStatus(s *daemonpb.DaemonStatus) {
 	queue := fmt.Sprintf("%d pending, %d running (%d of %d workers busy)",
 		s.Pending, s.Running, s.BusyWorkers, s.Workers)
 	if s.QueuePaused {
@@ -154,6 +149,7 @@ func (c *cli) showStatus(s *daemonpb.DaemonStatus) {
 		"socket:", s.SocketPath,
 		"problems:", strings.Join(s.Problems, "; "),
 	)
+	return c.document(s)
 }
 
 func (c *cli) startVerb(f *flag.FlagSet) action {

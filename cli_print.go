@@ -68,6 +68,23 @@ func (p *printer) document(answer any) error {
 	return encoder.Encode(answer)
 }
 
+// answer prints an answer that is one line for people.
+func (p *printer) answer(document any, format string, args ...any) error {
+	p.printf(format, args...)
+	return p.document(document)
+}
+
+// text prints an answer that is a text for people, and for scripts the one member of their document.
+func (p *printer) text(key, text string) error {
+	return p.answer(map[string]string{key: text}, "%s", text)
+}
+
+// note prints to stderr what is not the answer itself.
+func (c *cli) note(format string, args ...any) {
+	_ = c.out.Flush() // its error comes up again at the end
+	fmt.Fprintln(c.stderr, neutralised(fmt.Sprintf(format, args...), "\n\t", dropped))
+}
+
 const dropped rune = -1 // in place of a character: nothing
 
 // neutralised is s with instead in place of each character that a terminal obeys (C0, C1) or that turns the order of
@@ -109,17 +126,6 @@ func joinable(r rune) bool {
 // neutral makes one line of s, without what a terminal would obey.
 func neutral(s string) string {
 	return strings.Join(strings.Fields(neutralised(s, "", dropped)), " ")
-}
-
-// answer prints an answer that is one line for people.
-func (p *printer) answer(document any, format string, args ...any) error {
-	p.printf(format, args...)
-	return p.document(document)
-}
-
-// text prints an answer that is a text for people, and for scripts the one member of their document.
-func (p *printer) text(key, text string) error {
-	return p.answer(map[string]string{key: text}, "%s", text)
 }
 
 const minColumn = 8 // a column is not cut to less than this many characters

@@ -115,7 +115,7 @@ func (c *cli) providerVerb(f *flag.FlagSet, cmd *Command) action {
 			return err
 		}
 		if *detach {
-			return c.showSubmitted(out)
+			return c.answer(out, "%s", out.JobId)
 		}
 		job, err := c.wait(ctx, out.JobId)
 		if err != nil {
@@ -182,7 +182,7 @@ func (c *cli) submitVerb(f *flag.FlagSet) action {
 		if *wait {
 			return c.waitAll(ctx, []string{out.JobId})
 		}
-		return c.showSubmitted(out)
+		return c.answer(out, "%s", out.JobId)
 	}
 }
 
@@ -206,10 +206,6 @@ func (c *cli) submit(
 		c.note("this key was used before; nothing new was submitted")
 	}
 	return out, nil
-}
-
-func (c *cli) showSubmitted(out *daemonpb.SubmitJobResponse) error {
-	return c.answer(out, "%s", out.JobId)
 }
 
 func (c *cli) submitBatch(ctx context.Context, name string) error {
