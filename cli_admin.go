@@ -91,6 +91,7 @@ func (c *cli) readLogin(ctx context.Context, in *daemonpb.LoginRequest, fromStdi
 	return err
 }
 
+// pipedPassword reads a password from a file or another program, without the end of its line.
 func (c *cli) pipedPassword(ctx context.Context) (string, error) {
 	line, err := interruptible(ctx, func() ([]byte, error) {
 		return io.ReadAll(io.LimitReader(c.stdin, 64<<10))

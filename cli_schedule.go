@@ -177,6 +177,7 @@ func (c *cli) scheduleResume(ctx context.Context, args []string) error {
 	return c.enable(ctx, args[0], true)
 }
 
+// enable pauses or resumes a schedule.
 func (c *cli) enable(ctx context.Context, schedule string, enabled bool) error {
 	s, err := c.schedule(ctx, schedule)
 	if err != nil {

@@ -4,7 +4,6 @@ package main
 // table, required arguments by position, the others as flags.
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -85,6 +84,7 @@ func kebab(name string) string {
 	return string(out)
 }
 
+// providerVerb is the verb of one command: it submits a job, waits for it and prints its result.
 func (c *cli) providerVerb(f *flag.FlagSet, cmd *Command) action {
 	in := submitFlags(f)
 	in.Command = cmd.Name
@@ -137,10 +137,12 @@ func submitFlags(f *flag.FlagSet) *daemonpb.SubmitJobRequest {
 	return in
 }
 
+// environmentFlag declares --environment of a job or schedule.
 func environmentFlag(f *flag.FlagSet, name *string) {
 	f.StringVar(name, "environment", "", "`NAME` of the environment (default: the active one)")
 }
 
+// payloadFlag declares --payload, which method payload reads.
 func payloadFlag(f *flag.FlagSet) *string {
 	return f.String("payload", "", "arguments as `JSON`, @FILE, or - for stdin")
 }
@@ -208,6 +210,7 @@ func (c *cli) submit(
 	return out, nil
 }
 
+// submitBatch submits the jobs of a file, one a line, and prints their ids.
 func (c *cli) submitBatch(ctx context.Context, name string) error {
 	text, err := c.readInput(ctx, name)
 	if err != nil {
@@ -249,17 +252,16 @@ func (c *cli) readInput(ctx context.Context, name string) (string, error) {
 }
 
 // plainText is what an editor saved, without the mark that some put in front of UTF-8.
-func plainText(name string, text []byte) (string, error) {
-	littleEndian := []byte("\xff\xfe")
-	bigEndian := []byte("\xfe\xff")
-	if bytes.HasPrefix(text, littleEndian) || bytes.HasPrefix(text, bigEndian) {
+func plainText(name string, saved []byte) (string, error) {
+	text := string(saved)
+	if strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff") {
 		return "", usagef("%s is UTF-16", name).hint("save it as UTF-8")
 	}
-	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
-	if !utf8.Valid(text) {
+	text = strings.TrimPrefix(text, "\xef\xbb\xbf")
+	if !utf8.ValidString(text) {
 		return "", usagef("%s is no UTF-8", name).hint("save it as UTF-8")
 	}
-	return string(text), nil
+	return text, nil
 }
 
 // payload makes a command's arguments of --payload and key=value words, which win.
