@@ -2,7 +2,7 @@ package main
 
 // The command line: a table of verbs, the words that a user typed held against it, and one place that turns errors into
 // words and exit codes. It knows the socket and the command table, never the store or the daemon's insides. cli_call.go
-// talks to the daemon; what the verbs do is in cli_daemon.go and cli_jobs.go.
+// talks to the daemon, cli_print.go to the user; what the verbs do is in the other files of the same beginning.
 
 import (
 	"cmp"
@@ -59,13 +59,23 @@ type process struct {
 // action is what a verb does with its arguments.
 type action = func(ctx context.Context, args []string) error
 
-// setup declares a verb's flags and returns what it does.
-type setup = func(c *cli, f *flag.FlagSet) action
-
 // verb is one command of the command line.
 type verb struct {
-	name, args, short, example string // args: NAME is required, [NAME] may be left out, ... repeats
-	setup                      setup
+	name    string // one word, or two
+	args    string // NAME is required, [NAME] may be left out, ... repeats
+	short   string
+	example string // "" where the bare verb is one
+
+	run   action                       // of a verb without flags
+	setup func(f *flag.FlagSet) action // of another one: declares them
+}
+
+// declare declares the flags and returns what the verb does.
+func (v *verb) declare(f *flag.FlagSet) action {
+	if v.setup == nil {
+		return v.run
+	}
+	return v.setup(f)
 }
 
 // cli is one run of the command line.
@@ -73,11 +83,10 @@ type cli struct {
 	process
 	printer
 	home     string
-	json     bool
 	file     string // of the configuration, where it is not the home's
 	commands func() *Commands
 	conn     *grpc.ClientConn
-	client   api
+	client   daemonpb.DaemonClient
 	skewTold bool
 	stranger atomic.Pointer[error] // why nothing was sent to the socket
 	warned   sync.Once             // of a broken configuration
@@ -91,22 +100,21 @@ var errInterrupted = errors.New("interrupted")
 
 // interruptible is what read returns, or errInterrupted as soon as ctx ends. The read itself cannot be ended, and is
 // left behind: the process ends soon.
-func interruptible[T any](ctx context.Context, read func() (T, error)) (T, error) {
+func interruptible(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
 	type outcome struct {
-		value T
-		err   error
+		text []byte
+		err  error
 	}
 	done := make(chan outcome, 1)
 	go func() {
-		value, err := read()
-		done <- outcome{value, err}
+		text, err := read()
+		done <- outcome{text, err}
 	}()
 	select {
 	case o := <-done:
-		return o.value, o.err
+		return o.text, o.err
 	case <-ctx.Done():
-		var none T
-		return none, errInterrupted
+		return nil, errInterrupted
 	}
 }
 
@@ -118,7 +126,8 @@ func runCLI(ctx context.Context, p process) int {
 	c := &cli{process: p, home: defaultHome(p.getenv, p.userHome)}
 	c.printer = newPrinter(p.stdout, term.IsTerminal(int(p.stdout.Fd())), p.stdoutWidth)
 	err := c.run(ctx)
-	if flushErr := c.out.Flush(); flushErr != nil {
+	flushErr := c.out.Flush()
+	if flushErr != nil {
 		err = fmt.Errorf("cannot write to stdout: %w", flushErr)
 	}
 	if err == nil {
@@ -134,7 +143,7 @@ func runCLI(ctx context.Context, p process) int {
 	return code
 }
 
-func (c *cli) run(ctx context.Context) (err error) {
+func (c *cli) run(ctx context.Context) error {
 	c.commands = sync.OnceValue(func() *Commands {
 		table, err := loadCommands(c.queries)
 		if err != nil {
@@ -143,11 +152,12 @@ func (c *cli) run(ctx context.Context) (err error) {
 		return table
 	})
 	peer := peerCredentials{refused: func(err error) { c.stranger.Store(&err) }}
-	c.conn, err = dial(c.socketPath, c.intercept, grpc.WithTransportCredentials(peer))
+	conn, err := dial(c.socketPath, c.intercept, grpc.WithTransportCredentials(peer))
 	if err != nil {
 		return err
 	}
-	c.client = daemonpb.NewDaemonClient(c.conn)
+	c.conn = conn
+	c.client = daemonpb.NewDaemonClient(conn)
 	if err := checkWords(c.args); err != nil {
 		return err
 	}
@@ -164,12 +174,13 @@ func (c *cli) run(ctx context.Context) (err error) {
 		defer stop()
 		context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
 	}
-	act := v.setup(c, f)
+	act := v.declare(f)
 	args, err := v.parse(f, rest)
 	if errors.Is(err, flag.ErrHelp) {
 		c.helpVerb(v, f)
 		return nil
-	} else if err != nil {
+	}
+	if err != nil {
 		return err
 	}
 	if err := c.checkHomeKnown(v.name); err != nil {
@@ -198,31 +209,49 @@ func homeVariable() string {
 
 // checkHomeKnown refuses a verb that needs the home where nobody says which it is, or where its name cannot travel.
 func (c *cli) checkHomeKnown(verb string) error {
-	if verb == "version" || verb == "completion" {
-		return nil
-	}
-	variable, own := homeVariable(), c.getenv("HONEYDEW_HOME")
-	var fault *Error
+	fault := c.homeFault()
 	switch {
-	case c.getenv(variable) == "" && own == "":
-		fault = usagef("neither HONEYDEW_HOME nor %s is set, so there is no place for honeydew's files", variable).
-			hint("set one of them, for example: HONEYDEW_HOME=/var/lib/honeydew")
-	case c.getenv(variable) == "" && strings.HasPrefix(own, "~"):
-		fault = usagef("HONEYDEW_HOME is %q, but %s is not set", own, variable).hint("set it, or write the whole path")
-	case !utf8.ValidString(c.home):
-		fault = usagef("the home's path is no UTF-8: %q", c.home).hint("let HONEYDEW_HOME name another directory")
-	default:
+	case fault == nil || verb == "version" || verb == "completion":
 		return nil
-	}
-	if verb == "daemon" {
+	case verb == "daemon":
 		return exitError{exitConfig, fault}
 	}
 	return fault
 }
 
-// verbs ranges over the table. The commands, of which the last ones are made, are read only for who comes to them.
+// homeFault is what is wrong with what names the home; nil if nothing is.
+func (c *cli) homeFault() *Error {
+	variable := homeVariable()
+	own := c.getenv("HONEYDEW_HOME")
+	homeless := c.getenv(variable) == ""
+	switch {
+	case homeless && own == "":
+		return usagef("neither HONEYDEW_HOME nor %s is set, so there is no place for honeydew's files", variable).
+			hint("set one of them, for example: HONEYDEW_HOME=/var/lib/honeydew")
+	case homeless && strings.HasPrefix(own, "~"):
+		return usagef("HONEYDEW_HOME is %q, but %s is not set", own, variable).
+			hint("set it, or write the whole path")
+	case !utf8.ValidString(c.home):
+		return usagef("the home's path is no UTF-8: %q", c.home).
+			hint("let HONEYDEW_HOME name another directory")
+	}
+	return nil
+}
+
+// verbs ranges over the table. Its last part is made of the commands, which are read only for whoever gets that far.
 func (c *cli) verbs(yield func(verb) bool) {
-	for _, part := range []func() []verb{daemonVerbs, adminVerbs, jobVerbs, scheduleVerbs, toolVerbs, c.providerVerbs} {
+	parts := []func() []verb{
+		c.daemonVerbs,
+		c.loginVerbs,
+		c.envVerbs,
+		c.queueVerbs,
+		c.submitVerbs,
+		c.jobVerbs,
+		c.scheduleVerbs,
+		c.toolVerbs,
+		c.providerVerbs,
+	}
+	for _, part := range parts {
 		for _, v := range part() {
 			if !yield(v) {
 				return
@@ -234,7 +263,8 @@ func (c *cli) verbs(yield func(verb) bool) {
 // find splits the arguments into a verb and the rest; no verb and no error means that help was asked for and printed.
 func (c *cli) find(args []string) (*verb, []string, error) {
 	if len(args) > 0 && args[0] == "--json" {
-		c.json, args = true, args[1:]
+		c.json = true
+		args = args[1:]
 	}
 	if len(args) > 0 && args[0] == "help" {
 		args = append(slices.Clone(args[1:]), "--help")
@@ -246,56 +276,74 @@ func (c *cli) find(args []string) (*verb, []string, error) {
 	if args[0] == "--version" {
 		args = []string{"version"}
 	}
-	var names []string
-	var group []verb
+	var names []string // of all verbs
+	var group []verb   // those that begin with the first word
 	for v := range c.verbs {
-		first, second, _ := strings.Cut(v.name, " ")
-		if names = append(names, first, v.name); first != args[0] {
-			continue
-		} else if second == "" {
-			return &v, args[1:], nil
-		} else if len(args) > 1 && second == args[1] {
-			return &v, args[2:], nil
+		words := strings.Fields(v.name)
+		n := len(words)
+		if len(args) >= n && slices.Equal(words, args[:n]) {
+			return &v, args[n:], nil
 		}
-		group = append(group, v)
+		if words[0] == args[0] {
+			group = append(group, v)
+		}
+		names = append(names, words[0], v.name)
 	}
+	return nil, nil, c.notFound(args, names, group)
+}
+
+// notFound says what was meant by arguments that name no verb, or shows the group of verbs that they name.
+func (c *cli) notFound(args, names []string, group []verb) error {
 	wanted := args[0]
-	if len(args) > 1 && !strings.HasPrefix(args[1], "-") {
+	hasSecond := len(args) > 1 && !strings.HasPrefix(args[1], "-")
+	switch {
+	case hasSecond:
 		wanted += " " + args[1]
-	} else if len(group) > 0 {
-		c.helpGroup(args[0], group)
+	case len(group) > 0:
+		c.helpGroup(group)
 		if len(args) == 1 {
-			return nil, nil, usagef("%s needs one of these words", args[0])
-		} else if isHelp(args[1]) {
-			return nil, nil, nil
+			return usagef("%s needs one of these words", args[0])
+		}
+		if isHelp(args[1]) {
+			return nil
 		}
 	}
-	e := usagef("no command %q", wanted).hint("see: honeydew --help")
-	if near := cmp.Or(nearest(wanted, names), nearest(args[0], names)); near != "" {
-		e.Message += "; did you mean: honeydew " + near
+	meant := ""
+	near := cmp.Or(nearest(wanted, names), nearest(args[0], names))
+	if near != "" {
+		meant = "; did you mean: honeydew " + near
 	}
-	return nil, nil, e
+	return usagef("no command %q%s", wanted, meant).hint("see: honeydew --help")
 }
 
 func isHelp(word string) bool { return word == "-h" || word == "--help" }
 
 // parse lets flags stand after arguments, too; everything behind -- is an argument.
-func (v *verb) parse(f *flag.FlagSet, words []string) (args []string, err error) {
+func (v *verb) parse(f *flag.FlagSet, words []string) ([]string, error) {
+	var args []string
 	for len(words) > 0 {
 		if err := f.Parse(words); err != nil {
 			return nil, v.misused(f, err)
 		}
 		rest := f.Args()
-		if n := len(words) - len(rest); n > 0 && words[n-1] == "--" || len(rest) == 0 {
-			args, words = append(args, rest...), nil
-		} else {
-			args, words = append(args, rest[0]), rest[1:]
+		parsed := words[:len(words)-len(rest)]
+		if len(parsed) > 0 && parsed[len(parsed)-1] == "--" {
+			args = append(args, rest...)
+			break
 		}
+		if len(rest) == 0 {
+			break
+		}
+		args = append(args, rest[0])
+		words = rest[1:]
 	}
 	declared := strings.Fields(v.args)
-	if n := len(args); n < len(declared) && !strings.HasPrefix(declared[n], "[") {
-		return nil, v.misused(f, fmt.Errorf("%s: %s is missing", v.name, strings.TrimSuffix(declared[n], "...")))
-	} else if n > len(declared) && !strings.Contains(v.args, "...") {
+	given := len(args)
+	if given < len(declared) && !strings.HasPrefix(declared[given], "[") {
+		missing := strings.TrimSuffix(declared[given], "...")
+		return nil, v.misused(f, fmt.Errorf("%s: %s is missing", v.name, missing))
+	}
+	if given > len(declared) && !strings.Contains(v.args, "...") {
 		return nil, v.misused(f, fmt.Errorf("%s: unexpected argument %q", v.name, args[len(declared)]))
 	}
 	return args, nil
@@ -306,17 +354,21 @@ func (v *verb) misused(f *flag.FlagSet, err error) error {
 	if errors.Is(err, flag.ErrHelp) {
 		return err
 	}
-	wrong := ": not what this flag takes"
-	text, known := strings.NewReplacer(": parse error", wrong, ": invalid syntax", wrong).Replace(err.Error()), []string{}
+	const wrong = ": not what this flag takes"
+	text := strings.NewReplacer(": parse error", wrong, ": invalid syntax", wrong).Replace(err.Error())
+	var known []string
 	f.VisitAll(func(f *flag.Flag) {
-		if known = append(known, f.Name); len(f.Name) > 1 {
+		known = append(known, f.Name)
+		if len(f.Name) > 1 {
 			text = strings.Replace(text, " -"+f.Name, " --"+f.Name, 1)
 		}
 	})
-	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+	name, unknown := strings.CutPrefix(text, "flag provided but not defined: -")
+	if unknown {
 		name = strings.TrimPrefix(name, "-")
 		text = fmt.Sprintf("%s: no flag --%s", v.name, name)
-		if near := nearest(name, known); near != "" {
+		near := nearest(name, known)
+		if near != "" {
 			text += fmt.Sprintf("; did you mean --%s?", near)
 		}
 	}
@@ -329,7 +381,8 @@ func number(f *flag.FlagSet, name string, least int64, usage string, set func(in
 		n, err := strconv.ParseInt(text, 10, 32)
 		if err != nil {
 			return errors.Unwrap(err) // without the name of the function
-		} else if n < least {
+		}
+		if n < least {
 			return fmt.Errorf("%d; allowed: %d and more", n, least)
 		}
 		set(int32(n))
@@ -345,19 +398,19 @@ func (c *cli) absolute(path string) string {
 }
 
 // explain is the one place where errors become words and exit codes.
-func (c *cli) explain(err error) (code int, text, hint string) {
+func (c *cli) explain(err error) (exit int, text, hint string) {
 	e, grpcCode := asError(err)
-	text, hint = neutral(e.Message), neutral(e.Hint)
-	if exit, ok := errors.AsType[exitError](err); ok && exit.code != 0 {
-		return exit.code, text, hint
-	}
-	if errors.Is(err, errInterrupted) || grpcCode == codes.Canceled {
+	text = neutral(e.Message)
+	hint = neutral(e.Hint)
+	ended, isExit := errors.AsType[exitError](err)
+	switch {
+	case isExit && ended.code != 0:
+		return ended.code, text, hint
+	case errors.Is(err, errInterrupted), grpcCode == codes.Canceled:
 		return exitInterrupted, "interrupted", ""
-	}
-	switch grpcCode {
-	case codes.Unavailable, codes.DeadlineExceeded:
+	case grpcCode == codes.Unavailable, grpcCode == codes.DeadlineExceeded:
 		return c.explainSilence(grpcCode, text)
-	case codes.Unimplemented:
+	case grpcCode == codes.Unimplemented:
 		return exitFailed, "the daemon is of another release and does not know this",
 			"restart it with: honeydew stop && honeydew start"
 	}
@@ -372,32 +425,36 @@ func (c *cli) explain(err error) (code int, text, hint string) {
 	return exitFailed, text, hint
 }
 
-// explainSilence says why no answer came: text is what gRPC says of it. Whether a daemon runs is what its lock says,
-// for a socket tells a stopped or busy daemon from a dead one badly.
+// explainSilence says why no answer came, where text is what gRPC says of it.
 func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint string) {
-	if stranger := c.stranger.Load(); stranger != nil {
+	stranger := c.stranger.Load()
+	if stranger != nil {
 		return exitFailed, neutral((*stranger).Error()),
 			"do not trust it; remove it, or let $HONEYDEW_SOCKET or daemon.socket_path name your own daemon's"
 	}
-	if path := c.otherSocket(); path != "" && code == codes.Unavailable && isNobodyThere(text) {
-		return exitNotRunning, neutral("the daemon is not running: nobody listens at " + path + ", which $HONEYDEW_SOCKET names"),
-			"start it with: honeydew start, or unset HONEYDEW_SOCKET"
+	elsewhere := c.otherSocket()
+	if elsewhere != "" && code == codes.Unavailable && isNobodyThere(text) {
+		said = "the daemon is not running: nobody listens at " + elsewhere + ", which $HONEYDEW_SOCKET names"
+		return exitNotRunning, neutral(said), "start it with: honeydew start, or unset HONEYDEW_SOCKET"
 	}
+	// Whether a daemon runs is what its lock says: a socket tells a stopped or busy daemon from a dead one badly.
 	held, err := c.daemonHolds(code)
 	switch {
-	case outOfFiles(err) || strings.Contains(text, syscall.EMFILE.Error()):
+	case outOfFiles(err), strings.Contains(text, syscall.EMFILE.Error()):
 		return exitFailed, "too many open files: this process may open no more, and so cannot ask the daemon",
 			"raise the limit, for example with: ulimit -n 256"
 	case strings.Contains(text, syscall.EACCES.Error()):
 		return exitFailed, "the daemon's socket is not yours to use",
 			"it belongs to another user, or $HONEYDEW_SOCKET names the wrong file"
 	case err != nil:
-		return exitFailed, neutral(fmt.Sprintf("the daemon does not answer, and whether it runs is not known: %v", err)),
-			"look with: honeydew doctor"
+		said = fmt.Sprintf("the daemon does not answer, and whether it runs is not known: %v", err)
+		return exitFailed, neutral(said), "look with: honeydew doctor"
 	case held:
 		pid := c.daemonPID()
-		return exitFailed, fmt.Sprintf("the daemon runs (pid %s) but does not answer: busy or stopped", pid),
-			fmt.Sprintf("try again; kill -CONT %s wakes a stopped one, kill %s ends it; see also: honeydew logs", pid, pid)
+		said = fmt.Sprintf("the daemon runs (pid %s) but does not answer: busy or stopped", pid)
+		hint = fmt.Sprintf("try again; kill -CONT %s wakes a stopped one, kill %s ends it; see also: honeydew logs",
+			pid, pid)
+		return exitFailed, said, hint
 	case code == codes.DeadlineExceeded:
 		return exitFailed, "no answer came in time, and no daemon of this home runs",
 			"see which socket is asked with: honeydew doctor"
@@ -411,11 +468,12 @@ func (c *cli) otherSocket() string {
 	if c.getenv("HONEYDEW_SOCKET") == "" {
 		return ""
 	}
-	cfg, _ := c.config()
-	if path := c.socketPath(); path != cfg.Daemon.SocketPath {
-		return path
+	cfg, _ := c.config() // else the defaults
+	path := c.socketPath()
+	if path == cfg.Daemon.SocketPath {
+		return ""
 	}
-	return ""
+	return path
 }
 
 // isNobodyThere reports whether gRPC's text says that no process listens at the socket.
@@ -425,12 +483,15 @@ func isNobodyThere(text string) bool {
 
 // daemonHolds reports whether a daemon holds the lock of the home. One whose connection broke may be at its end, and
 // is given a moment to reach it.
-func (c *cli) daemonHolds(code codes.Code) (held bool, err error) {
+func (c *cli) daemonHolds(code codes.Code) (bool, error) {
 	patience := time.Now().Add(endPatience)
 	for {
-		held, err = lockHeld(lockPath(c.home))
-		if !held || err != nil || code != codes.Unavailable || time.Now().After(patience) {
-			return held, err
+		held, err := lockHeld(lockPath(c.home))
+		if err != nil || !held {
+			return false, err
+		}
+		if code != codes.Unavailable || time.Now().After(patience) {
+			return true, nil
 		}
 		time.Sleep(poll)
 	}
@@ -438,12 +499,13 @@ func (c *cli) daemonHolds(code codes.Code) (held bool, err error) {
 
 // daemonPID is the daemon's process, as its PID file has it.
 func (c *cli) daemonPID() string {
-	cfg, _ := c.config()
-	text, err := os.ReadFile(cfg.Daemon.PIDFile)
-	if pid, convErr := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && convErr == nil {
-		return strconv.Itoa(pid)
+	cfg, _ := c.config()                       // else the defaults
+	text, _ := os.ReadFile(cfg.Daemon.PIDFile) // else "", which is no number either
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return "unknown"
 	}
-	return "unknown"
+	return strconv.Itoa(pid)
 }
 
 // outOfFiles reports whether err is that of a process, or of a system, that can open no more files.
@@ -454,16 +516,23 @@ func outOfFiles(err error) bool {
 // asError is err as an Error, whether it arose here or came from the daemon; the code is that of gRPC where gRPC itself
 // failed, which our daemon's errors tell from their own by their reason.
 func asError(err error) (*Error, codes.Code) {
-	if e, ok := errors.AsType[*Error](err); ok {
-		return e, codes.OK
+	own, ok := errors.AsType[*Error](err)
+	if ok {
+		return own, codes.OK
 	}
 	st, ok := status.FromError(err) // nobody wraps one, which would put the whole of its text into the message
 	if !ok {
 		return &Error{Message: err.Error()}, codes.OK
 	}
-	for _, d := range st.Details() {
-		if info, ok := d.(*errdetails.ErrorInfo); ok && info.Domain == errorDomain {
-			return &Error{Code: info.Reason, Message: st.Message(), Hint: info.Metadata["hint"]}, codes.OK
+	for _, detail := range st.Details() {
+		info, ok := detail.(*errdetails.ErrorInfo)
+		if ok && info.Domain == errorDomain {
+			e := &Error{
+				Code:    info.Reason,
+				Message: st.Message(),
+				Hint:    info.Metadata["hint"],
+			}
+			return e, codes.OK
 		}
 	}
 	return &Error{Message: st.Message()}, st.Code()

@@ -43,7 +43,7 @@ func (impostor) ListSchedules(context.Context, *daemonpb.ListSchedulesRequest, .
 }
 
 // runVerb runs a verb against a fake daemon and returns what it printed.
-func runVerb(t *testing.T, client api, args ...string) (stdout, stderr string, err error) {
+func runVerb(t *testing.T, client daemonpb.DaemonClient, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	c, out := testCLI(t, 80)
 	c.client = client
@@ -59,7 +59,7 @@ func runVerb(t *testing.T, client api, args ...string) (stdout, stderr string, e
 	}
 	f := flag.NewFlagSet(v.name, flag.ContinueOnError)
 	f.SetOutput(io.Discard)
-	act := v.setup(c, f)
+	act := v.declare(f)
 	words, err := v.parse(f, rest)
 	if err == nil {
 		err = act(t.Context(), words)

@@ -94,9 +94,9 @@ func TestAByteOrderMarkIsNoPartOfWhatIsRead(t *testing.T) {
 		check("password", password, err)
 		c.stdin = open()
 		piped, err := c.readInput(t.Context(), "-")
-		check("stdin", string(piped), err)
+		check("stdin", piped, err)
 		read, err := c.readInput(t.Context(), file)
-		check("file", string(read), err)
+		check("file", read, err)
 	}
 	file := putFile(t, t.TempDir(), "batch", mark+`{"command":"account.me"}`+"\n")
 	if stdout, _, err := runVerb(t, impostor{}, "submit", "account.me", "--payload", "@"+putFile(t, filepath.Dir(file), "p", mark+"{}")); err != nil {

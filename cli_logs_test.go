@@ -144,11 +144,3 @@ func TestASchedulesNameOrIDIsFoundBeforeItIsAnExpression(t *testing.T) {
 		}
 	}
 }
-
-func TestAnAnswerThatNobodyCanShowIsAnError(t *testing.T) {
-	c, out := testCLI(t, 80)
-	err := c.show("NoSuch", &daemonpb.PingRequest{}, &daemonpb.PingResponse{})
-	if err == nil || !strings.Contains(err.Error(), "NoSuch") {
-		t.Errorf("%v, %q", err, out)
-	}
-}

@@ -44,7 +44,7 @@ func TestADaemonInTheBackgroundInheritsNothing(t *testing.T) {
 	}
 	c, _ := testCLI(t, 0)
 	c.home, c.executable = dir, script
-	daemon, _, err := c.spawn(nil)
+	daemon, _, err := c.spawn()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,16 +4,22 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
 	"flag"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"unicode"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"honeydew/daemonpb"
 )
@@ -68,29 +74,36 @@ func TestArgumentsTakeTheTypeOfTheQuery(t *testing.T) {
 	}
 }
 
+// exampleOf are the words of a verb's example, behind the name of the program.
+func exampleOf(v verb) []string {
+	var words []string
+	for i, part := range strings.Split(cmp.Or(v.example, v.usage()), "'") {
+		if i%2 == 1 {
+			words = append(words, part)
+		} else {
+			words = append(words, strings.Fields(part)...)
+		}
+	}
+	return words[1:]
+}
+
 func TestEveryVerbHasAnExampleThatItWouldTake(t *testing.T) {
 	c, _ := testCLI(t, 0)
 	for v := range c.verbs {
 		if strings.HasPrefix(v.name, "__") || v.name == "completion" {
 			continue
 		}
-		line := strings.ReplaceAll(v.example, "'", "\x00")
-		var words []string
-		for i, part := range strings.Split(line, "\x00") {
-			if i%2 == 1 {
-				words = append(words, part)
-			} else {
-				words = append(words, strings.Fields(part)...)
-			}
+		if v.args != "" && v.example == "" {
+			t.Errorf("%s has arguments and no example", v.name)
 		}
-		found, rest, err := c.find(words[1:])
+		found, rest, err := c.find(exampleOf(v))
 		if err != nil || found == nil || found.name != v.name {
 			t.Errorf("%s: the example %q is of another verb (%v)", v.name, v.example, err)
 			continue
 		}
 		f := flag.NewFlagSet(v.name, flag.ContinueOnError)
 		f.SetOutput(io.Discard)
-		v.setup(c, f)
+		v.declare(f)
 		if _, err := found.parse(f, rest); err != nil {
 			t.Errorf("%s: the example %q: %v", v.name, v.example, err)
 		}
@@ -119,52 +132,166 @@ func TestTablesFitTheTerminalAndKeepTheFirstColumn(t *testing.T) {
 	}
 }
 
-// Templates are not checked by the compiler: each is given messages whose lists have an element and whose flags are up or down.
-func TestEveryAnswerCanBeShown(t *testing.T) {
-	fill := func(name protoreflect.FullName, up bool) proto.Message {
-		kind, err := protoregistry.GlobalTypes.FindMessageByName(name)
-		if err != nil {
-			t.Fatal(err)
+// hostile is a connection whose every answer is full: each text holds what a terminal would obey, each list one element,
+// each flag is up or down, and each job has the status.
+type hostile struct {
+	up     bool
+	status string
+	asked  map[string]bool
+}
+
+const hostileText = "a\x1b[2J\tb\u202e\u009b31m\n"
+
+func (h *hostile) Invoke(_ context.Context, method string, _, out any, _ ...grpc.CallOption) error {
+	h.asked[method] = true
+	h.fill(out.(proto.Message).ProtoReflect())
+	return nil
+}
+
+func (h *hostile) NewStream(_ context.Context, _ *grpc.StreamDesc, method string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+	h.asked[method] = true
+	return &hostileStream{hostile: h}, nil
+}
+
+func (h *hostile) fill(m protoreflect.Message) {
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		field := fields.Get(i)
+		switch {
+		case field.IsMap() || field.Name() == "next_page_token": // there is no next page
+		case field.IsList() && field.Message() != nil:
+			h.fill(m.Mutable(field).List().AppendMutable().Message())
+		case field.Name() == "times":
+			m.Mutable(field).List().Append(protoreflect.ValueOfString("2026-01-02T03:04:05.000Z"))
+		case field.IsList():
+			m.Mutable(field).List().Append(protoreflect.ValueOfString(hostileText))
+		case field.Message() != nil:
+			h.fill(m.Mutable(field).Message())
+		case field.Name() == "status":
+			m.Set(field, protoreflect.ValueOfString(h.status))
+		case field.Kind() == protoreflect.BoolKind:
+			m.Set(field, protoreflect.ValueOfBool(h.up))
+		case field.Kind() == protoreflect.StringKind:
+			m.Set(field, protoreflect.ValueOfString(hostileText))
+		case field.Kind() == protoreflect.BytesKind:
+			m.Set(field, protoreflect.ValueOfBytes([]byte(`{"a": "\u009b\u202e"}`)))
 		}
-		m := kind.New()
-		for i := range m.Descriptor().Fields().Len() {
-			switch field := m.Descriptor().Fields().Get(i); {
-			case field.IsList() && field.Message() != nil:
-				element := m.Mutable(field).List().AppendMutable().Message()
-				if status := element.Descriptor().Fields().ByName("status"); status != nil {
-					element.Set(status, protoreflect.ValueOfString(statusCompleted))
-				}
-			case field.Name() == "status":
-				m.Set(field, protoreflect.ValueOfString(statusCompleted))
-			case field.Kind() == protoreflect.BoolKind:
-				m.Set(field, protoreflect.ValueOfBool(up))
-			case field.Kind() == protoreflect.StringKind && !field.IsList():
-				m.Set(field, protoreflect.ValueOfString("a\x1b\tb\n"))
-			}
-		}
-		return m.Interface()
 	}
-	methods := daemonpb.File_daemon_proto.Services().ByName("Daemon").Methods()
-	shown := 0
-	for i := range methods.Len() {
-		method := methods.Get(i)
-		if !strings.Contains(answers, "\n== "+string(method.Name())+"\n") {
+}
+
+// hostileStream is such an answer of one message.
+type hostileStream struct {
+	grpc.ClientStream
+	*hostile
+	ended bool
+}
+
+func (*hostileStream) SendMsg(any) error            { return nil }
+func (*hostileStream) CloseSend() error             { return nil }
+func (*hostileStream) Header() (metadata.MD, error) { return nil, nil }
+
+func (s *hostileStream) RecvMsg(out any) error {
+	if s.ended {
+		return io.EOF
+	}
+	s.ended = true
+	s.fill(out.(proto.Message).ProtoReflect())
+	return nil
+}
+
+// Every verb that shows an answer is run as its example says, and shows it to people and to scripts.
+func TestEveryAnswerCanBeShown(t *testing.T) {
+	asked := map[string]bool{}
+	c, _ := testCLI(t, 80)
+	for v := range c.verbs {
+		if slices.Contains([]string{"start", "stop", "logs", "daemon", "service uninstall"}, v.name) {
 			continue
 		}
-		shown++
-		for _, up := range []bool{false, true} {
-			c, out := testCLI(t, 80)
-			if err := c.show(string(method.Name()), fill(method.Input().FullName(), up), fill(method.Output().FullName(), up)); err != nil {
-				t.Errorf("%s: %v", method.Name(), err)
-			}
-			if c.out.Flush(); out.Len() == 0 || strings.ContainsRune(out.String(), '\x1b') {
-				t.Errorf("%s is shown as %q", method.Name(), out)
+		for _, row := range []hostile{
+			{up: true, status: statusCompleted},
+			{up: false, status: statusFailed},
+		} {
+			for _, flags := range [][]string{nil, {"--json"}} {
+				row.asked = asked
+				checkHostile(t, &row, v, flags)
 			}
 		}
 	}
-	if shown < 20 {
-		t.Errorf("only %d answers have a template", shown)
+	methods := daemonpb.File_daemon_proto.Services().ByName("Daemon").Methods()
+	typed := len(c.commands().All())
+	if len(asked) < methods.Len()-typed {
+		t.Errorf("only %d of %d calls were asked for", len(asked), methods.Len())
 	}
+}
+
+func checkHostile(t *testing.T, h *hostile, v verb, flags []string) {
+	t.Helper()
+	words := exampleOf(v)
+	for i, word := range words {
+		if slices.Contains([]string{"ID", "IDS", "PR_ID"}, word) { // numbers
+			words[i] = "7"
+		}
+	}
+	switch v.name {
+	case "login":
+		words = append(words, "--password-stdin")
+	case "completion":
+		words = []string{"completion", "bash"}
+	case "__complete":
+		words = []string{"__complete", "job", "show", ""}
+	}
+	c, out := testCLI(t, 80)
+	c.client = daemonpb.NewDaemonClient(h)
+	home := t.TempDir()
+	c.home = home
+	c.userHome = home
+	c.executable = "/bin/honeydew"
+	c.getenv = func(string) string { return home }
+	c.stdin = openFile(t, putFile(t, home, "stdin", "secret"))
+	c.stderr = openFile(t, filepath.Join(home, "stderr"))
+	found, rest, err := c.find(words)
+	if err != nil || found.name != v.name {
+		t.Fatal(v.name, err)
+	}
+	f := flag.NewFlagSet(v.name, flag.ContinueOnError)
+	f.BoolVar(&c.json, "json", false, "")
+	act := found.declare(f)
+	args, err := found.parse(f, slices.Concat(flags, rest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = act(t.Context(), args)
+	if flushErr := c.out.Flush(); flushErr != nil {
+		t.Fatal(flushErr)
+	}
+	failed := err != nil && (v.name == "doctor" || h.status == statusFailed)
+	if err != nil && !failed {
+		t.Errorf("%s: %v", v.name, err)
+	}
+	said, readErr := os.ReadFile(c.stderr.Name())
+	if readErr != nil {
+		t.Fatal(readErr)
+	}
+	shown := out.String() + string(said)
+	if shown == "" && !failed && !c.json {
+		t.Errorf("%s shows nothing", v.name)
+	}
+	if c.json && !failed && !json.Valid(out.Bytes()) && v.name != "__complete" {
+		t.Errorf("%s %q is no JSON document: %q", v.name, flags, out)
+	}
+	if !c.json && strings.ContainsAny(shown, "\x1b\u009b\u202e") {
+		t.Errorf("%s is shown as %q", v.name, shown)
+	}
+}
+
+func openFile(t *testing.T, path string) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
 }
 
 func TestWhatATerminalWouldObeyIsTakenOut(t *testing.T) {
@@ -217,7 +344,7 @@ func FuzzCommandLine(f *testing.F) {
 		}
 		flags := flag.NewFlagSet(v.name, flag.ContinueOnError)
 		flags.SetOutput(io.Discard)
-		v.setup(c, flags)
+		v.declare(flags)
 		if _, err := v.parse(flags, rest); err != nil && err.Error() == "" {
 			t.Error("refused without a word")
 		}
@@ -237,7 +364,7 @@ func FuzzShown(f *testing.F) {
 				t.Errorf("%q is shown as %q", text, shown)
 			}
 		}
-		for _, b := range indented(text) {
+		for _, b := range []byte(indented(text)) {
 			if b < ' ' && b != '\n' && b != '\t' && b != '\r' || b == 0x7f {
 				t.Errorf("%q is shown with the byte %#x", text, b)
 			}

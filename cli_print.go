@@ -1,0 +1,300 @@
+package main
+
+// How answers look: lines, tables, pairs and times for people, or one JSON document for scripts. What came from outside
+// goes through neutralised before people see it, so that no title of an issue can move the cursor.
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+)
+
+// printer writes answers to stdout. Each verb prints its answer twice, and one of the two is shown: what is for people
+// is silent with --json, and the document is silent without. Whoever owns a printer flushes out, and hears then of a
+// write that failed.
+type printer struct {
+	out      *bufio.Writer
+	json     bool // --json: scripts read it
+	terminal bool // a person looks at it
+	width    int  // columns of the terminal, 0 if it is none
+}
+
+const usualWidth = 80 // of a terminal that does not know its own
+
+// newPrinter prints to out, a terminal of that many columns, or none.
+func newPrinter(out io.Writer, terminal bool, columns int) printer {
+	p := printer{
+		out:      bufio.NewWriterSize(out, 64<<10),
+		terminal: terminal,
+	}
+	if terminal {
+		p.width = cmp.Or(columns, usualWidth)
+	}
+	return p
+}
+
+// printf prints a line for people, without what a terminal would obey.
+func (p *printer) printf(format string, args ...any) {
+	if !p.json {
+		fmt.Fprintln(p.out, neutralised(fmt.Sprintf(format, args...), "\n", dropped))
+	}
+}
+
+// document prints an answer for scripts, as the one JSON document of this run.
+func (p *printer) document(answer any) error {
+	if !p.json {
+		return nil
+	}
+	if message, ok := answer.(proto.Message); ok {
+		text, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(message)
+		if err != nil {
+			return err
+		}
+		answer = json.RawMessage(text) // loses protojson's spaces, which differ from build to build
+	}
+	encoder := json.NewEncoder(p.out)
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(answer)
+}
+
+// answer prints an answer that is one line for people.
+func (p *printer) answer(document any, format string, args ...any) error {
+	p.printf(format, args...)
+	return p.document(document)
+}
+
+// text prints an answer that is a text for people, and for scripts the one member of their document.
+func (p *printer) text(key, text string) error {
+	return p.answer(map[string]string{key: text}, "%s", text)
+}
+
+// note prints to stderr what is not the answer itself.
+func (c *cli) note(format string, args ...any) {
+	_ = c.out.Flush() // its error comes up again at the end
+	fmt.Fprintln(c.stderr, neutralised(fmt.Sprintf(format, args...), "\n\t", dropped))
+}
+
+const dropped rune = -1 // in place of a character: nothing
+
+// neutralised is s with instead in place of each character that a terminal obeys (C0, C1) or that turns the order of
+// the others (bidi controls), except those of keep. Joiners that hold a word or an emoji together stay.
+func neutralised(s, keep string, instead rune) string {
+	var out strings.Builder
+	before := rune(0)
+	for i, r := range s { // bytes that are no UTF-8 become U+FFFD
+		switch {
+		case unicode.IsGraphic(r), strings.ContainsRune(keep, r), joins(before, r, s[i:]):
+			out.WriteRune(r)
+		case unicode.IsSpace(r) && instead == dropped:
+			out.WriteRune(' ')
+		case instead != dropped:
+			out.WriteRune(instead)
+		}
+		before = r
+	}
+	return out.String()
+}
+
+// joins reports whether r, with which rest begins, is a joiner between two characters of one word or emoji: U+200C
+// divides letters in Persian, U+200D joins them in Indian scripts, and the parts of a family.
+func joins(before, r rune, rest string) bool {
+	if r != '\u200c' && r != '\u200d' {
+		return false
+	}
+	after, _ := utf8.DecodeRuneInString(rest[utf8.RuneLen(r):])
+	return joinable(before) && joinable(after)
+}
+
+func joinable(r rune) bool {
+	if r <= unicode.MaxASCII || r == utf8.RuneError {
+		return false
+	}
+	return unicode.IsLetter(r) || unicode.IsMark(r) || unicode.IsSymbol(r)
+}
+
+// neutral makes one line of s, without what a terminal would obey.
+func neutral(s string) string {
+	return strings.Join(strings.Fields(neutralised(s, "", dropped)), " ")
+}
+
+const minColumn = 8 // a column is not cut to less than this many characters
+
+// table prints rows under their heads, as wide as the terminal.
+func (p *printer) table(rows [][]string) { p.columns("", p.width, rows) }
+
+// pairs prints names and values, given in turn. An empty value is left out with its name.
+func (p *printer) pairs(words ...string) {
+	var rows [][]string
+	for pair := range slices.Chunk(words, 2) {
+		if pair[1] != "" {
+			rows = append(rows, pair)
+		}
+	}
+	p.columns("", 0, rows)
+}
+
+// columns prints rows of one length for people, aligned and made printable. Where they are wider than width, if that is
+// not 0, the widest columns are cut until a row fits a line.
+func (p *printer) columns(indent string, width int, rows [][]string) {
+	if p.json {
+		return
+	}
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i := range row {
+			row[i] = neutral(row[i])
+			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
+		}
+	}
+	if width > 0 {
+		narrow(widths, width)
+	}
+	for _, row := range rows {
+		line := indent
+		for i, cell := range row {
+			if utf8.RuneCountInString(cell) > widths[i] {
+				cell = string([]rune(cell)[:widths[i]-1]) + "…"
+			}
+			line += fmt.Sprintf("%-*s  ", widths[i], cell)
+		}
+		p.printf("%s", strings.TrimRight(line, " "))
+	}
+}
+
+// narrow cuts the widest of the columns until they fit a line of that width. The first one stays: one wants to copy it.
+func narrow(widths []int, width int) {
+	over := len("  ")*(len(widths)-1) - width
+	for _, w := range widths {
+		over += w
+	}
+	others := widths[1:]
+	for over > 0 && slices.Max(others) > minColumn {
+		widest := slices.Index(others, slices.Max(others))
+		others[widest]--
+		over--
+	}
+}
+
+// localTime shows a timestamp of the daemon in the user's zone, and how far away it is.
+func localTime(text string) string {
+	t, err := parseTimeText(text)
+	if err != nil || t.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("%s (%s)", t.Local().Format(time.DateTime), shortTime(text))
+}
+
+// shortTime shows only how far away a timestamp is: "in 5m 0s" or "5m 0s ago".
+func shortTime(text string) string {
+	t, err := parseTimeText(text)
+	if err != nil || t.IsZero() {
+		return ""
+	}
+	away := time.Until(t)
+	if away >= 0 {
+		return "in " + span(away)
+	}
+	return span(-away) + " ago"
+}
+
+// span is a duration in its two largest units.
+func span(d time.Duration) string {
+	seconds := int(d.Seconds())
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", seconds)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm %ds", seconds/60, seconds%60)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh %dm", seconds/3600, seconds/60%60)
+	}
+	return fmt.Sprintf("%dd %dh", seconds/86400, seconds/3600%24)
+}
+
+// seconds shows a number of seconds.
+func seconds(n int64) string { return span(time.Duration(n) * time.Second) }
+
+// bytesText shows a size in its unit.
+func bytesText(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	value := float64(n)
+	unit := ""
+	for _, larger := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if value < 1024 {
+			break
+		}
+		value /= 1024
+		unit = larger
+	}
+	return fmt.Sprintf("%.1f %s", value, unit)
+}
+
+// count says "1 job" or "2 jobs".
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// indented is a JSON result for a terminal: in lines, and without the control characters that JSON lets pass (C1,
+// bidi).
+func indented(text []byte) string {
+	var out bytes.Buffer
+	err := json.Indent(&out, text, "", "  ")
+	if err != nil {
+		return neutral(string(text))
+	}
+	return neutralised(out.String(), "\n", utf8.RuneError)
+}
+
+// logLine is a line of the log for people: time, level, message, fields.
+func logLine(line []byte) string {
+	decoder := json.NewDecoder(bytes.NewReader(line))
+	start, err := decoder.Token()
+	if err != nil || start != json.Delim('{') {
+		return neutral(string(line))
+	}
+	var when, level, message string
+	var fields []string
+	for decoder.More() {
+		key, err := decoder.Token()
+		if err != nil {
+			return neutral(string(line))
+		}
+		var value json.RawMessage
+		if err := decoder.Decode(&value); err != nil {
+			return neutral(string(line))
+		}
+		text := string(value)
+		_ = json.Unmarshal(value, &text) // a string without its quotes; anything else stays as it is
+		switch key {
+		case "timestamp":
+			when = text
+			if t, err := parseTimeText(text); err == nil {
+				when = t.Local().Format(time.DateTime)
+			}
+		case "level":
+			level = strings.ToUpper(text)
+		case "message":
+			message = text
+		default:
+			fields = append(fields, fmt.Sprintf("%v=%s", key, text))
+		}
+	}
+	words := neutral(message + " " + strings.Join(fields, " "))
+	return fmt.Sprintf("%s %-5s %s", neutral(when), neutral(level), words)
+}

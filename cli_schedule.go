@@ -1,0 +1,237 @@
+package main
+
+// The verbs about schedules. One is named by its name, or by its id, which may be shortened.
+
+import (
+	"cmp"
+	"context"
+	"flag"
+	"math"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"honeydew/daemonpb"
+)
+
+func (c *cli) scheduleVerbs() []verb {
+	return []verb{
+		{
+			name:  "schedule add",
+			args:  "NAME CRON COMMAND [KEY=VALUE...]",
+			short: "Submit a command again and again",
+			example: "honeydew schedule add nightly '0 2 * * *' " +
+				"github.commits organization=acme repository=api startDate=last-success",
+			setup: c.scheduleAddVerb,
+		},
+		{
+			name:  "schedule list",
+			short: "List the schedules",
+			run:   c.scheduleList,
+		},
+		{
+			name:    "schedule remove",
+			args:    "NAME",
+			short:   "Remove a schedule; its jobs stay",
+			example: "honeydew schedule remove nightly",
+			run:     c.scheduleRemove,
+		},
+		{
+			name:    "schedule pause",
+			args:    "NAME",
+			short:   "Fire it no more until resumed",
+			example: "honeydew schedule pause nightly",
+			run:     c.schedulePause,
+		},
+		{
+			name:    "schedule resume",
+			args:    "NAME",
+			short:   "Fire it again, from now on",
+			example: "honeydew schedule resume nightly",
+			run:     c.scheduleResume,
+		},
+		{
+			name:    "schedule run",
+			args:    "NAME",
+			short:   "Submit its job now",
+			example: "honeydew schedule run nightly",
+			setup:   c.scheduleRunVerb,
+		},
+		{
+			name:    "schedule test",
+			args:    "CRON|NAME",
+			short:   "Show the next five times",
+			example: "honeydew schedule test '*/15 9-17 * * 1-5'",
+			run:     c.scheduleTest,
+		},
+	}
+}
+
+// minIDPrefix is as short as a schedule's id may be written: what is shorter is rather a mistyped name.
+const minIDPrefix = 4
+
+// schedule finds the schedule of that name, or else of that id, which may be shortened. One that is not there has only
+// the name that was asked for: the daemon says the rest.
+func (c *cli) schedule(ctx context.Context, text string) (*daemonpb.Schedule, error) {
+	all, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
+	if err != nil {
+		return nil, err
+	}
+	var found []*daemonpb.Schedule
+	for _, s := range all.Schedules {
+		if s.Name == text {
+			return s, nil
+		}
+		if len(text) >= minIDPrefix && strings.HasPrefix(s.ScheduleId, text) {
+			found = append(found, s)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return &daemonpb.Schedule{Name: text}, nil
+	case 1:
+		return found[0], nil
+	}
+	return nil, usagef("%q begins the ids of %s", text, count(len(found), "schedule")).
+		hint("write more of it, or the name")
+}
+
+func (c *cli) scheduleAddVerb(f *flag.FlagSet) action {
+	in := &daemonpb.ScheduleJobRequest{}
+	payload := payloadFlag(f)
+	number(f, "priority", math.MinInt32, "of its jobs; higher `N` run first", func(n int32) { in.Priority = n })
+	environmentFlag(f, &in.Environment)
+	f.StringVar(&in.Missed, "missed", "",
+		"what to do about times missed while down or asleep: `run_once` (default) or skip")
+	f.StringVar(&in.Overlap, "overlap", "", "while its previous job is unfinished: `skip` (default) or allow")
+	f.StringVar(&in.Jitter, "jitter", "", "start up to this `DURATION` later, at random")
+	f.BoolVar(&in.Replace, "replace", false, "change the schedule of that name; its history stays")
+	f.StringVar(&in.Timeout, "timeout", "", "`DURATION` of one attempt of its jobs, such as 90s (default: api.timeout)")
+	number(f, "max-retries", 0,
+		"`N` retries of its jobs after a failure that may pass (default: 12, or more if queue.max_retries is)",
+		func(n int32) { in.MaxRetries = &n })
+	return func(ctx context.Context, args []string) error {
+		in.Name = args[0]
+		in.CronExpr = args[1]
+		in.Command = args[2]
+		arguments, err := c.payload(ctx, in.Command, *payload, args[3:])
+		if err != nil {
+			return err
+		}
+		in.Payload = arguments
+		out, err := c.client.ScheduleJob(ctx, in)
+		if err != nil {
+			return err
+		}
+		done := "Added"
+		if in.Replace {
+			done = "Saved"
+		}
+		return c.answer(out, "%s %s. It runs next at %s.", done, in.Name, localTime(out.NextRunAt))
+	}
+}
+
+func (c *cli) scheduleList(ctx context.Context, _ []string) error {
+	out, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
+	if err != nil {
+		return err
+	}
+	rows := [][]string{{"NAME", "WHEN", "NEXT", "LAST", "LAST JOB", "ENVIRONMENT", "COMMAND", "ARGUMENTS"}}
+	for _, s := range out.Schedules {
+		next := "paused"
+		if s.Enabled {
+			next = shortTime(s.NextRunAt)
+		}
+		rows = append(rows, []string{
+			s.Name,
+			s.CronExpr,
+			next,
+			shortTime(s.LastRunAt),
+			s.LastJobStatus,
+			s.Environment,
+			s.Command,
+			protojson.MarshalOptions{}.Format(s.Payload),
+		})
+	}
+	c.table(rows)
+	return c.document(out)
+}
+
+func (c *cli) scheduleRemove(ctx context.Context, args []string) error {
+	s, err := c.schedule(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	out, err := c.client.UnscheduleJob(ctx, &daemonpb.UnscheduleJobRequest{Name: s.Name})
+	if err != nil {
+		return err
+	}
+	return c.answer(out, "Removed %s.", s.Name)
+}
+
+func (c *cli) schedulePause(ctx context.Context, args []string) error {
+	return c.enable(ctx, args[0], false)
+}
+
+func (c *cli) scheduleResume(ctx context.Context, args []string) error {
+	return c.enable(ctx, args[0], true)
+}
+
+// enable pauses or resumes a schedule.
+func (c *cli) enable(ctx context.Context, schedule string, enabled bool) error {
+	s, err := c.schedule(ctx, schedule)
+	if err != nil {
+		return err
+	}
+	in := &daemonpb.SetScheduleEnabledRequest{Name: s.Name, Enabled: enabled}
+	out, err := c.client.SetScheduleEnabled(ctx, in)
+	if err != nil {
+		return err
+	}
+	if enabled {
+		return c.answer(out, "Resumed %s. It runs next at %s.", s.Name, localTime(out.Schedule.GetNextRunAt()))
+	}
+	return c.answer(out, "Paused %s. Resume it with: honeydew schedule resume %s", s.Name, s.Name)
+}
+
+func (c *cli) scheduleRunVerb(f *flag.FlagSet) action {
+	wait := f.Bool("wait", false, "wait for the end of the job")
+	return func(ctx context.Context, args []string) error {
+		s, err := c.schedule(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		out, err := c.client.TriggerSchedule(ctx, &daemonpb.TriggerScheduleRequest{Name: s.Name})
+		if err != nil {
+			return err
+		}
+		if *wait {
+			return c.waitAll(ctx, []string{out.JobId})
+		}
+		return c.answer(out, "%s", out.JobId)
+	}
+}
+
+func (c *cli) scheduleTest(ctx context.Context, args []string) error {
+	s, err := c.schedule(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	in := &daemonpb.PreviewScheduleRequest{CronExpr: cmp.Or(s.CronExpr, args[0])}
+	if !strings.ContainsAny(in.CronExpr, " \t@") {
+		return errorf(codeNotFound, "no schedule %q, and no cron expression either", args[0]).
+			hint("list them with: honeydew schedule list")
+	}
+	out, err := c.client.PreviewSchedule(ctx, in)
+	if err != nil {
+		return err
+	}
+	for _, text := range out.Times {
+		t, err := parseTimeText(text)
+		if err != nil {
+			return err
+		}
+		c.printf("%s  %s", t.Local().Format("Mon 2006-01-02 15:04:05 MST"), shortTime(text))
+	}
+	return c.document(out)
+}

@@ -1,0 +1,360 @@
+package main
+
+// The verbs that submit jobs. Those of the providers have no code of their own: they are derived from the command
+// table, required arguments by position, the others as flags.
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"honeydew/daemonpb"
+)
+
+func (c *cli) submitVerbs() []verb {
+	return []verb{
+		{
+			name:    "submit",
+			args:    "[COMMAND] [KEY=VALUE...]",
+			short:   "Submit a job, or many from a file",
+			example: "honeydew submit github.commits organization=acme repository=api startDate=-7d --wait",
+			setup:   c.submitVerb,
+		},
+		{
+			name:  "commands",
+			short: "List every command and its arguments",
+			run:   c.listCommands,
+		},
+	}
+}
+
+// providerVerbs turns the command table into verbs.
+func (c *cli) providerVerbs() []verb {
+	examples := strings.NewReplacer(
+		"ORGANIZATION", "acme",
+		"REPOSITORY", "api",
+		"PROJECT", "web",
+		"WORKSPACE", "acme",
+	)
+	var all []verb
+	for _, cmd := range c.commands().All() {
+		var args []string
+		for _, a := range cmd.Args {
+			if a.Required {
+				place := strings.ReplaceAll(kebab(a.Name), "-", "_")
+				args = append(args, strings.ToUpper(place))
+			}
+		}
+		v := verb{
+			name:  kebab(strings.Replace(cmd.Name, ".", " ", 1)),
+			args:  strings.Join(args, " "),
+			short: cmd.Description,
+			setup: func(f *flag.FlagSet) action {
+				return c.providerVerb(f, cmd)
+			},
+		}
+		v.example = examples.Replace(v.usage())
+		all = append(all, v)
+	}
+	return all
+}
+
+// kebab is a name of the API as a flag or verb: pullRequests is pull-requests.
+func kebab(name string) string {
+	var out []rune
+	for _, r := range name {
+		if unicode.IsUpper(r) {
+			out = append(out, '-')
+		}
+		out = append(out, unicode.ToLower(r))
+	}
+	return string(out)
+}
+
+// providerVerb is the verb of one command: it submits a job, waits for it and prints its result.
+func (c *cli) providerVerb(f *flag.FlagSet, cmd *Command) action {
+	in := submitFlags(f)
+	in.Command = cmd.Name
+	var required, words []string
+	for _, a := range cmd.Args {
+		add := func(text string) error {
+			words = append(words, a.Name+"="+text)
+			return nil
+		}
+		switch {
+		case a.Required:
+			required = append(required, a.Name)
+		case strings.HasPrefix(a.Type, "Boolean"):
+			f.BoolFunc(kebab(a.Name), "", add)
+		case a.isDate():
+			f.Func(kebab(a.Name), "a `DATE`: "+allowedDates, add)
+		default:
+			f.Func(kebab(a.Name), "`"+strings.ToUpper(a.Type)+"`", add)
+		}
+	}
+	detach := f.Bool("detach", false, "print the job's id and do not wait")
+	return func(ctx context.Context, args []string) error {
+		for i, name := range required {
+			words = append(words, name+"="+args[i])
+		}
+		out, err := c.submit(ctx, in, "", words)
+		if err != nil {
+			return err
+		}
+		if *detach {
+			return c.answer(out, "%s", out.JobId)
+		}
+		job, err := c.wait(ctx, out.JobId)
+		if err != nil {
+			return err
+		}
+		return c.printResult(ctx, job)
+	}
+}
+
+// submitFlags declares what every submit may say.
+func submitFlags(f *flag.FlagSet) *daemonpb.SubmitJobRequest {
+	in := &daemonpb.SubmitJobRequest{}
+	environmentFlag(f, &in.Environment)
+	number(f, "priority", math.MinInt32, "higher `N` run first", func(n int32) { in.Priority = n })
+	f.StringVar(&in.Timeout, "timeout", "", "`DURATION` of one attempt, such as 90s (default: api.timeout)")
+	number(f, "max-retries", 0,
+		"`N` retries after a failure that may pass (default: queue.max_retries)",
+		func(n int32) { in.MaxRetries = &n })
+	return in
+}
+
+// environmentFlag declares --environment of a job or schedule.
+func environmentFlag(f *flag.FlagSet, name *string) {
+	f.StringVar(name, "environment", "", "`NAME` of the environment (default: the active one)")
+}
+
+// payloadFlag declares --payload, which method payload reads.
+func payloadFlag(f *flag.FlagSet) *string {
+	return f.String("payload", "", "arguments as `JSON`, @FILE, or - for stdin")
+}
+
+func (c *cli) submitVerb(f *flag.FlagSet) action {
+	in := submitFlags(f)
+	payload := payloadFlag(f)
+	f.StringVar(&in.IdempotencyKey, "idempotency-key", "", "submit at most once under this `KEY`")
+	f.Func("run-after", "not before `TIME`: RFC 3339, or a duration from now such as 2h", func(text string) error {
+		in.RunAfter = text
+		d, err := parseDuration(text)
+		if err == nil {
+			in.RunAfter = timeText(time.Now().Add(d))
+			return nil
+		}
+		_, err = time.Parse(time.RFC3339, text)
+		if err != nil {
+			return fmt.Errorf("%q is neither an RFC 3339 time nor a duration such as 2h", text)
+		}
+		return nil
+	})
+	wait := f.Bool("wait", false, "wait for the end of the job")
+	batch := f.String("batch", "",
+		"submit all jobs of a `FILE` or -: one {\"command\":..., \"payload\":{...}} a line, all or none")
+	return func(ctx context.Context, args []string) error {
+		switch {
+		case *batch != "" && (len(args) > 0 || *wait):
+			return usagef("submit: --batch takes neither a command nor --wait")
+		case *batch != "":
+			return c.submitBatch(ctx, *batch)
+		case len(args) == 0:
+			return usagef("submit: COMMAND is missing").hint("list them with: honeydew commands")
+		}
+		in.Command = args[0]
+		out, err := c.submit(ctx, in, *payload, args[1:])
+		if err != nil {
+			return err
+		}
+		if *wait {
+			return c.waitAll(ctx, []string{out.JobId})
+		}
+		return c.answer(out, "%s", out.JobId)
+	}
+}
+
+// submit submits a job with the arguments that text and words say.
+func (c *cli) submit(
+	ctx context.Context,
+	in *daemonpb.SubmitJobRequest,
+	text string,
+	words []string,
+) (*daemonpb.SubmitJobResponse, error) {
+	payload, err := c.payload(ctx, in.Command, text, words)
+	if err != nil {
+		return nil, err
+	}
+	in.Payload = payload
+	out, err := c.client.SubmitJob(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	if out.Existing {
+		c.note("this key was used before; nothing new was submitted")
+	}
+	return out, nil
+}
+
+// submitBatch submits the jobs of a file, one a line, and prints their ids.
+func (c *cli) submitBatch(ctx context.Context, name string) error {
+	text, err := c.readInput(ctx, name)
+	if err != nil {
+		return err
+	}
+	in := &daemonpb.SubmitJobsRequest{}
+	for i, line := range strings.Split(text, "\n") {
+		if strings.TrimSpace(line) == "" {
+			continue
+		}
+		job := &daemonpb.SubmitJobRequest{}
+		if err := protojson.Unmarshal([]byte(line), job); err != nil {
+			return usagef("%s:%d: %s", name, i+1, err)
+		}
+		in.Jobs = append(in.Jobs, job)
+	}
+	out, err := c.client.SubmitJobs(ctx, in)
+	if err != nil {
+		return err
+	}
+	for _, job := range out.Jobs {
+		c.printf("%s", job.JobId)
+	}
+	return c.document(out)
+}
+
+// readInput reads a file, or stdin for -. Either may be a pipe that nobody writes to.
+func (c *cli) readInput(ctx context.Context, name string) (string, error) {
+	text, err := interruptible(ctx, func() ([]byte, error) {
+		if name == "-" {
+			return io.ReadAll(c.stdin)
+		}
+		return os.ReadFile(expandPath(name, c.userHome))
+	})
+	if err != nil {
+		return "", err
+	}
+	return plainText(name, text)
+}
+
+// plainText is what an editor saved, without the mark that some put in front of UTF-8.
+func plainText(name string, saved []byte) (string, error) {
+	text := string(saved)
+	if strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff") {
+		return "", usagef("%s is UTF-16", name).hint("save it as UTF-8")
+	}
+	text = strings.TrimPrefix(text, "\xef\xbb\xbf")
+	if !utf8.ValidString(text) {
+		return "", usagef("%s is no UTF-8", name).hint("save it as UTF-8")
+	}
+	return text, nil
+}
+
+// payload makes a command's arguments of --payload and key=value words, which win.
+func (c *cli) payload(ctx context.Context, command, text string, words []string) (*structpb.Struct, error) {
+	text = cmp.Or(text, "{}")
+	if text == "-" || text[0] == '@' {
+		read, err := c.readInput(ctx, strings.TrimPrefix(text, "@"))
+		if err != nil {
+			return nil, err
+		}
+		text = read
+	}
+	payload := &structpb.Struct{}
+	if err := protojson.Unmarshal([]byte(text), payload); err != nil {
+		return nil, usagef("--payload: not a JSON object: %v", err)
+	}
+	given, err := c.arguments(command, words)
+	if err != nil {
+		return nil, err
+	}
+	fields, err := structpb.NewStruct(given)
+	if err != nil {
+		return nil, usagef("payload: %s", err)
+	}
+	proto.Merge(payload, fields)
+	return payload, nil
+}
+
+// arguments reads key=value words.
+func (c *cli) arguments(command string, words []string) (map[string]any, error) {
+	cmd, err := c.commands().Lookup(command)
+	if err != nil {
+		cmd = &Command{} // the daemon may know it, and says so if not
+	}
+	given := map[string]any{}
+	for _, word := range words {
+		key, text, ok := strings.Cut(word, "=")
+		if !ok {
+			return nil, usagef("%q is no KEY=VALUE", word)
+		}
+		a := cmp.Or(cmd.argument(key), &Argument{Name: key, Type: "String"})
+		value, err := argumentValue(a, text, given[key])
+		if err != nil {
+			return nil, err
+		}
+		given[key] = value
+	}
+	return given, nil
+}
+
+// argumentValue converts text to the argument's type; a list grows by what text says.
+func argumentValue(a *Argument, text string, before any) (any, error) {
+	value := itemValue(a.Type, text)
+	if strings.HasPrefix(a.Type, "[") {
+		list, _ := before.([]any)
+		for word := range strings.SplitSeq(strings.ReplaceAll(text, ", ", ","), ",") {
+			list = append(list, itemValue(a.Type, word))
+		}
+		value = list
+	}
+	if a.refuse(value) != "" {
+		return nil, usagef("%s: %q is not %s", a.Name, text, a.refuse(struct{}{}))
+	}
+	return value, nil
+}
+
+// itemValue is a word as JSON, unless the type is text. What is no JSON stays a text, and is refused as such.
+func itemValue(typ, word string) any {
+	var value any
+	kind := strings.Trim(typ, "[]!")
+	if kind == "String" || kind == "ID" || json.Unmarshal([]byte(word), &value) != nil {
+		return word
+	}
+	return value
+}
+
+func (c *cli) listCommands(ctx context.Context, _ []string) error {
+	out, err := c.client.ListCommands(ctx, &daemonpb.ListCommandsRequest{})
+	if err != nil {
+		return err
+	}
+	rows := [][]string{{"COMMAND", "KIND", "DESCRIPTION", "ARGUMENTS"}}
+	for _, cmd := range out.Commands {
+		args := namesOf(cmd.Arguments, func(a *daemonpb.Argument) string {
+			return a.Name + ":" + a.Type
+		})
+		rows = append(rows, []string{
+			cmd.Name,
+			cmd.Kind,
+			cmd.Description,
+			strings.Join(args, " "),
+		})
+	}
+	c.table(rows)
+	return c.document(out)
+}
