@@ -3,11 +3,13 @@
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
+# One setting for all, so that nothing is compiled twice. Without gRPC's tracing the linker drops what only that needs.
+export GOFLAGS = -trimpath -tags=grpcnotrace
 
 .PHONY: build proto graphql test race e2e demo sandbox lint cover examples emulated audit picture dist fuzz bench clean
 
 build: ## bin/honeydew, and bin/daemon, the same binary under the name that makes it the daemon
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/honeydew .
+	go build -ldflags '$(LDFLAGS)' -o bin/honeydew .
 	ln -sf honeydew bin/daemon
 
 proto: ## daemonpb/ from daemon.proto
@@ -57,7 +59,7 @@ examples: build ## the example clients, against the sandbox
 	examples/run.sh
 
 emulated: ## the main path on other processors; needs qemu-user-static and binfmt
-	for arch in arm64 arm 386 riscv64; do GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o bin/honeydew-$$arch . && \
+	for arch in arm64 arm 386 riscv64; do GOARCH=$$arch go build -ldflags '$(LDFLAGS)' -o bin/honeydew-$$arch . && \
 	  HONEYDEW_BIN=$(CURDIR)/bin/honeydew-$$arch go test -C sandbox -count=1 -run 'TestScripts/(start|login|provider|jobs|kill)$$' . || exit 1; done
 
 audit: ## the figures, the reading order, and every place that touches the outside or a secret

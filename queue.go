@@ -191,7 +191,8 @@ func (h *itemHeap) Pop() any {
 	return it
 }
 
-// newQueue loads what is open in the store; Start lets it run.
+// newQueue loads what is open in the store; Start lets it run. Until then nothing is sent, so that a start that fails
+// later has done nothing to any API.
 func newQueue(o QueueOptions) (*Queue, error) {
 	q := &Queue{
 		QueueOptions: o,
@@ -259,7 +260,7 @@ func (q *Queue) takeUp(seq int64) error {
 	return q.Store.Restart(seq)
 }
 
-// giveUp ends a job that was cut off.
+// giveUp ends a job that was cut off. The log hears of it once it is on disk.
 func (q *Queue) giveUp(j *Job, code, message string) error {
 	if err := q.Store.End(j.Seq, statusFailed, code, message, nil); err != nil {
 		return err
@@ -269,7 +270,7 @@ func (q *Queue) giveUp(j *Job, code, message string) error {
 	return nil
 }
 
-// Start lets the workers run.
+// Start lets the workers run. They are numbered from 1, for the log.
 func (q *Queue) Start() {
 	for id := range q.Workers {
 		q.workers.Go(func() { q.worker(id + 1) })

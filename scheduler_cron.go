@@ -99,11 +99,14 @@ func cutZone(expr string, zone *time.Location) (string, *time.Location, error) {
 // parseEvery reads the duration of @every. robfig/cron would round it to seconds and raise it to one silently.
 func parseEvery(text string) (cronExpr, error) {
 	every, err := time.ParseDuration(text)
-	if err != nil || every < time.Second || every%time.Second != 0 {
+	whole := err == nil && every%time.Second == 0
+	if !whole || every < time.Second {
 		return cronExpr{}, badCron(
 			"@every needs one duration of whole seconds, at least 1s, not %q; its units are h, m and s", text)
 	}
-	return cronExpr{every: every}, nil
+	return cronExpr{
+		every: every,
+	}, nil
 }
 
 // cronField is what may stand in one of the five fields.

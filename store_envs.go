@@ -7,6 +7,8 @@ package main
 //	       +-- by name, as they were when they were made: jobs.environment, schedules.environment
 //
 // This file sees tokens sealed only (seal.go). What is asked of it at every attempt is remembered; see Environments.
+// A name is what people and jobs know an environment by; its id is what the tokens are sealed for, so that one that is
+// removed and added again under its old name starts without a login.
 
 import (
 	"database/sql"
@@ -125,7 +127,8 @@ func (s *Store) AddEnvironment(e Environment) error {
 	})
 }
 
-// SetActiveEnvironment makes the one named the active one; the one that was active goes on to exist.
+// SetActiveEnvironment makes the one named the active one; the one that was active goes on to exist. Jobs that wait stay
+// with the environment that they were submitted for.
 func (s *Store) SetActiveEnvironment(name string) error {
 	return s.updateEnvironments(func(t *tx) error { return t.activate(name) })
 }

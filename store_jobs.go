@@ -11,6 +11,16 @@ package main
 //
 // Each of these asks in its WHERE for the state that it begins with. So where two of them meet, a cancellation and the
 // end of an attempt, say, the first wins and the second gets errNotOpen.
+//
+// What is found by which index of schema.sql:
+//
+//	one job, by its id or the beginning of it    the one of id
+//	those of a state, newest first               jobs_by_status, whose rows lie in the order of seq
+//	those of a command                           jobs_by_command: finished ones alone, so that no submit pays for it
+//	those of a schedule, and its open ones       jobs_by_schedule, jobs_open_by_schedule
+//	the job of an idempotency key                jobs_by_idempotency_key, which also keeps a key from having two
+//	those that failed for a reason               jobs_by_error
+//	what retention removes                       jobs_by_completion
 
 import (
 	"context"

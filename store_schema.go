@@ -252,7 +252,8 @@ func mainEpoch(path string) (string, error) {
 }
 
 // BeginEpoch gives the database a new epoch; note puts a text into the lock beside it. It comes last in a start, so
-// that a database that is refused stays as it was, and before anything is acked.
+// that a database that is refused stays as it was, and before anything is acked. A crash at any line leaves a note that
+// holds the main file's epoch.
 func (s *Store) BeginEpoch(note func(string) error) error {
 	before, err := mainEpoch(s.path)
 	if err != nil {
@@ -279,7 +280,8 @@ func (s *Store) BeginEpoch(note func(string) error) error {
 	return note(next)
 }
 
-// sound reports whether the database at path can be read and is whole, after a failure that may have been the disk's.
+// sound is the second look before damage is believed: it shares nothing with the connection that met it.
+// It reports whether the database at path can be read and is whole, after a failure that may have been the disk's.
 func sound(path string) bool {
 	verdict, err := textOn(dsn(path, "mode", "ro"), "PRAGMA quick_check(1)")
 	return err == nil && verdict == "ok"

@@ -34,7 +34,7 @@ go tool nm -size bin/audit | awk '
     if (best) size[best] += $2; else if ($4 ~ /^main\./) ours += $2 }
   END { printf "%8d  honeydew itself\n", ours / 1024
     for (m in version) printf "%8d %s %s %s\n", size[m] / 1024, direct[m] ? "*" : " ", m, version[m] }' bin/audit.direct bin/audit.modules - | sort -rn
-go build -trimpath -ldflags '-s -w' -o bin/audit .
+go build -ldflags '-s -w' -o bin/audit .
 printf '%8d  the whole binary, as released\n' $(($(wc -c <bin/audit) / 1024))
 rm bin/audit bin/audit.direct bin/audit.modules
 

@@ -11,7 +11,7 @@ mkdir -p dist
 common=dist/common
 mkdir -p $common/licenses $common/completions
 cp README.md DESIGN.md SECURITY.md session.svg daemon.proto $common/
-go build -trimpath -o dist/self .
+go build -o dist/self .
 for shell in bash zsh fish; do dist/self completion $shell >$common/completions/honeydew.$shell; done
 scripts/man.sh dist/self "$version" "$(date -u -d "@$epoch" +%F)" >$common/honeydew.1
 HONEYDEW_HOME=/HOME dist/self service install --print |
@@ -51,7 +51,7 @@ for target in linux/amd64 linux/arm64 linux/arm linux/386 linux/riscv64 darwin/a
   cp -r $common dist/$name
   binary=dist/$name/honeydew
   [ "$os" != windows ] || binary=$binary.exe
-  GOOS=$os GOARCH=$arch GOARM=6 go build -trimpath -ldflags "${LDFLAGS:?}" -o "$binary" .
+  GOOS=$os GOARCH=$arch GOARM=6 go build -ldflags "${LDFLAGS:?}" -o "$binary" .
   size=$(wc -c <"$binary")
   [ "$size" -le $((20 << 20)) ] || { echo "$target: $size bytes are over the budget of 20 MiB" >&2; exit 1; }
   go version -m "$binary" | grep -q 'CGO_ENABLED=0' # static
