@@ -349,6 +349,8 @@ func (c *cli) wait(ctx context.Context, id string) (*daemonpb.JobStatus, error) 
 		return nil
 	})
 	switch {
+	case err == nil && job.ResultOmitted: // a watch has small results alone
+		return c.client.GetJobStatus(ctx, &daemonpb.GetJobStatusRequest{JobId: id})
 	case err == nil:
 		return job, nil
 	case errors.Is(ctx.Err(), context.Canceled):
