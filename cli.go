@@ -273,9 +273,7 @@ func (c *cli) find(args []string) (*verb, []string, error) {
 		c.help()
 		return nil, nil, nil
 	}
-	if args[0] == "--version" {
-		args = []string{"version"}
-	}
+	args = unabbreviated(args)
 	var names []string // of all verbs
 	var group []verb   // those that begin with the first word
 	for v := range c.verbs {
@@ -290,6 +288,24 @@ func (c *cli) find(args []string) (*verb, []string, error) {
 		names = append(names, words[0], v.name)
 	}
 	return nil, nil, c.notFound(args, names, group)
+}
+
+// unabbreviated writes out the short words that other programs have.
+func unabbreviated(args []string) []string {
+	if args[0] == "--version" || args[0] == "-v" {
+		return []string{"version"}
+	}
+	if len(args) < 2 {
+		return args
+	}
+	args = slices.Clone(args)
+	switch args[1] {
+	case "ls":
+		args[1] = "list"
+	case "rm":
+		args[1] = "remove"
+	}
+	return args
 }
 
 // notFound says what was meant by arguments that name no verb, or shows the group of verbs that they name.

@@ -60,7 +60,8 @@ func (c *cli) daemonVerbs() []verb {
 		},
 		{
 			name:    "logs",
-			short:   "Show the daemon's log",
+			args:    "[ID]",
+			short:   "Show the daemon's log, or a job's lines of it",
 			example: "honeydew logs -f",
 			setup:   c.logsVerb,
 		},
@@ -418,8 +419,14 @@ func (c *cli) stopFailed(err error) error {
 
 func (c *cli) logsVerb(f *flag.FlagSet) action {
 	follow := f.Bool("f", false, "go on with new lines, across rotation")
+	f.BoolVar(follow, "follow", false, "the same as -f")
 	last := f.Int("n", 50, "begin with the last `N` lines; 0: all of the present file")
-	return func(ctx context.Context, _ []string) error {
+	f.IntVar(last, "tail", 50, "the same as -n `N`")
+	return func(ctx context.Context, args []string) error {
+		wanted := logFilter{last: *last}
+		if len(args) > 0 {
+			wanted.job = args[0]
+		}
 		cfg, err := c.config()
 		if err != nil {
 			return err
@@ -429,14 +436,35 @@ func (c *cli) logsVerb(f *flag.FlagSet) action {
 			return errorf(codeNotFound, "no log yet: %w", err).hint("start the daemon with: honeydew start")
 		}
 		if *follow {
-			return c.followLog(ctx, file, *last)
+			return c.followLog(ctx, file, wanted)
 		}
-		return c.printLog(file, *last)
+		return c.printLog(file, wanted)
 	}
 }
 
+// logFilter selects lines of the log.
+type logFilter struct {
+	// last are how many of those that are there, 0 for all.
+	last int
+	// job is a job's id or its beginning, "" for all lines.
+	job string
+}
+
+// of are the lines of text that are wanted.
+func (l logFilter) of(text []byte) [][]byte {
+	lines := slices.Collect(bytes.Lines(text))
+	if l.job != "" {
+		field := []byte(`"job_id":"` + l.job)
+		lines = slices.DeleteFunc(lines, func(line []byte) bool { return !bytes.Contains(line, field) })
+	}
+	if l.last > 0 {
+		lines = lines[max(len(lines)-l.last, 0):]
+	}
+	return lines
+}
+
 // followLog prints the last lines, and then what comes, until ctx ends.
-func (c *cli) followLog(ctx context.Context, file *os.File, last int) error {
+func (c *cli) followLog(ctx context.Context, file *os.File, wanted logFilter) error {
 	path := file.Name()
 	for {
 		// Looked for before this file is read to its end: what it got before its rotation comes before what the next
@@ -445,10 +473,10 @@ func (c *cli) followLog(ctx context.Context, file *os.File, last int) error {
 		if err := rewindTruncated(file); err != nil {
 			return err
 		}
-		if err := c.printLog(file, last); err != nil {
+		if err := c.printLog(file, wanted); err != nil {
 			return err
 		}
-		last = 0
+		wanted.last = 0
 		if next != nil {
 			_ = file.Close() // only read
 			file = next
@@ -491,19 +519,14 @@ func rewindTruncated(file *os.File) error {
 	return err
 }
 
-// printLog prints the whole lines that follow, or only the last of them, and leaves one that is still written for
-// later.
-func (c *cli) printLog(file *os.File, last int) error {
+// printLog prints the whole lines that follow, those that are wanted, and leaves one that is still written for later.
+func (c *cli) printLog(file *os.File, wanted logFilter) error {
 	text, err := io.ReadAll(file)
 	if err != nil {
 		return err
 	}
 	whole := text[:bytes.LastIndexByte(text, '\n')+1]
-	lines := slices.Collect(bytes.Lines(whole))
-	if last > 0 {
-		lines = lines[max(len(lines)-last, 0):]
-	}
-	for _, line := range lines {
+	for _, line := range wanted.of(whole) {
 		if c.json {
 			_, _ = c.out.Write(line) // the flush tells
 		} else {

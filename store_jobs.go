@@ -519,25 +519,34 @@ func (s *Store) Job(prefix string, maxResult int64) (*Job, error) {
 	return s.JobBySeq(seq, maxResult)
 }
 
-// JobSeq finds the job that prefix names: exactly, or alone among all ids. Two rows tell which; an id that is there
-// exactly sorts first.
-func (s *Store) JobSeq(prefix string) (int64, error) {
-	if prefix == "" {
+// JobSeq finds the job that name means: an id, the beginning of one that no other id has, or "..k4", the end of one that
+// no other of the newest 10,000 has, for jobs submitted together differ there.
+func (s *Store) JobSeq(name string) (int64, error) {
+	if name == "" {
 		return 0, errorf(codeInvalidArgument, "job_id: missing").hint("list ids with: honeydew job list")
 	}
+	// Two rows tell whether there are several; an id that is there exactly sorts first.
+	query := "SELECT id, seq FROM jobs WHERE id >= ?1 AND id < ?1 || char(1114111) ORDER BY id LIMIT 2"
+	part := name
+	where := "beginning"
+	if end, ok := strings.CutPrefix(name, ".."); ok {
+		query = `SELECT id, seq FROM (SELECT id, seq FROM jobs ORDER BY seq DESC LIMIT 10000)
+			WHERE substr(id, -length(?1)) = ?1 LIMIT 2`
+		part = end
+		where = "end"
+	}
 	scan := func(row scanner) (j Job, err error) { return j, row.Scan(&j.ID, &j.Seq) }
-	const query = "SELECT id, seq FROM jobs WHERE id >= ?1 AND id < ?1 || char(1114111) ORDER BY id LIMIT 2"
-	found, err := readAll(s, scan, query, prefix)
+	found, err := readAll(s, scan, query, part)
 	if err != nil {
 		return 0, err
 	}
-	if len(found) == 0 {
-		return 0, errorf(codeNotFound, "no job %q", prefix).hint("list ids with: honeydew job list")
+	if len(found) == 0 || part == "" {
+		return 0, errorf(codeNotFound, "no job %q", name).hint("list ids with: honeydew job list")
 	}
 	first := found[0]
-	if len(found) > 1 && first.ID != prefix {
-		return 0, errorf(codeInvalidArgument,
-			"job_id: %q is the beginning of several ids, such as %s", prefix, first.ID).hint("give more characters")
+	if len(found) > 1 && first.ID != name {
+		return 0, errorf(codeInvalidArgument, "job_id: %q is the %s of several ids, such as %s", name, where, first.ID).
+			hint("give more characters")
 	}
 	return first.Seq, nil
 }

@@ -207,17 +207,18 @@ func TestWhatWasQueuedBeforeTheCloseIsWritten(t *testing.T) {
 
 func TestIdsMayBeShortened(t *testing.T) {
 	s := openTestStore(t)
-	for _, id := range []string{"abcdefgh", "abcdexyz", "abc"} {
+	for _, id := range []string{"abcdefgh", "abcdexyz", "abc", "xyyz", "zzyz"} {
 		j := newTestJob("github.commits")
 		j.ID = id
 		submitTestJob(t, s, j)
 	}
-	for prefix, want := range map[string]string{"abcdef": "abcdefgh", "abcdefgh": "abcdefgh", "abc": "abc", "abcdex": "abcdexyz"} {
+	for prefix, want := range map[string]string{"abcdef": "abcdefgh", "abcdefgh": "abcdefgh", "abc": "abc", "abcdex": "abcdexyz", "..exyz": "abcdexyz", "..abcdefgh": "abcdefgh"} {
 		if j, err := s.Job(prefix, 0); err != nil || j.ID != want {
 			t.Errorf("%q names %+v (%v), want %q", prefix, j, err, want)
 		}
 	}
-	for prefix, code := range map[string]string{"ab": codeInvalidArgument, "abcde": codeInvalidArgument, "b": codeNotFound, "": codeInvalidArgument, "abcdefghi": codeNotFound, "%": codeNotFound} {
+	for prefix, code := range map[string]string{"ab": codeInvalidArgument, "abcde": codeInvalidArgument, "b": codeNotFound, "": codeInvalidArgument, "abcdefghi": codeNotFound, "%": codeNotFound,
+		"..": codeNotFound, "..q": codeNotFound, "..yz": codeInvalidArgument} {
 		if _, err := s.JobSeq(prefix); codeOf(err) != code {
 			t.Errorf("%q: %v, want %s", prefix, err, code)
 		}

@@ -103,7 +103,7 @@ func TestRetryStorm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"backoffBase  = time.Second\n", "backoffCap   = 5 * time.Minute\n", "if n < 10 {\n\t\tlimit = min(backoffCap, backoffBase<<(n-1))\n\t}\n\treturn time.Duration(rand.Int64N(int64(limit)))"} {
+	for _, line := range []string{"backoffBase  = time.Second\n", "backoffCap   = 5 * time.Minute\n", "if n < 10 {\n\t\tlimit = min(backoffCap, backoffBase<<(n-1))\n\t}\n\treturn max(time.Millisecond, time.Duration(rand.Int64N(int64(limit))))"} {
 		if !strings.Contains(string(source), line) {
 			t.Fatalf("queue_worker.go has another rule than this simulation: %q is gone", line)
 		}
