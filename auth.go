@@ -366,6 +366,7 @@ func refusedByAPI(e *Error) bool {
 // knows: the expiry is read from it without a check, to plan by and for nothing else.
 func (t *TokenSource) obtain(ctx context.Context, r Request, variables map[string]string) (*tokenPair, *Error) {
 	r.Variables, _ = json.Marshal(variables) // strings alone: it cannot fail
+	r.Private = true
 	answer, err := t.Client.Do(ctx, r)
 	e, failed := errors.AsType[*Error](err)
 	if failed {

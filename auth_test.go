@@ -812,6 +812,42 @@ func TestTroubleWhileRefreshingKeepsTheTokens(t *testing.T) {
 	}
 }
 
+// An answer to a login or refresh holds tokens that nobody knows yet; none of them may get into an error, whatever is wrong
+// with the answer otherwise.
+func TestTokensOfAnAnswerThatIsNoneAreNotShown(t *testing.T) {
+	const access, refresh = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln", "opaque-refresh-token"
+	for _, media := range []string{"text/plain", mediaHTML, mediaJSON} {
+		for _, status := range []int{200, 500} {
+			a := newAuthTest(t)
+			a.login()
+			a.api.revokeAccess()
+			a.api.set(func() {
+				a.api.before = func(op string, w http.ResponseWriter, _ *http.Request) bool {
+					if op != "refresh" {
+						return false
+					}
+					w.Header().Set("Content-Type", media)
+					w.WriteHeader(status)
+					fmt.Fprintf(w, `{"data":{"other":{"accessToken":%q,"refreshToken":%q}}}`, access, refresh)
+					return true
+				}
+			})
+			err := a.call(t.Context())
+			if err == nil || strings.Contains(err.Error(), "eyJ") || strings.Contains(err.Error(), refresh) {
+				t.Errorf("%s, %d: %v", media, status, err)
+			}
+		}
+	}
+}
+
+func TestWhatHasTheFormOfATokenIsRedacted(t *testing.T) {
+	r := &Request{Token: "x"}
+	got := r.shown("your token eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0 is old")
+	if got != "your token [redacted] is old" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestRefreshThatFailsForLongSaysWhatToDo(t *testing.T) {
 	a := newAuthTest(t)
 	a.login()

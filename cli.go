@@ -448,6 +448,10 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 		return exitFailed, neutral((*stranger).Error()),
 			"do not trust it; remove it, or let $HONEYDEW_SOCKET or daemon.socket_path name your own daemon's"
 	}
+	if err := checkSocketPath(c.socketPath()); err != nil {
+		refusal, _ := asError(err)
+		return exitUsage, neutral(refusal.Message), neutral(refusal.Hint)
+	}
 	elsewhere := c.otherSocket()
 	if elsewhere != "" && code == codes.Unavailable && isNobodyThere(text) {
 		said = "the daemon is not running: nobody listens at " + elsewhere + ", which $HONEYDEW_SOCKET names"

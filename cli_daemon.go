@@ -156,7 +156,12 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 func (c *cli) startVerb(f *flag.FlagSet) action {
 	c.configFlag(f) // which also names the socket that is waited for
 	return func(ctx context.Context, _ []string) error {
+		c.warned.Do(func() {}) // the daemon says what is wrong with its configuration
 		out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
+		held, lockErr := lockHeld(lockPath(c.home))
+		if err == nil && lockErr == nil && !held {
+			return c.strangeHome()
+		}
 		if err == nil {
 			return c.answer(out, "honeydew %s is already running", out.Version)
 		}
@@ -164,7 +169,6 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 			return err
 		}
 		// One that is there but says nothing would make a second daemon end at once.
-		held, lockErr := lockHeld(lockPath(c.home))
 		if held && status.Code(err) == codes.DeadlineExceeded {
 			return err
 		}
@@ -188,6 +192,13 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 		}
 		return c.awaitReady(ctx, daemon, begin)
 	}
+}
+
+// strangeHome refuses a start whose socket answers for the daemon of another home.
+func (c *cli) strangeHome() error {
+	taken := errorf(codeFailedPrecondition, "%s is the socket of another home's daemon", c.socketPath()).
+		hint("unset HONEYDEW_SOCKET, or set another daemon.socket_path in %s", filepath.Join(c.home, "config.yaml"))
+	return exitError{exitConfig, taken}
 }
 
 // checkConfigured refuses a start with a configuration beside a daemon that runs with another one.
@@ -337,6 +348,11 @@ func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd, begin int64) err
 			if code != exitAlreadyRunning {
 				return c.startFailed(code, begin)
 			}
+			// Another one was quicker, or was there before and is not found.
+			_, err := c.config()
+			if err != nil {
+				return exitError{exitAlreadyRunning, fmt.Errorf("a daemon of this home runs already, with another configuration: %w", err)}
+			}
 		case <-ctx.Done():
 			return errorf(codeInternal, "the daemon has not become ready within %s", startPatience).
 				hint("it may go on starting; see: honeydew logs")
@@ -386,11 +402,11 @@ func (c *cli) stopVerb(f *flag.FlagSet) action {
 	in := &daemonpb.ShutdownRequest{}
 	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they are taken up again at the next start")
 	return func(ctx context.Context, _ []string) error {
-		cfg, err := c.config()
-		if err != nil {
-			c.note("honeydew: %v", err)
-		}
+		cfg, _ := c.config() // else the defaults: what is wrong with it keeps nobody from stopping
 		database := cfg.Storage.DatabasePath
+		if _, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err != nil {
+			return c.stopFailed(err)
+		}
 		// $HONEYDEW_SOCKET may lead to the daemon of another home. One whose database fails does not say.
 		there, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
 		if err == nil {
@@ -410,7 +426,8 @@ func (c *cli) stopVerb(f *flag.FlagSet) action {
 // stopFailed is err, but for a daemon that is not running: that is what was asked for.
 func (c *cli) stopFailed(err error) error {
 	exit, text, _ := c.explain(err)
-	if exit != exitNotRunning {
+	held, lockErr := lockHeld(lockPath(c.home)) // $HONEYDEW_SOCKET may lead elsewhere
+	if exit != exitNotRunning || held || lockErr != nil {
 		return err
 	}
 	c.note("honeydew: %s", text)

@@ -227,6 +227,9 @@ func (c *cli) submitBatch(ctx context.Context, name string) error {
 		}
 		in.Jobs = append(in.Jobs, job)
 	}
+	if len(in.Jobs) == 0 {
+		return usagef("%s holds no job", name).hint(`write one a line, as {"command":"jira.projects","payload":{"organization":"acme"}}`)
+	}
 	out, err := c.client.SubmitJobs(ctx, in)
 	if err != nil {
 		return err

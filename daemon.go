@@ -120,7 +120,9 @@ func (d *Daemon) untilEnd(ctx context.Context) (err error) {
 	case err = <-d.failed:
 	case fatal := <-d.store.Fatal():
 		err = d.judge(fatal)
-		d.log.Error("the database failed; stopping", "error", err.Error())
+	}
+	if err != nil {
+		d.log.Error("daemon failed", "error", err.Error())
 	}
 	d.log.Info("daemon stopping")
 	d.tellManager("STOPPING=1")
@@ -343,7 +345,14 @@ func (d *Daemon) build() error {
 		return d.judge(err)
 	}
 	d.scheduler = newScheduler(d.parts, timeNow)
-	if err := d.store.BeginEpoch(d.dbLock.note); err != nil {
+	noted, err := d.dbLock.noted()
+	if err != nil {
+		return exitf(exitStorage, "database lock: %w", err)
+	}
+	if err := d.store.BeginEpoch(noted, d.dbLock.note); err != nil {
+		return d.judge(err)
+	}
+	if err := d.store.CountFinished(); err != nil {
 		return d.judge(err)
 	}
 	return nil
@@ -444,6 +453,9 @@ func (d *Daemon) watchFiles(ctx context.Context) {
 		}
 		if d.store.Intact() != nil {
 			return // the store has told
+		}
+		if err := d.store.SettleEpoch(d.dbLock.note); err != nil {
+			d.log.Error("the database's epoch cannot be settled", "error", err.Error())
 		}
 		if err := d.restoreSocket(); err != nil {
 			d.log.Error("the socket was removed and cannot be made again", "error", err.Error())

@@ -518,6 +518,31 @@ func TestRemovedDatabaseAcksNothing(t *testing.T) {
 	}
 }
 
+// A database that is moved away takes along what was acked, though that was in the log.
+func TestMovedDatabaseHoldsWhatWasAcked(t *testing.T) {
+	r := newDaemonRig(t, "")
+	r.start()
+	out, err := r.SubmitJob(t.Context(), commits(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(r.home, "daemon.db")
+	moved := filepath.Join(r.home, "moved.db")
+	if err := os.Rename(path, moved); err != nil {
+		t.Fatal(err)
+	}
+	wantExit(t, r.end(10*time.Second), exitStorage, "lost")
+	r.notified()
+	r.start() // with a new one, which sets the old log aside
+	r.stop()
+	putFile(t, r.home, "daemon.db", string(mustRead(t, moved))) // the first daemon, in this process, has moved open
+	r.start()
+	if _, err := r.GetJobStatus(t.Context(), &daemonpb.GetJobStatusRequest{JobId: out.JobId}); err != nil {
+		t.Errorf("the acked job: %v", err)
+	}
+	r.stop()
+}
+
 // The successor's files are not the predecessor's to remove.
 func TestFilesOfAnotherDaemonAreLeftAlone(t *testing.T) {
 	r := newDaemonRig(t, "")
@@ -633,7 +658,10 @@ func TestEpochIsNotedAloneOnlyOnceItIsInTheMainFile(t *testing.T) {
 		note = text
 		return nil
 	}
-	if err := s.BeginEpoch(noteIt); err != nil || strings.Contains(note, " ") {
+	if _, err := s.Finished(); err != nil { // the count reads, too
+		t.Fatal(err)
+	}
+	if err := s.BeginEpoch(note, noteIt); err != nil || strings.Contains(note, " ") {
 		t.Fatalf("%q, %v", note, err)
 	}
 	first := note
@@ -645,7 +673,7 @@ func TestEpochIsNotedAloneOnlyOnceItIsInTheMainFile(t *testing.T) {
 	if _, err := reader.ExecContext(t.Context(), "BEGIN; SELECT * FROM config"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.BeginEpoch(noteIt); err != nil {
+	if err := s.BeginEpoch(note, noteIt); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.HasPrefix(note, first+" ") {
@@ -654,6 +682,70 @@ func TestEpochIsNotedAloneOnlyOnceItIsInTheMainFile(t *testing.T) {
 	if foreign, err := foreignLog(s.path, note); err != nil || foreign {
 		t.Errorf("the own log is foreign: %t (%v)", foreign, err)
 	}
+	if _, err := reader.ExecContext(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SettleEpoch(noteIt); err != nil || strings.Contains(note, " ") {
+		t.Errorf("after the reader: %q, %v", note, err)
+	}
+}
+
+// A kill in the middle of a checkpoint leaves a main file that only its log makes whole: the next start must not take that
+// for damage, nor forget which epoch the file has.
+func TestEpochBeginsThoughTheMainFileIsBetweenTwoStates(t *testing.T) {
+	s := openTestStore(t)
+	if _, err := s.Finished(); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := s.read.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if _, err := reader.ExecContext(t.Context(), "BEGIN; SELECT * FROM config"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetConfigValue("kept", "in the log"); err != nil {
+		t.Fatal(err)
+	}
+	page, err := s.readNumber("SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_config_1'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(s.path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte(strings.Repeat("Z", 4096)), (page-1)*4096); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	note := "before"
+	noteIt := func(text string) error {
+		note = text
+		return nil
+	}
+	if err := s.BeginEpoch(note, noteIt); err != nil || !strings.HasPrefix(note, "before ") {
+		t.Errorf("noted %q, %v", note, err)
+	}
+	if _, err := reader.ExecContext(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SettleEpoch(noteIt); err != nil || strings.Contains(note, " ") {
+		t.Errorf("noted %q, %v", note, err)
+	}
+}
+
+func TestDatabaseOfSeveralNamesIsRefused(t *testing.T) {
+	r := newDaemonRig(t, "")
+	r.start()
+	r.stop()
+	if err := os.Link(filepath.Join(r.home, "daemon.db"), filepath.Join(r.home, "other.db")); err != nil {
+		t.Fatal(err)
+	}
+	r.ends(exitStorage, "several names")
 }
 
 func TestDatabaseThatCannotBeWrittenStaysAsItIs(t *testing.T) {

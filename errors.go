@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"html"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -120,7 +121,9 @@ func (text outside) without(forms []string) string {
 	plain := html.UnescapeString(redact(string(text), forms))
 	line := printable(strings.ToValidUTF8(plain, "?"))
 	// Once more: a page has ways of its own to write a secret, and what printable takes away may have stood inside one.
-	return redact(line, forms)
+	// And what has the form of a token is one, whole or in part, whether we know it or not.
+	token := regexp.MustCompile(`eyJ[\w-]{8,}\.[\w-]+(\.[\w-]*)?`)
+	return token.ReplaceAllString(redact(line, forms), "[redacted]")
 }
 
 // redact replaces every form that begins within the first maxSnippetBytes of text, and drops the rest of text. A form

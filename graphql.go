@@ -60,6 +60,7 @@ type Request struct {
 	Variables                []byte   // JSON
 	Secrets                  []string // beside Token, never to appear in an error
 	Mutation                 bool     // its payload may hold the API's own no
+	Private                  bool     // its answer holds tokens that nobody knows yet: none of it is quoted
 }
 
 // Answer is a usable root field: Data is its JSON, byte for byte as it came; Partial is the API's complaint beside it.
@@ -384,7 +385,7 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 // words are what a failed answer says; text is the whole of it, and speaks for itself where it holds no errors.
 func (r *Request) words(code, line string, env *envelope, text []byte) string {
 	said := env.said
-	if env.errors == 0 {
+	if env.errors == 0 && !r.Private {
 		said = r.shown(outside(text[:min(len(text), maxRefusalBytes)]))
 	}
 	switch {

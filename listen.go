@@ -72,7 +72,7 @@ func checkSocketPath(path string) error {
 	}
 	if len(path) > limit {
 		return invalidf("the socket's path has %d bytes, at most %d are possible: %s", len(path), limit, path).
-			hint("set daemon.socket_path in config.yaml to a shorter path")
+			hint("name a shorter path by daemon.socket_path in config.yaml, or by $HONEYDEW_SOCKET")
 	}
 	return nil
 }

@@ -60,7 +60,11 @@ type Store struct {
 	files []fs.FileInfo
 	lost  atomic.Bool
 
-	// counted is closed when before is there, the finished jobs at the start, or uncounted, why it is not.
+	// epoch is the one that is still to be moved into the main file, "" for none.
+	epoch string
+
+	// counted is closed when before is there, the finished jobs at the start, or uncounted, why it is not. Nil: nobody
+	// counts.
 	counted   chan struct{}
 	before    FinishedCounts
 	uncounted error
@@ -93,12 +97,11 @@ func openStore(path, sync, productionURL string) (*Store, error) {
 	// the file behind SQLite's back.
 	_, _ = sqlite.OFDLocking(true) // its error only says that this system has none
 	s := &Store{
-		path:    path,
-		ops:     make(chan *write, 1024),
-		closed:  make(chan struct{}),
-		gone:    make(chan struct{}),
-		counted: make(chan struct{}),
-		fatal:   make(chan error, 1),
+		path:   path,
+		ops:    make(chan *write, 1024),
+		closed: make(chan struct{}),
+		gone:   make(chan struct{}),
+		fatal:  make(chan error, 1),
 	}
 	if err := s.open(sync); err != nil {
 		err = fmt.Errorf("database %s: %w", path, err)
@@ -147,7 +150,7 @@ func (s *Store) open(sync string) error {
 	if err := s.noteFiles(); err != nil {
 		return err
 	}
-	return s.countFinished()
+	return nil
 }
 
 // onClose leaves behind what undoes a step of open.
@@ -230,10 +233,14 @@ func (s *Store) setProblem(err error) {
 func (s *Store) Close() error {
 	close(s.closed)
 	<-s.gone
-	<-s.counted
-	// Closing would remove side files of these names, which may be another daemon's by now.
+	if s.counted != nil {
+		<-s.counted
+	}
+	// Closing would remove side files of these names, which may be another daemon's by now. But what is in the log
+	// reaches the main file, wherever that was moved to.
 	if s.lost.Load() {
-		return nil
+		_, err := s.conn.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)")
+		return err
 	}
 	return s.closeConnections()
 }

@@ -108,9 +108,10 @@ func (c *FinishedCounts) add(status string, n int64) {
 	}
 }
 
-// countFinished counts the finished jobs as they are now, in the background: a million takes 60 ms. It is called before
-// the writer begins, so that what it sees and what commits add do not overlap.
-func (s *Store) countFinished() error {
+// CountFinished counts the finished jobs as they are now, in the background: a million takes 60 ms. The caller sees to it
+// that nothing else writes meanwhile, so that what it sees and what commits add do not overlap. Until it is done, a
+// checkpoint stops at what it sees.
+func (s *Store) CountFinished() error {
 	snapshot, err := s.read.Begin()
 	if err != nil {
 		return err
@@ -119,6 +120,8 @@ func (s *Store) countFinished() error {
 	if _, err := snapshot.Exec("SELECT 1 FROM config"); err != nil {
 		return errors.Join(err, snapshot.Rollback())
 	}
+	s.since = FinishedCounts{}
+	s.counted = make(chan struct{})
 	go func() {
 		defer close(s.counted)
 		const query = `SELECT (SELECT count(*) FROM jobs WHERE status = 'completed'),
@@ -132,7 +135,9 @@ func (s *Store) countFinished() error {
 // Finished counts the finished jobs: those from before the start, and what commits have added since. Right after the
 // start it waits for the first count.
 func (s *Store) Finished() (FinishedCounts, error) {
-	<-s.counted
+	if s.counted != nil {
+		<-s.counted
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	total := s.before

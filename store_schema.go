@@ -100,6 +100,10 @@ func inspectDatabase(path string) error {
 	if err := checkVersion(int64(version)); err != nil {
 		return err
 	}
+	// Each name would have a log and a lock of its own.
+	if linksOf(info) > 1 {
+		return errors.New("it has several names (hard links); copy it, and use the copy")
+	}
 	// SQLite takes half a page for a page with zeros at its end.
 	whole := max(int64(page), 512) * int64(pages)
 	if info.Size() >= whole || hasLog(path) {
@@ -251,37 +255,43 @@ func mainEpoch(path string) (string, error) {
 	return textOn(dsn(path, "mode", "ro", "immutable", "1"), query, noEpoch, epochKey)
 }
 
-// BeginEpoch gives the database a new epoch; note puts a text into the lock beside it. It comes last in a start, so
-// that a database that is refused stays as it was, and before anything is acked. A crash at any line leaves a note that
-// holds the main file's epoch.
-func (s *Store) BeginEpoch(note func(string) error) error {
+// BeginEpoch gives the database a new epoch; noted is what the lock beside it says, and note changes that. It comes last
+// in a start, so that a database that is refused stays as it was, and before anything is acked. A crash at any line
+// leaves a note that holds the main file's epoch.
+func (s *Store) BeginEpoch(noted string, note func(string) error) error {
 	before, err := mainEpoch(s.path)
-	if err != nil {
-		return s.failure(err)
+	if err != nil { // a crash has left the main file between two states, of which the log makes one
+		before = noted
 	}
-	next := newID()
-	if err := note(before + " " + next); err != nil {
+	s.epoch = newID()
+	if err := note(before + " " + s.epoch); err != nil {
 		return err
 	}
-	if err := s.SetConfigValue(epochKey, next); err != nil {
+	if err := s.SetConfigValue(epochKey, s.epoch); err != nil {
 		return err
+	}
+	return s.SettleEpoch(note)
+}
+
+// SettleEpoch moves the epoch from the log into the main file; from then on it alone is noted. As long as somebody reads
+// the database it stays in the log, and both stay noted, so that this is to be called again.
+func (s *Store) SettleEpoch(note func(string) error) error {
+	if s.epoch == "" {
+		return nil
 	}
 	if _, err := s.read.Exec("PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
 		return s.failure(err)
 	}
 	now, err := mainEpoch(s.path)
-	if err != nil {
-		return s.failure(err)
-	}
-	// Somebody who reads the database keeps the epoch in the log; then both remain noted.
-	if now != next {
+	if err != nil || now != s.epoch {
 		return nil
 	}
-	return note(next)
+	s.epoch = ""
+	return note(now)
 }
 
-// sound is the second look before damage is believed: it shares nothing with the connection that met it.
-// It reports whether the database at path can be read and is whole, after a failure that may have been the disk's.
+// sound is the second look before damage is believed, for a failure may have been the disk's. It reports whether the
+// database at path can be read and is whole, and shares nothing with the connection that failed.
 func sound(path string) bool {
 	verdict, err := textOn(dsn(path, "mode", "ro"), "PRAGMA quick_check(1)")
 	return err == nil && verdict == "ok"

@@ -22,6 +22,9 @@ func openTestStore(t testing.TB) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := s.CountFinished(); err != nil {
+		t.Fatal(err)
+	}
 	s.rehearse = true // in the tests every function must bear to be run twice
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
@@ -326,6 +329,9 @@ func TestCountsSurviveARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s, err = openStore(path, "normal", "https://x.test"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CountFinished(); err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()

@@ -50,6 +50,8 @@ func openFileLimit() (uint64, error) { return 1 << 20, nil }
 
 func ownerOf(fs.FileInfo) (uid int, ok bool) { return 0, false }
 
+func linksOf(fs.FileInfo) uint64 { return 1 }
+
 func detached() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP}
 }
