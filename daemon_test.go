@@ -650,6 +650,26 @@ func TestLogOfAnotherDatabaseIsNeverApplied(t *testing.T) {
 	}
 }
 
+// holdSnapshot reads the database, as an open sqlite3 does, until the returned function is called.
+func holdSnapshot(t *testing.T, s *Store) (end func()) {
+	t.Helper()
+	reader, err := s.read.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reader.ExecContext(t.Context(), "BEGIN; SELECT * FROM config"); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if _, err := reader.ExecContext(t.Context(), "ROLLBACK"); err != nil {
+			t.Fatal(err)
+		}
+		if err := reader.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // While somebody reads the database its new epoch stays in the log, and the log must not be taken for another's then.
 func TestEpochIsNotedAloneOnlyOnceItIsInTheMainFile(t *testing.T) {
 	s := openTestStore(t)
@@ -665,14 +685,7 @@ func TestEpochIsNotedAloneOnlyOnceItIsInTheMainFile(t *testing.T) {
 		t.Fatalf("%q, %v", note, err)
 	}
 	first := note
-	reader, err := s.read.Conn(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
-	if _, err := reader.ExecContext(t.Context(), "BEGIN; SELECT * FROM config"); err != nil {
-		t.Fatal(err)
-	}
+	stopReading := holdSnapshot(t, s)
 	if err := s.BeginEpoch(note, noteIt); err != nil {
 		t.Fatal(err)
 	}
@@ -682,9 +695,7 @@ func TestEpochIsNotedAloneOnlyOnceItIsInTheMainFile(t *testing.T) {
 	if foreign, err := foreignLog(s.path, note); err != nil || foreign {
 		t.Errorf("the own log is foreign: %t (%v)", foreign, err)
 	}
-	if _, err := reader.ExecContext(t.Context(), "ROLLBACK"); err != nil {
-		t.Fatal(err)
-	}
+	stopReading()
 	if err := s.SettleEpoch(noteIt); err != nil || strings.Contains(note, " ") {
 		t.Errorf("after the reader: %q, %v", note, err)
 	}
@@ -697,14 +708,7 @@ func TestEpochBeginsThoughTheMainFileIsBetweenTwoStates(t *testing.T) {
 	if _, err := s.Finished(); err != nil {
 		t.Fatal(err)
 	}
-	reader, err := s.read.Conn(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
-	if _, err := reader.ExecContext(t.Context(), "BEGIN; SELECT * FROM config"); err != nil {
-		t.Fatal(err)
-	}
+	stopReading := holdSnapshot(t, s)
 	if err := s.SetConfigValue("kept", "in the log"); err != nil {
 		t.Fatal(err)
 	}
@@ -730,9 +734,7 @@ func TestEpochBeginsThoughTheMainFileIsBetweenTwoStates(t *testing.T) {
 	if err := s.BeginEpoch(note, noteIt); err != nil || !strings.HasPrefix(note, "before ") {
 		t.Errorf("noted %q, %v", note, err)
 	}
-	if _, err := reader.ExecContext(t.Context(), "ROLLBACK"); err != nil {
-		t.Fatal(err)
-	}
+	stopReading()
 	if err := s.SettleEpoch(noteIt); err != nil || strings.Contains(note, " ") {
 		t.Errorf("noted %q, %v", note, err)
 	}

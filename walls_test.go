@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -285,6 +286,32 @@ func TestWalls(t *testing.T) {
 		}
 		for _, b := range found {
 			t.Errorf("%s: %s (for %s)", b.at, b.what, goos)
+		}
+	}
+}
+
+// What DESIGN.md and SECURITY.md say of a file is said of one that is there, and names something that stands in it.
+func TestDocumentsNameWhatIsThere(t *testing.T) {
+	pattern := regexp.MustCompile("\\b([a-z_]+\\.go): `([A-Za-z.]+)`")
+	for _, document := range []string{"DESIGN.md", "SECURITY.md"} {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		places := pattern.FindAllStringSubmatch(string(text), -1)
+		if len(places) < 5 {
+			t.Errorf("%s names %d places; is the pattern still its form?", document, len(places))
+		}
+		for _, place := range places {
+			source, err := os.ReadFile(place[1])
+			if err != nil {
+				t.Errorf("%s: %v", document, err)
+				continue
+			}
+			name := place[2][strings.LastIndex(place[2], ".")+1:]
+			if !regexp.MustCompile(`\b` + name + `\b`).Match(source) {
+				t.Errorf("%s: %s has no %s", document, place[1], place[2])
+			}
 		}
 	}
 }
