@@ -250,17 +250,6 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// indented is a JSON result for a terminal: in lines, and without the control characters that JSON lets pass (C1,
-// bidi).
-func indented(text []byte) string {
-	var out bytes.Buffer
-	err := json.Indent(&out, text, "", "  ")
-	if err != nil {
-		return neutral(string(text))
-	}
-	return neutralised(out.String(), "\n", utf8.RuneError)
-}
-
 // logLine is a line of the log for people: time, level, message, fields.
 func logLine(line []byte) string {
 	decoder := json.NewDecoder(bytes.NewReader(line))
