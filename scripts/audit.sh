@@ -2,15 +2,8 @@
 # What an auditor asks first: how much there is to read, in which order, what comes with it, and every place where the
 # program touches the outside or a secret. `make audit`.
 set -euo pipefail
-<<<<<<< HEAD:scripts/audit.sh
 cd "$(dirname "$0")/.."
 order=$(sed -n '/^Reading order for an audit:/,/;/p' DESIGN.md | tr '\n' ' ' | sed 's/.*audit: //; s/;.*//; s/,//g')
-=======
-cd "$(dirname "$0")"
-budget=4000 file_budget=500 function_budget=60
-order="errors files listen seal jwt auth graphql commands dates store store_jobs store_admin store_schema queue worker cronexpr scheduler \
-  rpc rpc_jobs config log daemon main cli cli_call cli_daemon cli_admin cli_submit cli_jobs cli_wait cli_result cli_schedule cli_print cli_help cli_complete cli_doctor"
->>>>>>> cli2:audit.sh
 sources() { git ls-files '*.go' | grep -v -e / -e _test.go; }
 families() { for name in $order; do sources | grep -E "^$name(_.*)?\.go$"; done; } # as DESIGN.md has them
 
