@@ -252,10 +252,16 @@ func BenchmarkOverJobs(b *testing.B) {
 		list := func(in *daemonpb.ListJobsRequest) func() error {
 			return func() error { _, err := stub.ListJobs(ctx, in); return err }
 		}
+		newest, err := stub.ListJobs(ctx, &daemonpb.ListJobsRequest{Limit: 1})
+		if err != nil {
+			b.Fatal(err)
+		}
+		job := &daemonpb.GetJobStatusRequest{JobId: newest.Jobs[0].JobId}
 		for _, c := range []struct {
 			name string
 			call func() error
 		}{
+			{"GetJobStatus", func() error { _, err := stub.GetJobStatus(ctx, job); return err }},
 			{"GetStatus", func() error { _, err := stub.GetStatus(ctx, &daemonpb.GetStatusRequest{}); return err }},
 			{"ListJobs", list(&daemonpb.ListJobsRequest{})},
 			{"ListJobs/status", list(&daemonpb.ListJobsRequest{Status: statusCompleted})},

@@ -9,6 +9,7 @@ package main
 // Store.mu guards what stands below it. It is not held across SQL.
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -32,6 +33,8 @@ var errStoreClosed = &Error{Code: codeShuttingDown, Message: "the daemon is shut
 type Store struct {
 	path string
 	read *sql.DB
+	// readPrepared are its statements that are run for every job. To prepare one takes longer than to run it.
+	readPrepared map[string]*sql.Stmt
 	// undo closes what is open.
 	undo []func() error
 
@@ -143,12 +146,28 @@ func (s *Store) open(sync string) error {
 	s.onClose(s.read.Close)
 	s.read.SetMaxOpenConns(4)
 	s.read.SetMaxIdleConns(4)
+	if err := s.prepareReads(); err != nil {
+		return err
+	}
 	s.nextSeq, err = s.readNumber("SELECT coalesce(max(seq), 0) FROM jobs")
 	if err != nil {
 		return err
 	}
 	if err := s.noteFiles(); err != nil {
 		return err
+	}
+	return nil
+}
+
+// prepareReads prepares the statements that readAll and readOne run for every job.
+func (s *Store) prepareReads() error {
+	s.readPrepared = map[string]*sql.Stmt{}
+	for _, query := range []string{sqlJobBySeq, sqlJobSeq} {
+		stmt, err := s.read.Prepare(query)
+		if err != nil {
+			return err
+		}
+		s.readPrepared[query] = stmt
 	}
 	return nil
 }
@@ -293,17 +312,26 @@ func collect[T any](db querier, scan func(scanner) (T, error), query string, arg
 
 // readAll reads every row of a query.
 func readAll[T any](s *Store, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
-	list, err := collect(s.read, scan, query, args...)
+	list, err := collect(s, scan, query, args...)
 	return list, s.failure(err)
+}
+
+// QueryContext makes the readers a querier.
+func (s *Store) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if stmt := s.readPrepared[query]; stmt != nil {
+		return stmt.QueryContext(ctx, args...)
+	}
+	return s.read.QueryContext(ctx, query, args...)
 }
 
 // readOne reads the first row of a query. Where there is none it returns missing; nil: the zero value is the answer.
 func readOne[T any](s *Store, missing error, scan func(scanner) (T, error), query string, args ...any) (T, error) {
-	v, err := scan(s.read.QueryRow(query, args...))
-	if errors.Is(err, sql.ErrNoRows) {
-		return v, missing
+	list, err := readAll(s, scan, query, args...)
+	if err != nil || len(list) == 0 {
+		var none T
+		return none, cmp.Or(err, missing)
 	}
-	return v, s.failure(err)
+	return list[0], nil
 }
 
 // readNumber reads a number, of a query that always has one.

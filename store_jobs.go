@@ -508,11 +508,12 @@ func scanJob(row scanner) (*Job, error) {
 	return &j, err
 }
 
+const sqlJobBySeq = "SELECT " + jobColumns +
+	"CASE WHEN result_bytes <= ?2 THEN coalesce(result, '') ELSE '' END FROM jobs WHERE seq = ?1"
+
 // JobBySeq reads one job, with its result where that has at most maxResult bytes. 0: never, for who does not want it.
 func (s *Store) JobBySeq(seq, maxResult int64) (*Job, error) {
-	const query = "SELECT " + jobColumns +
-		"CASE WHEN result_bytes <= ?2 THEN coalesce(result, '') ELSE '' END FROM jobs WHERE seq = ?1"
-	return readOne(s, errJobGone(), scanJob, query, seq, maxResult)
+	return readOne(s, errJobGone(), scanJob, sqlJobBySeq, seq, maxResult)
 }
 
 // Job reads the job that prefix names, as JobSeq and JobBySeq do.
@@ -524,14 +525,16 @@ func (s *Store) Job(prefix string, maxResult int64) (*Job, error) {
 	return s.JobBySeq(seq, maxResult)
 }
 
+// sqlJobSeq finds up to two rows, which tells whether there are several. An id that is there exactly sorts first.
+const sqlJobSeq = "SELECT id, seq FROM jobs WHERE id >= ?1 AND id < ?1 || char(1114111) ORDER BY id LIMIT 2"
+
 // JobSeq finds the job that name means: an id, the beginning of one that no other id has, or "..k4", the end of one that
 // no other of the newest 10,000 has, for jobs submitted together differ there.
 func (s *Store) JobSeq(name string) (int64, error) {
 	if name == "" {
 		return 0, errorf(codeInvalidArgument, "job_id: missing").hint("list ids with: honeydew job list")
 	}
-	// Two rows tell whether there are several; an id that is there exactly sorts first.
-	query := "SELECT id, seq FROM jobs WHERE id >= ?1 AND id < ?1 || char(1114111) ORDER BY id LIMIT 2"
+	query := sqlJobSeq
 	part := name
 	where := "beginning"
 	if end, ok := strings.CutPrefix(name, ".."); ok {
