@@ -434,7 +434,7 @@ func (c *cli) explain(err error) (exit int, text, hint string) {
 	case codeShuttingDown:
 		return exitNotRunning, "the daemon is shutting down", "start it again with: honeydew start"
 	case codeAuthRequired, codeAuthExpired, codeAuthInvalid:
-		return exitLogin, text, "log in with: honeydew login"
+		return exitLogin, text, cmp.Or(hint, "log in with: honeydew login")
 	case codeInvalidArgument, codeUnknownCommand:
 		return exitUsage, text, hint
 	}

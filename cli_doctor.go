@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -356,8 +357,11 @@ func xmlEscape(text string) string {
 	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
 }
 
-// shellQuoted is text as one word of a shell.
+// shellQuoted is text as one word of a shell, as it is if no shell would change it.
 func shellQuoted(text string) string {
+	if regexp.MustCompile(`^[\w./:@%+-]+$`).MatchString(text) {
+		return text
+	}
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
