@@ -20,10 +20,8 @@ import (
 )
 
 const (
+	tellEvery = 2 * time.Second
 	lasting   = 10 * time.Second // what lasts so long is said without a terminal, too
-	askEvery  = 2 * time.Second  // the daemon, about what a pending job waits for
-	countable = 200              // pending jobs, among which the place of one is sought
-
 	eraseLine = "\r\x1b[K"
 )
 
@@ -75,15 +73,15 @@ func (p *progress) clear() {
 	}
 }
 
-// cutLine is as much of text as surely fits so many columns: what may be wide counts as wide.
+// cutLine is text, or as much of it as surely fits so many columns: what may be wide counts as wide.
 func cutLine(text string, columns int) string {
 	for i, r := range text {
 		columns--
 		if r >= 0x1100 {
 			columns--
 		}
-		if columns < 0 {
-			return text[:i]
+		if columns < 1 {
+			return text[:i] + "…"
 		}
 	}
 	return text
@@ -95,8 +93,6 @@ type watch struct {
 	line   *progress
 	job    *daemonpb.JobStatus    // nil until the daemon has told it
 	daemon *daemonpb.DaemonStatus // as it was when last asked
-	before int                    // pending jobs that come first; -1: not known
-	asked  time.Time
 }
 
 // follow watches the job until it ends, or the call does.
@@ -110,7 +106,7 @@ func (w *watch) follow(ctx context.Context, id string) error {
 			return nil
 		})
 	}()
-	ticks := time.NewTicker(time.Second)
+	ticks := time.NewTicker(tellEvery)
 	defer ticks.Stop()
 	for {
 		select {
@@ -123,51 +119,20 @@ func (w *watch) follow(ctx context.Context, id string) error {
 	}
 }
 
-// tell says what the job does now.
+// tell says what the job does now. What a pending one waits for the daemon knows; where that does not answer, the watch
+// ends too, and says why.
 func (w *watch) tell(ctx context.Context) {
 	if w.job == nil {
 		return
 	}
-	if w.job.Status == statusPending && time.Since(w.asked) >= askEvery {
-		w.ask(ctx)
+	if w.job.Status == statusPending {
+		daemon, err := w.c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
+		if err == nil {
+			w.daemon = daemon
+		}
 	}
 	phase, text := w.state()
 	w.line.say(phase, "%s (job %s)", text, w.job.JobId)
-}
-
-// ask finds out what a pending job waits for. Where no answer comes, the watch ends too, and says why.
-func (w *watch) ask(ctx context.Context) {
-	w.asked = time.Now()
-	ctx, cancel := context.WithTimeout(ctx, askEvery)
-	defer cancel()
-	daemon, err := w.c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
-	if err != nil {
-		return
-	}
-	w.daemon = daemon
-	w.before = -1
-	in := &daemonpb.ListJobsRequest{Status: statusPending, Limit: countable}
-	page, err := w.c.client.ListJobs(ctx, in)
-	if err == nil && page.NextPageToken == "" {
-		w.before = countBefore(w.job, page.Jobs)
-	}
-}
-
-// countBefore counts the pending jobs, newest first, that are due and come before one.
-func countBefore(job *daemonpb.JobStatus, pending []*daemonpb.JobStatus) int {
-	now := timeText(time.Now())
-	n := 0
-	older := false
-	for _, j := range pending {
-		switch {
-		case j.JobId == job.JobId:
-			older = true
-		case j.NextAttemptAt > now:
-		case j.Priority > job.Priority, older && j.Priority == job.Priority:
-			n++
-		}
-	}
-	return n
 }
 
 // state is what the job does now, for people, and a name for it that stays as long as it does.
@@ -192,12 +157,8 @@ func (w *watch) state() (phase, text string) {
 	case w.daemon.HeldUntil > now && w.daemon.Environment == j.Environment:
 		return "held", holdText(w.daemon.HeldUntil)
 	}
-	place := count(w.before, "job") + " before it"
-	if w.before < 0 {
-		place = fmt.Sprintf("one of %d", w.daemon.Pending)
-	}
-	return "pending", fmt.Sprintf("pending, %s; %d of %d workers are busy",
-		place, w.daemon.BusyWorkers, w.daemon.Workers)
+	return "pending", fmt.Sprintf("pending, one of %d; %d of %d workers are busy",
+		w.daemon.Pending, w.daemon.BusyWorkers, w.daemon.Workers)
 }
 
 // holdText says how long an API has asked to wait, and what ends that.

@@ -32,7 +32,7 @@ func TestALineIsRewrittenOnATerminalAlone(t *testing.T) {
 		want  string
 	}{
 		{"a terminal", 12, []said{{0, "a", "first"}, {1, "a", "second, and long"}, {1, "b", "\u4e16\u754c\u4e16\u754c\u4e16\u754c\x1b[2J"}},
-			"\r\x1b[Kfirst\r\x1b[Ksecond, and\r\x1b[K\u4e16\u754c\u4e16\u754c\u4e16\r\x1b[K"},
+			"\r\x1b[Kfirst\r\x1b[Ksecond, an…\r\x1b[K\u4e16\u754c\u4e16\u754c\u4e16…\r\x1b[K"},
 		{"a terminal, nothing said", 12, nil, ""},
 		{"a pipe", 0, []said{{0, "a", "a0"}, {9 * time.Second, "a", "a9"}, {time.Second, "a", "a10"}, {9 * time.Second, "a", "a19"},
 			{time.Second, "b", "b0"}, {9 * time.Second, "c", "c0"}, {time.Minute, "c", "c60"}}, "a10\nc60\n"},
@@ -59,46 +59,23 @@ func TestWhatAJobWaitsForIsTold(t *testing.T) {
 	for _, row := range []struct {
 		job    *daemonpb.JobStatus
 		daemon *daemonpb.DaemonStatus
-		before int
 		want   string
 	}{
-		{&daemonpb.JobStatus{Status: statusRunning, StartedAt: in(-12 * time.Second)}, nil, 0, `running for 12s`},
-		{&daemonpb.JobStatus{Status: statusPending}, nil, 0, `pending`},
-		{&daemonpb.JobStatus{Status: statusPending}, busy, 0, `pending, 0 jobs before it; 3 of 4 workers are busy`},
-		{&daemonpb.JobStatus{Status: statusPending}, busy, 1, `pending, 1 job before it; .*`},
-		{&daemonpb.JobStatus{Status: statusPending}, busy, 3, `pending, 3 jobs before it; .*`},
-		{&daemonpb.JobStatus{Status: statusPending}, busy, -1, `pending, one of 12; .*`},
-		{&daemonpb.JobStatus{Status: statusPending}, &daemonpb.DaemonStatus{QueuePaused: true}, 0, `the queue is paused; resume it with: honeydew queue resume`},
-		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(time.Minute), ErrorCode: codeRateLimited, Error: "RATE_LIMITED: x"}, busy, 0,
+		{&daemonpb.JobStatus{Status: statusRunning, StartedAt: in(-12 * time.Second)}, nil, `running for 12s`},
+		{&daemonpb.JobStatus{Status: statusPending}, nil, `pending`},
+		{&daemonpb.JobStatus{Status: statusPending}, busy, `pending, one of 12; 3 of 4 workers are busy`},
+		{&daemonpb.JobStatus{Status: statusPending}, &daemonpb.DaemonStatus{QueuePaused: true}, `the queue is paused; resume it with: honeydew queue resume`},
+		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(time.Minute), ErrorCode: codeRateLimited, Error: "RATE_LIMITED: x"}, busy,
 			`held by the API until \d\d:\d\d:\d\d \S+; end that with: honeydew queue resume --now`},
-		{&daemonpb.JobStatus{Status: statusPending, Environment: "demo"}, held, 0, `held by the API until .*`},
-		{&daemonpb.JobStatus{Status: statusPending, Environment: "other"}, held, 0, `pending, 0 jobs before it; .*`},
-		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(4 * time.Second), RetryCount: 2, MaxRetries: 4, Error: "SERVER_ERROR: x"}, busy, 0,
+		{&daemonpb.JobStatus{Status: statusPending, Environment: "demo"}, held, `held by the API until .*`},
+		{&daemonpb.JobStatus{Status: statusPending, Environment: "other"}, held, `pending, one of .*`},
+		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(4 * time.Second), RetryCount: 2, MaxRetries: 4, Error: "SERVER_ERROR: x"}, busy,
 			`retry 2 of 4 in \ds: SERVER_ERROR: x`},
-		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(2 * time.Hour)}, busy, 0, `pending, due at .*`},
+		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(2 * time.Hour)}, busy, `pending, due at .*`},
 	} {
-		w := &watch{job: row.job, daemon: row.daemon, before: row.before}
+		w := &watch{job: row.job, daemon: row.daemon}
 		if _, text := w.state(); !regexp.MustCompile("^" + row.want + "$").MatchString(text) {
 			t.Errorf("%v: %q, want %s", row.job, text, row.want)
-		}
-	}
-}
-
-func TestJobsThatComeFirstAreCounted(t *testing.T) {
-	later := timeText(time.Now().Add(time.Hour))
-	pending := []*daemonpb.JobStatus{ // newest first
-		{JobId: "f", Priority: 9},
-		{JobId: "e"},
-		{JobId: "d", Priority: 5},
-		{JobId: "c", Priority: 5, NextAttemptAt: later},
-		{JobId: "b", Priority: 5},
-		{JobId: "a"},
-	}
-	for id, want := range map[string]int{"f": 0, "e": 4, "d": 2, "b": 1, "a": 3} {
-		for _, j := range pending {
-			if got := countBefore(j, pending); j.JobId == id && got != want {
-				t.Errorf("before %s: %d, want %d", id, got, want)
-			}
 		}
 	}
 }
@@ -115,6 +92,7 @@ func (s *slowJob) Invoke(_ context.Context, _ string, _, out any, _ ...grpc.Call
 	if status, ok := out.(*daemonpb.DaemonStatus); ok {
 		s.asked++
 		status.Workers = 4
+		status.Pending = 1
 	}
 	return nil
 }
@@ -161,7 +139,7 @@ func TestWhoWaitsWithoutATerminalHearsOfWhatLasts(t *testing.T) {
 		}
 	})
 	said, err := os.ReadFile(c.stderr.Name())
-	want := "pending, 0 jobs before it; 0 of 4 workers are busy (job j)\nrunning for 11s (job j)\n"
+	want := "pending, one of 1; 0 of 4 workers are busy (job j)\nrunning for 12s (job j)\n"
 	if err != nil || string(said) != want {
 		t.Errorf("said %q (%v), want %q", said, err, want)
 	}
