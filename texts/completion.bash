@@ -1,6 +1,8 @@
 _honeydew() {
   local current="${COMP_WORDS[COMP_CWORD]}" n=$COMP_CWORD key='' quote='' word
-  if [[ $current == '=' ]]; then # bash takes KEY=VALUE for three words
+  if [[ $n -gt 1 && ${COMP_WORDS[n-1]} == '@' ]]; then # bash takes @FILE for two words, KEY=VALUE for three
+    key=@ n=$((n - 1))
+  elif [[ $current == '=' ]]; then
     key=${COMP_WORDS[n-1]}= current='' n=$((n - 1))
   elif [[ $n -gt 1 && ${COMP_WORDS[n-1]} == '=' ]]; then
     key=${COMP_WORDS[n-2]}= n=$((n - 2))
@@ -12,7 +14,10 @@ _honeydew() {
   COMPREPLY=()
   while IFS= read -r word; do
     case $word in
-      __files*) continue ;; # bash completes files by itself where there is nothing else
+      __files@)
+        while IFS= read -r word; do COMPREPLY+=("@$(printf %q "$word")"); done < <(compgen -f -- "${current#@}")
+        continue ;;
+      __files) continue ;; # bash completes files by itself where there is nothing else
       *=) compopt -o nospace 2>/dev/null ;;
     esac
     word=${word#"$key"}
