@@ -151,7 +151,7 @@ func (c *cli) scheduleList(ctx context.Context, _ []string) error {
 		}
 		when := s.CronExpr
 		if s.Jitter != "" {
-			when += " +" + s.Jitter
+			when += " +" + strings.Replace(s.Jitter, "m0s", "m", 1)
 		}
 		rows = append(rows, []string{
 			s.Name,
@@ -223,20 +223,21 @@ func (c *cli) scheduleRunVerb(f *flag.FlagSet) action {
 	}
 }
 
-// scheduleTest reads an expression as the daemon of this release does, which need not run for that.
+// scheduleTest reads an expression as the daemon of this release does, which need not run for that. What is none may be
+// the name of a schedule.
 func (c *cli) scheduleTest(ctx context.Context, args []string) error {
-	if strings.ContainsAny(args[0], " \t@") {
-		out, err := (&rpcServer{}).PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: args[0]})
-		if err != nil {
-			return err
-		}
+	out, wrong := (&rpcServer{}).PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: args[0]})
+	if wrong == nil {
 		return c.printTimes(out)
 	}
 	s, err := c.schedule(ctx, args[0])
-	if err != nil {
+	unknown := err != nil || s.CronExpr == ""
+	switch {
+	case unknown && strings.ContainsAny(args[0], " @"):
+		return wrong
+	case err != nil:
 		return err
-	}
-	if s.CronExpr == "" {
+	case unknown:
 		return errorf(codeNotFound, "no schedule %q, and no cron expression either", args[0]).
 			hint("list them with: honeydew schedule list")
 	}
@@ -244,7 +245,7 @@ func (c *cli) scheduleTest(ctx context.Context, args []string) error {
 		c.note("%s is paused; if it were not, it would run at these times; resume it with: honeydew schedule resume %s",
 			s.Name, shellQuoted(s.Name))
 	}
-	out, err := c.client.PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: s.CronExpr})
+	out, err = c.client.PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: s.CronExpr})
 	if err != nil {
 		return err
 	}

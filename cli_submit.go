@@ -356,7 +356,7 @@ func (c *cli) arguments(command string, words []string) (map[string]any, error) 
 	for _, word := range words {
 		key, text, ok := strings.Cut(word, "=")
 		if !ok {
-			return nil, usagef("%q is no KEY=VALUE", word)
+			return nil, usagef("%q is no KEY=VALUE", word).hint("write each argument with its name: organization=acme")
 		}
 		a := cmp.Or(cmd.argument(key), &Argument{Name: key, Type: "String"})
 		before, twice := given[key]

@@ -58,7 +58,7 @@ func (p *progress) say(phase, format string, args ...any) {
 	width := p.width()
 	switch {
 	case width > 0:
-		fmt.Fprint(p.out, eraseLine+cutLine(text, width-1))
+		fmt.Fprint(p.out, eraseLine+cutLine(text, width-3)) // ^C finds room
 		p.said = true
 	case !p.said && time.Since(p.since) >= lasting:
 		fmt.Fprintln(p.out, text)
@@ -164,7 +164,7 @@ func (w *watch) state() (phase, text string) {
 // holdText says how long an API has asked to wait, and what ends that.
 func holdText(until string) string {
 	t, _ := parseTimeText(until) // in the daemon's own form
-	return fmt.Sprintf("held by the API until %s; end that with: honeydew queue resume --now",
+	return fmt.Sprintf("held by the API until %s; end it: honeydew queue resume --now",
 		t.Local().Format("15:04:05 MST"))
 }
 

@@ -31,7 +31,7 @@ func TestALineIsRewrittenOnATerminalAlone(t *testing.T) {
 		said  []said
 		want  string
 	}{
-		{"a terminal", 12, []said{{0, "a", "first"}, {1, "a", "second, and long"}, {1, "b", "\u4e16\u754c\u4e16\u754c\u4e16\u754c\x1b[2J"}},
+		{"a terminal", 14, []said{{0, "a", "first"}, {1, "a", "second, and long"}, {1, "b", "\u4e16\u754c\u4e16\u754c\u4e16\u754c\x1b[2J"}},
 			"\r\x1b[Kfirst\r\x1b[Ksecond, an…\r\x1b[K\u4e16\u754c\u4e16\u754c\u4e16…\r\x1b[K"},
 		{"a terminal, nothing said", 12, nil, ""},
 		{"a pipe", 0, []said{{0, "a", "a0"}, {9 * time.Second, "a", "a9"}, {time.Second, "a", "a10"}, {9 * time.Second, "a", "a19"},
@@ -66,7 +66,7 @@ func TestWhatAJobWaitsForIsTold(t *testing.T) {
 		{&daemonpb.JobStatus{Status: statusPending}, busy, `pending, one of 12; 3 of 4 workers are busy`},
 		{&daemonpb.JobStatus{Status: statusPending}, &daemonpb.DaemonStatus{QueuePaused: true}, `the queue is paused; resume it with: honeydew queue resume`},
 		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(time.Minute), ErrorCode: codeRateLimited, Error: "RATE_LIMITED: x"}, busy,
-			`held by the API until \d\d:\d\d:\d\d \S+; end that with: honeydew queue resume --now`},
+			`held by the API until \d\d:\d\d:\d\d \S+; end it: honeydew queue resume --now`},
 		{&daemonpb.JobStatus{Status: statusPending, Environment: "demo"}, held, `held by the API until .*`},
 		{&daemonpb.JobStatus{Status: statusPending, Environment: "other"}, held, `pending, one of .*`},
 		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(4 * time.Second), RetryCount: 2, MaxRetries: 4, Error: "SERVER_ERROR: x"}, busy,
