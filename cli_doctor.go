@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -357,11 +356,8 @@ func xmlEscape(text string) string {
 	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
 }
 
-// shellQuoted is text as one word of a shell, as it is if no shell would change it.
+// shellQuoted is text as one word of a shell.
 func shellQuoted(text string) string {
-	if regexp.MustCompile(`^[\w./:@%+-]+$`).MatchString(text) {
-		return text
-	}
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 

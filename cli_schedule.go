@@ -88,7 +88,7 @@ func (c *cli) schedule(ctx context.Context, text string) (*daemonpb.Schedule, er
 	near := nearest(text, namesOf(all.Schedules, (*daemonpb.Schedule).GetName))
 	switch {
 	case len(found) == 0 && near != "":
-		return nil, errorf(codeNotFound, "no schedule %q; the nearest is %q", text, near).
+		return nil, errorf(codeNotFound, "no schedule %q; did you mean %q?", text, near).
 			hint("list them with: honeydew schedule list")
 	case len(found) == 0: // so says the daemon
 		return &daemonpb.Schedule{Name: text}, nil

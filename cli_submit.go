@@ -276,12 +276,12 @@ func (c *cli) submitBatch(ctx context.Context, name string) error {
 func lineError(name string, lines []int, err error) error {
 	e, _ := asError(err)
 	var n int
-	_, other := fmt.Sscanf(e.Message, "jobs[%d]: ", &n)
-	if other != nil || n >= len(lines) {
+	_, other := fmt.Sscanf(e.Message, "job %d of the batch: ", &n)
+	if other != nil || n < 1 || n > len(lines) {
 		return err
 	}
 	_, fault, _ := strings.Cut(e.Message, ": ")
-	return errorf(e.Code, "%s:%d: %s", name, lines[n], fault).hint("%s", e.Hint)
+	return errorf(e.Code, "%s:%d: %s", name, lines[n-1], fault).hint("%s", e.Hint)
 }
 
 // jsonFault is what protojson says of a text, without its own name in front.

@@ -142,16 +142,9 @@ func (t *Commands) Lookup(name string) (*Command, error) {
 	for _, c := range t.public {
 		names = append(names, c.Name)
 	}
-	e := errorf(codeUnknownCommand, "command: no %q", cutText(name, 100)).hint("list them with: honeydew commands")
-	isProvider := func(c *Command) bool { return provider(c.Name) == name }
-	near := nearest(name, names)
-	switch {
-	case slices.ContainsFunc(t.public, isProvider):
-		e = e.hint("see what there is of %s with: honeydew %s", name, name)
-	case near != "":
-		e.Message += "; the nearest is " + near
-	}
-	return nil, e
+	near, _ := closest(name, names)
+	return nil, errorf(codeUnknownCommand, "command: no %q; the nearest is %s", cutText(name, 100), near).
+		hint("list them with: honeydew commands")
 }
 
 // All lists the commands that can be submitted, by name.
