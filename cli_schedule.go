@@ -40,14 +40,14 @@ func (c *cli) scheduleVerbs() []verb {
 			args:    "NAME",
 			short:   "Fire it no more until resumed",
 			example: "honeydew schedule pause nightly",
-			run:     c.schedulePause,
+			run:     c.enable(false),
 		},
 		{
 			name:    "schedule resume",
 			args:    "NAME",
 			short:   "Fire it again, from now on",
 			example: "honeydew schedule resume nightly",
-			run:     c.scheduleResume,
+			run:     c.enable(true),
 		},
 		{
 			name:    "schedule run",
@@ -180,29 +180,23 @@ func (c *cli) scheduleRemove(ctx context.Context, args []string) error {
 	return c.answer(out, "Removed %s.", s.Name)
 }
 
-func (c *cli) schedulePause(ctx context.Context, args []string) error {
-	return c.enable(ctx, args[0], false)
-}
-
-func (c *cli) scheduleResume(ctx context.Context, args []string) error {
-	return c.enable(ctx, args[0], true)
-}
-
 // enable pauses or resumes a schedule.
-func (c *cli) enable(ctx context.Context, schedule string, enabled bool) error {
-	s, err := c.schedule(ctx, schedule)
-	if err != nil {
-		return err
+func (c *cli) enable(enabled bool) action {
+	return func(ctx context.Context, args []string) error {
+		s, err := c.schedule(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		in := &daemonpb.SetScheduleEnabledRequest{Name: s.Name, Enabled: enabled}
+		out, err := c.client.SetScheduleEnabled(ctx, in)
+		if err != nil {
+			return err
+		}
+		if enabled {
+			return c.answer(out, "Resumed %s. It runs next at %s.", s.Name, localTime(out.Schedule.GetNextRunAt()))
+		}
+		return c.answer(out, "Paused %s. Resume it with: honeydew schedule resume %s", s.Name, shellQuoted(s.Name))
 	}
-	in := &daemonpb.SetScheduleEnabledRequest{Name: s.Name, Enabled: enabled}
-	out, err := c.client.SetScheduleEnabled(ctx, in)
-	if err != nil {
-		return err
-	}
-	if enabled {
-		return c.answer(out, "Resumed %s. It runs next at %s.", s.Name, localTime(out.Schedule.GetNextRunAt()))
-	}
-	return c.answer(out, "Paused %s. Resume it with: honeydew schedule resume %s", s.Name, shellQuoted(s.Name))
 }
 
 func (c *cli) scheduleRunVerb(f *flag.FlagSet) action {
