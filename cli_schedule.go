@@ -217,18 +217,18 @@ func (c *cli) scheduleRunVerb(f *flag.FlagSet) action {
 	}
 }
 
-// scheduleTest reads an expression as the daemon of this release does, which need not run for that. What is none may be
-// the name of a schedule.
+// scheduleTest reads what is no schedule's name as the daemon of this release does, which need not run for that.
 func (c *cli) scheduleTest(ctx context.Context, args []string) error {
-	out, wrong := (&rpcServer{}).PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: args[0]})
-	if wrong == nil {
-		return c.printTimes(out)
-	}
 	s, err := c.schedule(ctx, args[0])
 	unknown := err != nil || s.CronExpr == ""
 	switch {
-	case unknown && strings.ContainsAny(args[0], " @"):
-		return wrong
+	case unknown && strings.ContainsAny(args[0], " \t@"):
+		in := &daemonpb.PreviewScheduleRequest{CronExpr: args[0]}
+		out, err := (&rpcServer{}).PreviewSchedule(ctx, in)
+		if err != nil {
+			return err
+		}
+		return c.printTimes(out)
 	case err != nil:
 		return err
 	case unknown:
@@ -239,7 +239,7 @@ func (c *cli) scheduleTest(ctx context.Context, args []string) error {
 		c.note("%s is paused; if it were not, it would run at these times; resume it with: honeydew schedule resume %s",
 			s.Name, shellQuoted(s.Name))
 	}
-	out, err = c.client.PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: s.CronExpr})
+	out, err := c.client.PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: s.CronExpr})
 	if err != nil {
 		return err
 	}

@@ -400,7 +400,8 @@ func itemValue(typ, word string) any {
 
 // listCommands answers as the daemon of this release does, which need not run for that.
 func (c *cli) listCommands(ctx context.Context, _ []string) error {
-	out, err := (&rpcServer{parts: parts{commands: c.commands()}}).ListCommands(ctx, nil)
+	daemon := &rpcServer{parts: parts{commands: c.commands()}}
+	out, err := daemon.ListCommands(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -412,7 +413,10 @@ func (c *cli) listCommands(ctx context.Context, _ []string) error {
 		if optional >= 0 {
 			usage += " [--" + kebab(args[optional].Name) + " ...]"
 		}
-		rows = append(rows, []string{usage, v.short})
+		rows = append(rows, []string{
+			usage,
+			v.short,
+		})
 	}
 	c.usages(rows)
 	c.note("each takes --help; submit and schedule add write them as: github.commits organization=acme repository=api")
