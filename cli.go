@@ -338,6 +338,12 @@ func isHelp(word string) bool { return word == "-h" || word == "--help" }
 func (v *verb) parse(f *flag.FlagSet, words []string) ([]string, error) {
 	var args []string
 	for len(words) > 0 {
+		_, isDate := resolveDate(words[0], time.Now()) // -7d is no flag
+		if isDate {
+			args = append(args, words[0])
+			words = words[1:]
+			continue
+		}
 		if err := f.Parse(words); err != nil {
 			return nil, v.misused(f, err)
 		}
@@ -360,7 +366,11 @@ func (v *verb) parse(f *flag.FlagSet, words []string) ([]string, error) {
 		return nil, v.misused(f, fmt.Errorf("%s: %s is missing", v.name, missing))
 	}
 	if given > len(declared) && !strings.Contains(v.args, "...") {
-		return nil, v.misused(f, fmt.Errorf("%s: unexpected argument %q", v.name, args[len(declared)]))
+		extra := args[len(declared)]
+		if f.Lookup("start-date") != nil && strings.HasPrefix(extra, "-") {
+			return nil, usagef("%s: a date needs its flag: --start-date %s", v.name, extra)
+		}
+		return nil, v.misused(f, fmt.Errorf("%s: unexpected argument %q", v.name, extra))
 	}
 	return args, nil
 }
@@ -434,7 +444,7 @@ func (c *cli) explain(err error) (exit int, text, hint string) {
 	case codeShuttingDown:
 		return exitNotRunning, "the daemon is shutting down", "start it again with: honeydew start"
 	case codeAuthRequired, codeAuthExpired, codeAuthInvalid:
-		return exitLogin, text, "log in with: honeydew login"
+		return exitLogin, text, cmp.Or(hint, "log in with: honeydew login")
 	case codeInvalidArgument, codeUnknownCommand:
 		return exitUsage, text, hint
 	}

@@ -68,8 +68,13 @@ func (c *cli) candidates(ctx context.Context, before []string, last string) ([]s
 func (c *cli) afterVerb(ctx context.Context, v verb, given []string, last string) ([]string, error) {
 	f := flag.NewFlagSet(v.name, flag.ContinueOnError)
 	v.declare(f)
-	if !strings.HasPrefix(last, "-") {
-		return c.values(ctx, kindOf(v, f, given), last)
+	kind := kindOf(v, f, given)
+	switch {
+	case strings.HasPrefix(last, "-"): // a flag
+	case kind == "KEY=VALUE":
+		return c.keys(given), nil
+	default:
+		return c.values(ctx, kind, last)
 	}
 	words := []string{"--json", "--help"}
 	f.VisitAll(func(f *flag.Flag) {
@@ -98,6 +103,24 @@ func kindOf(v verb, f *flag.FlagSet, given []string) string {
 		return group
 	}
 	return place
+}
+
+// keys lists the arguments of the command among the words, each with its = and, where that is a choice, its values.
+func (c *cli) keys(words []string) []string {
+	var keys []string
+	for _, cmd := range c.commands().All() {
+		if !slices.Contains(words, cmd.Name) {
+			continue
+		}
+		for _, a := range cmd.Args {
+			if strings.HasPrefix(a.Type, "Boolean") {
+				keys = append(keys, a.Name+"=true", a.Name+"=false")
+			} else {
+				keys = append(keys, a.Name+"=")
+			}
+		}
+	}
+	return keys
 }
 
 // values lists what can stand for an argument or flag that begins with last; the daemon is asked for names and ids, the

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"embed"
 	"flag"
+	"fmt"
 	"strings"
 )
 
@@ -34,29 +35,69 @@ func (c *cli) helpGroup(group []verb) {
 	var rows [][]string
 	for _, v := range group {
 		rows = append(rows, []string{
-			v.usage(),
+			"  " + v.usage(),
 			v.short,
 		})
 	}
-	c.columns("  ", 0, rows)
+	c.usages(rows)
+}
+
+// usages prints how verbs are called and what they do, a line each. Where both do not fit, the latter is cut, or left
+// out.
+func (c *cli) usages(rows [][]string) {
+	const most = 48 // columns of the first part that the second is aligned behind
+	pad := 0
+	for _, row := range rows {
+		width := len(row[0])
+		if width <= most {
+			pad = max(pad, width)
+		}
+	}
+	for _, row := range rows {
+		usage := row[0]
+		line := fmt.Sprintf("%-*s  %s", pad, usage, row[1])
+		switch {
+		case c.width == 0:
+		case c.width < max(pad, len(usage))+12:
+			line = usage
+		default:
+			line = cutLine(line, c.width)
+		}
+		c.printf("%s", line)
+	}
 }
 
 func (c *cli) helpVerb(v *verb, f *flag.FlagSet) {
 	c.json = false
-	c.printf("%s\n\nUsage: %s [FLAG...]", v.short, v.usage())
-	var rows [][]string
+	width := cmp.Or(c.width, usualWidth)
+	c.printf("%s\n\nUsage: %s [FLAG...]\n\nFlags:", v.short, v.usage())
 	f.VisitAll(func(f *flag.Flag) { // in the order of their names
 		kind, usage := flag.UnquoteUsage(f)
+		if kind != strings.ToUpper(kind) {
+			kind = placeOf(f.Name)
+		}
 		name := "--" + f.Name
 		if len(f.Name) == 1 {
 			name = "-" + f.Name
 		}
-		rows = append(rows, []string{
-			name + " " + kind,
-			usage,
-		})
+		head := fmt.Sprintf("  %s %s", name, kind)
+		c.printf("%s", hanging(head, usage, width))
 	})
-	c.printf("\nFlags:")
-	c.columns("  ", 0, rows)
 	c.printf("\nExample:\n  %s", cmp.Or(v.example, v.usage()))
+}
+
+// hanging puts text beside head, in lines of that width that begin one below the other.
+func hanging(head, text string, width int) string {
+	const pad = 26
+	done := ""
+	line := fmt.Sprintf("%-*s", pad, head)
+	for _, word := range strings.Fields(text) {
+		full := len(line)+1+len(word) > width
+		if full && strings.TrimSpace(line) != "" {
+			done += line + "\n"
+			line = strings.Repeat(" ", pad)
+		}
+		line += " " + word
+	}
+	return done + line
 }

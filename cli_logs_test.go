@@ -129,7 +129,12 @@ func TestASchedulesNameOrIDIsFoundBeforeItIsAnExpression(t *testing.T) {
 				want = row.expression
 			}
 			_, _, err := runVerb(t, timetable{meant: &meant}, "schedule", verb, row.text)
+			answeredHere := verb == "test" && row.expression == row.text // no schedule: the daemon is not asked
 			switch {
+			case answeredHere:
+				if err != nil || meant != "" {
+					t.Errorf("test %q: asked for %q (%v)", row.text, meant, err)
+				}
 			case row.refused != "":
 				if err == nil || !strings.Contains(err.Error(), row.refused) {
 					t.Errorf("%s %q: %v, want: %s", verb, row.text, err, row.refused)

@@ -3,7 +3,6 @@ package main
 // The verbs about schedules. One is named by its name, or by its id, which may be shortened.
 
 import (
-	"cmp"
 	"context"
 	"flag"
 	"math"
@@ -41,14 +40,14 @@ func (c *cli) scheduleVerbs() []verb {
 			args:    "NAME",
 			short:   "Fire it no more until resumed",
 			example: "honeydew schedule pause nightly",
-			run:     c.schedulePause,
+			run:     c.enable(false),
 		},
 		{
 			name:    "schedule resume",
 			args:    "NAME",
 			short:   "Fire it again, from now on",
 			example: "honeydew schedule resume nightly",
-			run:     c.scheduleResume,
+			run:     c.enable(true),
 		},
 		{
 			name:    "schedule run",
@@ -86,10 +85,14 @@ func (c *cli) schedule(ctx context.Context, text string) (*daemonpb.Schedule, er
 			found = append(found, s)
 		}
 	}
-	switch len(found) {
-	case 0:
+	near := nearest(text, namesOf(all.Schedules, (*daemonpb.Schedule).GetName))
+	switch {
+	case len(found) == 0 && near != "":
+		return nil, errorf(codeNotFound, "no schedule %q; did you mean %q?", text, near).
+			hint("list them with: honeydew schedule list")
+	case len(found) == 0: // so says the daemon
 		return &daemonpb.Schedule{Name: text}, nil
-	case 1:
+	case len(found) == 1:
 		return found[0], nil
 	}
 	return nil, usagef("%q begins the ids of %s", text, count(len(found), "schedule")).
@@ -111,6 +114,10 @@ func (c *cli) scheduleAddVerb(f *flag.FlagSet) action {
 		"`N` retries of its jobs after a failure that may pass (default: 12, or more if queue.max_retries is)",
 		func(n int32) { in.MaxRetries = &n })
 	return func(ctx context.Context, args []string) error {
+		if strings.Trim(args[1], "0123456789*/,-") == "" || args[1] == "@every" {
+			return usagef("schedule add: %q is only a part of a cron expression", args[1]).
+				hint("quote it as one word: honeydew schedule add %s '0 2 * * *' COMMAND", shellQuoted(args[0]))
+		}
 		in.Name = args[0]
 		in.CronExpr = args[1]
 		in.Command = args[2]
@@ -142,9 +149,13 @@ func (c *cli) scheduleList(ctx context.Context, _ []string) error {
 		if s.Enabled {
 			next = shortTime(s.NextRunAt)
 		}
+		when := s.CronExpr
+		if s.Jitter != "" {
+			when += " +" + strings.Replace(s.Jitter, "m0s", "m", 1)
+		}
 		rows = append(rows, []string{
 			s.Name,
-			s.CronExpr,
+			when,
 			next,
 			shortTime(s.LastRunAt),
 			s.LastJobStatus,
@@ -169,29 +180,23 @@ func (c *cli) scheduleRemove(ctx context.Context, args []string) error {
 	return c.answer(out, "Removed %s.", s.Name)
 }
 
-func (c *cli) schedulePause(ctx context.Context, args []string) error {
-	return c.enable(ctx, args[0], false)
-}
-
-func (c *cli) scheduleResume(ctx context.Context, args []string) error {
-	return c.enable(ctx, args[0], true)
-}
-
 // enable pauses or resumes a schedule.
-func (c *cli) enable(ctx context.Context, schedule string, enabled bool) error {
-	s, err := c.schedule(ctx, schedule)
-	if err != nil {
-		return err
+func (c *cli) enable(enabled bool) action {
+	return func(ctx context.Context, args []string) error {
+		s, err := c.schedule(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		in := &daemonpb.SetScheduleEnabledRequest{Name: s.Name, Enabled: enabled}
+		out, err := c.client.SetScheduleEnabled(ctx, in)
+		if err != nil {
+			return err
+		}
+		if enabled {
+			return c.answer(out, "Resumed %s. It runs next at %s.", s.Name, localTime(out.Schedule.GetNextRunAt()))
+		}
+		return c.answer(out, "Paused %s. Resume it with: honeydew schedule resume %s", s.Name, shellQuoted(s.Name))
 	}
-	in := &daemonpb.SetScheduleEnabledRequest{Name: s.Name, Enabled: enabled}
-	out, err := c.client.SetScheduleEnabled(ctx, in)
-	if err != nil {
-		return err
-	}
-	if enabled {
-		return c.answer(out, "Resumed %s. It runs next at %s.", s.Name, localTime(out.Schedule.GetNextRunAt()))
-	}
-	return c.answer(out, "Paused %s. Resume it with: honeydew schedule resume %s", s.Name, s.Name)
 }
 
 func (c *cli) scheduleRunVerb(f *flag.FlagSet) action {
@@ -212,20 +217,36 @@ func (c *cli) scheduleRunVerb(f *flag.FlagSet) action {
 	}
 }
 
+// scheduleTest reads what is no schedule's name as the daemon of this release does, which need not run for that.
 func (c *cli) scheduleTest(ctx context.Context, args []string) error {
 	s, err := c.schedule(ctx, args[0])
-	if err != nil {
+	unknown := err != nil || s.CronExpr == ""
+	switch {
+	case unknown && strings.ContainsAny(args[0], " \t@"):
+		in := &daemonpb.PreviewScheduleRequest{CronExpr: args[0]}
+		out, err := (&rpcServer{}).PreviewSchedule(ctx, in)
+		if err != nil {
+			return err
+		}
+		return c.printTimes(out)
+	case err != nil:
 		return err
-	}
-	in := &daemonpb.PreviewScheduleRequest{CronExpr: cmp.Or(s.CronExpr, args[0])}
-	if !strings.ContainsAny(in.CronExpr, " \t@") {
+	case unknown:
 		return errorf(codeNotFound, "no schedule %q, and no cron expression either", args[0]).
 			hint("list them with: honeydew schedule list")
 	}
-	out, err := c.client.PreviewSchedule(ctx, in)
+	if !s.Enabled {
+		c.note("%s is paused; if it were not, it would run at these times; resume it with: honeydew schedule resume %s",
+			s.Name, shellQuoted(s.Name))
+	}
+	out, err := c.client.PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: s.CronExpr})
 	if err != nil {
 		return err
 	}
+	return c.printTimes(out)
+}
+
+func (c *cli) printTimes(out *daemonpb.PreviewScheduleResponse) error {
 	for _, text := range out.Times {
 		t, err := parseTimeText(text)
 		if err != nil {

@@ -12,6 +12,8 @@ import (
 	"io"
 	"math"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -45,17 +47,23 @@ func (c *cli) submitVerbs() []verb {
 func (c *cli) providerVerbs() []verb {
 	examples := strings.NewReplacer(
 		"ORGANIZATION", "acme",
-		"REPOSITORY", "api",
-		"PROJECT", "web",
 		"WORKSPACE", "acme",
+		"REPOSITORY", "api",
+		"REPO", "api",
+		"PROJECT", "web",
+		"START_DATE", "-7d",
+		"END_DATE", "today",
+		"COMMIT_ID", "4f2a91c",
+		"PR_ID", "7",
+		"IDS...", "7 8",
+		"ID", "7",
 	)
 	var all []verb
 	for _, cmd := range c.commands().All() {
 		var args []string
 		for _, a := range cmd.Args {
 			if a.Required {
-				place := strings.ReplaceAll(kebab(a.Name), "-", "_")
-				args = append(args, strings.ToUpper(place))
+				args = append(args, a.place())
 			}
 		}
 		v := verb{
@@ -70,6 +78,21 @@ func (c *cli) providerVerbs() []verb {
 		all = append(all, v)
 	}
 	return all
+}
+
+// place is what the help calls the argument. A list may be given in several words; of the required ones it is the last.
+func (a *Argument) place() string {
+	if a.isList() {
+		return placeOf(a.Name) + "..."
+	}
+	return placeOf(a.Name)
+}
+
+func (a *Argument) isList() bool { return strings.HasPrefix(a.Type, "[") }
+
+// placeOf is a name of the API or of a flag as the help writes what stands in its place: startDate is START_DATE.
+func placeOf(name string) string {
+	return strings.ToUpper(strings.ReplaceAll(kebab(name), "-", "_"))
 }
 
 // kebab is a name of the API as a flag or verb: pullRequests is pull-requests.
@@ -98,17 +121,19 @@ func (c *cli) providerVerb(f *flag.FlagSet, cmd *Command) action {
 		case a.Required:
 			required = append(required, a.Name)
 		case strings.HasPrefix(a.Type, "Boolean"):
-			f.BoolFunc(kebab(a.Name), "", add)
+			f.BoolFunc(kebab(a.Name), strings.ReplaceAll(kebab(a.Name), "-", " "), add)
 		case a.isDate():
 			f.Func(kebab(a.Name), "a `DATE`: "+allowedDates, add)
+		case a.isList():
+			f.Func(kebab(a.Name), allowedValue(a.Type)+"; repeat it, or separate them by commas", add)
 		default:
-			f.Func(kebab(a.Name), "`"+strings.ToUpper(a.Type)+"`", add)
+			f.Func(kebab(a.Name), allowedValue(a.Type), add)
 		}
 	}
 	detach := f.Bool("detach", false, "print the job's id and do not wait")
 	return func(ctx context.Context, args []string) error {
-		for i, name := range required {
-			words = append(words, name+"="+args[i])
+		for i, arg := range args { // those beyond the last name are more of a list
+			words = append(words, required[min(i, len(required)-1)]+"="+arg)
 		}
 		out, err := c.submit(ctx, in, "", words)
 		if err != nil {
@@ -129,7 +154,7 @@ func (c *cli) providerVerb(f *flag.FlagSet, cmd *Command) action {
 func submitFlags(f *flag.FlagSet) *daemonpb.SubmitJobRequest {
 	in := &daemonpb.SubmitJobRequest{}
 	environmentFlag(f, &in.Environment)
-	number(f, "priority", math.MinInt32, "higher `N` run first", func(n int32) { in.Priority = n })
+	number(f, "priority", math.MinInt32, "higher `N` run first (default: 0)", func(n int32) { in.Priority = n })
 	f.StringVar(&in.Timeout, "timeout", "", "`DURATION` of one attempt, such as 90s (default: api.timeout)")
 	number(f, "max-retries", 0,
 		"`N` retries after a failure that may pass (default: queue.max_retries)",
@@ -216,28 +241,56 @@ func (c *cli) submitBatch(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if name == "-" {
+		name = "stdin"
+	}
+	const oneLine = `write one job a line, as {"command":"jira.projects","payload":{"organization":"acme"}}`
 	in := &daemonpb.SubmitJobsRequest{}
+	var lines []int // where each job stands
 	for i, line := range strings.Split(text, "\n") {
 		if strings.TrimSpace(line) == "" {
 			continue
 		}
 		job := &daemonpb.SubmitJobRequest{}
 		if err := protojson.Unmarshal([]byte(line), job); err != nil {
-			return usagef("%s:%d: %s", name, i+1, err)
+			fault := strings.TrimPrefix(jsonFault(err), "line 1, ")
+			return usagef("%s:%d: %s", name, i+1, fault).hint(oneLine)
 		}
 		in.Jobs = append(in.Jobs, job)
+		lines = append(lines, i+1)
 	}
 	if len(in.Jobs) == 0 {
-		return usagef("%s holds no job", name).hint(`write one a line, as {"command":"jira.projects","payload":{"organization":"acme"}}`)
+		return usagef("%s holds no job", name).hint(oneLine)
 	}
 	out, err := c.client.SubmitJobs(ctx, in)
 	if err != nil {
-		return err
+		return lineError(name, lines, err)
 	}
 	for _, job := range out.Jobs {
 		c.printf("%s", job.JobId)
 	}
 	return c.document(out)
+}
+
+// lineError is the daemon's refusal of one of several jobs, with the line of the file that it stands in.
+func lineError(name string, lines []int, err error) error {
+	e, _ := asError(err)
+	var n int
+	_, other := fmt.Sscanf(e.Message, "job %d of the batch: ", &n)
+	if other != nil || n < 1 || n > len(lines) {
+		return err
+	}
+	_, fault, _ := strings.Cut(e.Message, ": ")
+	return errorf(e.Code, "%s:%d: %s", name, lines[n-1], fault).hint("%s", e.Hint)
+}
+
+// jsonFault is what protojson says of a text, without its own name in front.
+func jsonFault(err error) string {
+	if strings.HasSuffix(err.Error(), "EOF") {
+		return "it ends too early"
+	}
+	place := regexp.MustCompile(`^proto:.(?:syntax error )?\(line (\d+):(\d+)\): `)
+	return place.ReplaceAllString(err.Error(), "line $1, column $2: ")
 }
 
 // readInput reads a file, or stdin for -. Either may be a pipe that nobody writes to.
@@ -279,7 +332,7 @@ func (c *cli) payload(ctx context.Context, command, text string, words []string)
 	}
 	payload := &structpb.Struct{}
 	if err := protojson.Unmarshal([]byte(text), payload); err != nil {
-		return nil, usagef("--payload: not a JSON object: %v", err)
+		return nil, usagef("--payload: not a JSON object: %s", jsonFault(err))
 	}
 	given, err := c.arguments(command, words)
 	if err != nil {
@@ -303,10 +356,14 @@ func (c *cli) arguments(command string, words []string) (map[string]any, error) 
 	for _, word := range words {
 		key, text, ok := strings.Cut(word, "=")
 		if !ok {
-			return nil, usagef("%q is no KEY=VALUE", word)
+			return nil, usagef("%q is no KEY=VALUE", word).hint("write each argument with its name: organization=acme")
 		}
 		a := cmp.Or(cmd.argument(key), &Argument{Name: key, Type: "String"})
-		value, err := argumentValue(a, text, given[key])
+		before, twice := given[key]
+		if twice && !a.isList() {
+			return nil, usagef("%s is given twice", key)
+		}
+		value, err := argumentValue(a, text, before)
 		if err != nil {
 			return nil, err
 		}
@@ -318,7 +375,7 @@ func (c *cli) arguments(command string, words []string) (map[string]any, error) 
 // argumentValue converts text to the argument's type; a list grows by what text says.
 func argumentValue(a *Argument, text string, before any) (any, error) {
 	value := itemValue(a.Type, text)
-	if strings.HasPrefix(a.Type, "[") {
+	if a.isList() {
 		list, _ := before.([]any)
 		for word := range strings.SplitSeq(strings.ReplaceAll(text, ", ", ","), ",") {
 			list = append(list, itemValue(a.Type, word))
@@ -341,23 +398,27 @@ func itemValue(typ, word string) any {
 	return value
 }
 
+// listCommands answers as the daemon of this release does, which need not run for that.
 func (c *cli) listCommands(ctx context.Context, _ []string) error {
-	out, err := c.client.ListCommands(ctx, &daemonpb.ListCommandsRequest{})
+	daemon := &rpcServer{parts: parts{commands: c.commands()}}
+	out, err := daemon.ListCommands(ctx, nil)
 	if err != nil {
 		return err
 	}
-	rows := [][]string{{"COMMAND", "KIND", "DESCRIPTION", "ARGUMENTS"}}
-	for _, cmd := range out.Commands {
-		args := namesOf(cmd.Arguments, func(a *daemonpb.Argument) string {
-			return a.Name + ":" + a.Type
-		})
+	var rows [][]string
+	for i, v := range c.providerVerbs() {
+		usage := strings.TrimPrefix(v.usage(), "honeydew ")
+		args := c.commands().All()[i].Args
+		optional := slices.IndexFunc(args, func(a Argument) bool { return !a.Required })
+		if optional >= 0 {
+			usage += " [--" + kebab(args[optional].Name) + " ...]"
+		}
 		rows = append(rows, []string{
-			cmd.Name,
-			cmd.Kind,
-			cmd.Description,
-			strings.Join(args, " "),
+			usage,
+			v.short,
 		})
 	}
-	c.table(rows)
+	c.usages(rows)
+	c.note("each takes --help; submit and schedule add write them as: github.commits organization=acme repository=api")
 	return c.document(out)
 }

@@ -1,28 +1,182 @@
 package main
 
-// Waiting for jobs, and how they ended.
+// Waiting for jobs: what is said meanwhile, and how they ended. On a terminal that is one line on stderr, rewritten in
+// place and gone at the end; anywhere else only what lasts is said, a line each.
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
 
+	"golang.org/x/term"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"honeydew/daemonpb"
 )
 
+const (
+	tellEvery = 2 * time.Second
+	lasting   = 10 * time.Second // what lasts so long is said without a terminal, too
+	eraseLine = "\r\x1b[K"
+)
+
+// progress says what is waited for.
+type progress struct {
+	out   io.Writer
+	width func() int // of a terminal whose line can be rewritten, else 0
+	phase string     // what is waited for, as long as it is the same
+	since time.Time
+	said  bool // something stands on the line, or the phase was told
+}
+
+// newProgress says it on stderr.
+func (c *cli) newProgress() *progress {
+	return &progress{out: c.stderr, width: c.stderrWidth}
+}
+
+func (c *cli) stderrWidth() int {
+	columns, _, err := term.GetSize(int(c.stderr.Fd()))
+	if err != nil || c.getenv("TERM") == "dumb" {
+		return 0
+	}
+	return cmp.Or(columns, usualWidth)
+}
+
+// say rewrites the line or, where it cannot be, prints the text of a phase that has lasted.
+func (p *progress) say(phase, format string, args ...any) {
+	if phase != p.phase {
+		p.phase = phase
+		p.since = time.Now()
+		p.said = false
+	}
+	text := neutral(fmt.Sprintf(format, args...))
+	width := p.width()
+	switch {
+	case width > 0:
+		fmt.Fprint(p.out, eraseLine+cutLine(text, width-3)) // ^C finds room
+		p.said = true
+	case !p.said && time.Since(p.since) >= lasting:
+		fmt.Fprintln(p.out, text)
+		p.said = true
+	}
+}
+
+// clear takes the line away.
+func (p *progress) clear() {
+	if p.said && p.width() > 0 {
+		fmt.Fprint(p.out, eraseLine)
+	}
+}
+
+// cutLine is text, or as much of it as surely fits so many columns: what may be wide counts as wide.
+func cutLine(text string, columns int) string {
+	for i, r := range text {
+		columns--
+		if r >= 0x1100 {
+			columns--
+		}
+		if columns < 1 {
+			return text[:i] + "…"
+		}
+	}
+	return text
+}
+
+// watch is what is known of a job that is waited for.
+type watch struct {
+	c      *cli
+	line   *progress
+	job    *daemonpb.JobStatus    // nil until the daemon has told it
+	daemon *daemonpb.DaemonStatus // as it was when last asked
+}
+
+// follow watches the job until it ends, or the call does.
+func (w *watch) follow(ctx context.Context, id string) error {
+	states := make(chan *daemonpb.JobStatus)
+	ended := make(chan error)
+	go func() {
+		in := &daemonpb.WatchJobRequest{JobId: id}
+		ended <- stream(ctx, w.c, watchTimeout, w.c.client.WatchJob, in, func(now *daemonpb.JobStatus) error {
+			states <- now
+			return nil
+		})
+	}()
+	ticks := time.NewTicker(tellEvery)
+	defer ticks.Stop()
+	for {
+		select {
+		case w.job = <-states:
+		case <-ticks.C:
+			w.tell(ctx)
+		case err := <-ended:
+			return err
+		}
+	}
+}
+
+// tell says what the job does now. What a pending one waits for the daemon knows; where that does not answer, the watch
+// ends too, and says why.
+func (w *watch) tell(ctx context.Context) {
+	if w.job == nil {
+		return
+	}
+	if w.job.Status == statusPending {
+		daemon, err := w.c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
+		if err == nil {
+			w.daemon = daemon
+		}
+	}
+	phase, text := w.state()
+	w.line.say(phase, "%s (job %s)", text, w.job.JobId)
+}
+
+// state is what the job does now, for people, and a name for it that stays as long as it does.
+func (w *watch) state() (phase, text string) {
+	j := w.job
+	now := timeText(time.Now())
+	waits := j.NextAttemptAt > now
+	switch {
+	case j.Status == statusRunning:
+		return "running", "running for " + strings.TrimSuffix(shortTime(j.StartedAt), " ago")
+	case j.Status != statusPending, w.daemon == nil:
+		return j.Status, j.Status
+	case w.daemon.QueuePaused:
+		return "paused", "the queue is paused; resume it with: honeydew queue resume"
+	case waits && j.ErrorCode == codeRateLimited:
+		return "held", holdText(j.NextAttemptAt)
+	case waits && j.Error != "":
+		retry := fmt.Sprintf("retry %d of %d", j.RetryCount, j.MaxRetries)
+		return retry, fmt.Sprintf("%s %s: %s", retry, shortTime(j.NextAttemptAt), j.Error)
+	case waits:
+		return "due", "pending, due at " + localTime(j.NextAttemptAt)
+	case w.daemon.HeldUntil > now && w.daemon.Environment == j.Environment:
+		return "held", holdText(w.daemon.HeldUntil)
+	}
+	return "pending", fmt.Sprintf("pending, one of %d; %d of %d workers are busy",
+		w.daemon.Pending, w.daemon.BusyWorkers, w.daemon.Workers)
+}
+
+// holdText says how long an API has asked to wait, and what ends that.
+func holdText(until string) string {
+	t, _ := parseTimeText(until) // in the daemon's own form
+	return fmt.Sprintf("held by the API until %s; end it: honeydew queue resume --now",
+		t.Local().Format("15:04:05 MST"))
+}
+
 // wait follows a job to its end and returns it.
 func (c *cli) wait(ctx context.Context, id string) (*daemonpb.JobStatus, error) {
-	in := &daemonpb.WatchJobRequest{JobId: id}
-	var job *daemonpb.JobStatus
-	err := stream(ctx, c, watchTimeout, c.client.WatchJob, in, func(now *daemonpb.JobStatus) error {
-		if job == nil && now.Status == statusPending {
-			c.notePaused(ctx)
-		}
-		job = now
-		return nil
-	})
+	w := &watch{
+		c:    c,
+		line: c.newProgress(),
+	}
+	err := w.follow(ctx, id)
+	w.line.clear()
+	job := w.job
 	switch {
 	case err == nil && job.ResultOmitted: // a watch has small results alone
 		return c.client.GetJobStatus(ctx, &daemonpb.GetJobStatusRequest{JobId: id})
@@ -33,18 +187,10 @@ func (c *cli) wait(ctx context.Context, id string) (*daemonpb.JobStatus, error) 
 		return nil, exitError{exitInterrupted, errSaid}
 	case status.Code(err) == codes.DeadlineExceeded && job != nil:
 		return c.wait(ctx, id)
-	case status.Code(err) == codes.Unavailable:
-		c.note("job %s is kept, and goes on when the daemon runs again", id)
+	case status.Code(err) == codes.Unavailable && job != nil:
+		c.note("job %s is kept; when the daemon runs again, wait for it with: honeydew job wait %s", id, id)
 	}
 	return nil, err
-}
-
-// notePaused tells somebody who waits for a job that the queue is paused.
-func (c *cli) notePaused(ctx context.Context) {
-	s, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
-	if err == nil && s.QueuePaused {
-		c.note("the queue is paused; resume it with: honeydew queue resume")
-	}
 }
 
 // waitAll waits for jobs and prints how they ended; the first that did not complete is the error.
@@ -62,14 +208,11 @@ func (c *cli) waitAll(ctx context.Context, ids []string) error {
 		}
 	}
 	for _, j := range jobs {
-		outcome := ""
-		switch {
-		case j.Error != "":
-			outcome = ": " + j.Error
-		case j.Status == statusCompleted:
-			outcome = ", " + resultText(j)
+		outcome := outcomeText(j)
+		if j.Status == statusCompleted && j.Error == "" {
+			outcome += ", " + resultText(j)
 		}
-		c.printf("job %s (%s) %s%s", j.JobId, j.Command, j.Status, outcome)
+		c.printf("job %s (%s) %s", j.JobId, j.Command, outcome)
 	}
 	var err error
 	if len(jobs) == 1 {
@@ -77,13 +220,58 @@ func (c *cli) waitAll(ctx context.Context, ids []string) error {
 	} else {
 		err = c.document(&daemonpb.ListJobsResponse{Jobs: jobs})
 	}
+	if failed != nil && !c.json { // what has failed stands on stdout already
+		exit, _, hint := c.explain(failed)
+		c.note("hint: %s", hint)
+		failed = exitError{exit, errSaid}
+	}
 	return errors.Join(failed, err)
+}
+
+// outcomeText says how a job ended.
+func outcomeText(j *daemonpb.JobStatus) string {
+	text := j.Status
+	switch {
+	case j.Status == statusCancelled:
+		return "was cancelled"
+	case j.Status == statusCompleted, j.RetryCount == 0:
+	case j.RetryCount == 1:
+		text += " after 1 retry"
+	default:
+		text += fmt.Sprintf(" after %d retries", j.RetryCount)
+	}
+	if j.Error != "" {
+		text += ": " + j.Error
+	}
+	return text
 }
 
 // jobError is the end of a job that did not complete.
 func jobError(j *daemonpb.JobStatus) error {
-	if j.Error == "" {
-		return errorf(j.ErrorCode, "job %s was %s", j.JobId, j.Status)
+	return errorf(j.ErrorCode, "job %s %s", j.JobId, outcomeText(j)).hint("%s", nextStep(j))
+}
+
+// nextStep is what to do about a job that did not complete.
+func nextStep(j *daemonpb.JobStatus) string {
+	retry := "honeydew job retry " + j.JobId
+	if j.RetriedBy != "" {
+		return "it was submitted again; wait for that with: honeydew job wait " + j.RetriedBy
 	}
-	return errorf(j.ErrorCode, "job %s %s: %s", j.JobId, j.Status, j.Error)
+	switch j.ErrorCode {
+	case codeAuthRequired, codeAuthExpired, codeAuthInvalid:
+		return fmt.Sprintf("log in with: honeydew login --environment %s && %s", shellQuoted(j.Environment), retry)
+	case codeTimeout:
+		return "retry it with: " + retry + ", or submit it with a longer --timeout (else api.timeout holds)"
+	case codeResultTooLarge:
+		return "ask for less, such as fewer days, or raise api.max_response_mb"
+	case codeAPI:
+		return "the API refused it; are its arguments right? see: honeydew job show " + j.JobId
+	case codeBadResponse:
+		return "is the URL of its environment right? see: honeydew env list"
+	case codeOutcomeUnknown:
+		return "look at the provider whether it was carried out; only if it was not, retry it with: " + retry
+	case codeInternal:
+		return "this is a bug; see: honeydew logs " + j.JobId
+	}
+	return "retry it with: " + retry
 }

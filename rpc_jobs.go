@@ -110,7 +110,7 @@ func (s *rpcServer) SubmitJobs(
 	for i, request := range in.Jobs {
 		j, err := s.jobOf(request)
 		if e, ok := errors.AsType[*Error](err); ok {
-			return nil, errorf(e.Code, "jobs[%d]: %s", i, e.Message).hint("%s", e.Hint)
+			return nil, errorf(e.Code, "job %d of the batch: %s", i+1, e.Message).hint("%s", e.Hint)
 		}
 		if err != nil {
 			return nil, err

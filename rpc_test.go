@@ -482,7 +482,7 @@ func TestPayloadRules(t *testing.T) {
 		_, err := r.SubmitJob(t.Context(), in)
 		wantError(t, c.name, err, codes.InvalidArgument, codeInvalidArgument, c.text)
 		_, err = r.SubmitJobs(t.Context(), &daemonpb.SubmitJobsRequest{Jobs: []*daemonpb.SubmitJobRequest{commits(t), in}})
-		wantError(t, c.name+" in a batch", err, codes.InvalidArgument, codeInvalidArgument, "jobs[1]: ")
+		wantError(t, c.name+" in a batch", err, codes.InvalidArgument, codeInvalidArgument, "job 2 of the batch: ")
 		_, err = r.ScheduleJob(t.Context(), &daemonpb.ScheduleJobRequest{Name: c.name, CronExpr: "@daily", Command: in.Command, Payload: c.payload})
 		if c.name != "last-success outside of a schedule" {
 			wantError(t, c.name+" in a schedule", err, codes.InvalidArgument, codeInvalidArgument, "")
@@ -539,7 +539,7 @@ func TestSubmitRefusals(t *testing.T) {
 		_, err := r.SubmitJob(t.Context(), in)
 		wantError(t, c.name, err, c.code, c.reason, c.text)
 		_, err = r.SubmitJobs(t.Context(), &daemonpb.SubmitJobsRequest{Jobs: []*daemonpb.SubmitJobRequest{commits(t), in}})
-		wantError(t, c.name+" in a batch", err, c.code, c.reason, "jobs[1]: ")
+		wantError(t, c.name+" in a batch", err, c.code, c.reason, "job 2 of the batch: ")
 	}
 	keyed := commits(t)
 	keyed.IdempotencyKey = "key"

@@ -8,7 +8,10 @@ _honeydew() {
   elif [[ $candidates == __files ]]; then
     _files
   else
-    compadd -a candidates
+    local -a keys=(${(M)candidates:#*=})
+    candidates=(${candidates:#*=})
+    (($#keys)) && compadd -S '' -a keys
+    (($#candidates)) && compadd -a candidates
   fi
 }
 compdef _honeydew honeydew
