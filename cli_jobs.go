@@ -6,11 +6,14 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"honeydew/daemonpb"
 )
@@ -123,12 +126,13 @@ func (c *cli) jobListVerb(f *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		rows := [][]string{{"ID", "STATUS", "COMMAND", "ENVIRONMENT", "SUBMITTED", "ERROR"}}
+		rows := [][]string{{"ID", "STATUS", "COMMAND", "ARGUMENTS", "ENVIRONMENT", "SUBMITTED", "ERROR"}}
 		for _, j := range out.Jobs {
 			rows = append(rows, []string{
 				j.JobId,
-				j.Status,
+				statusText(j),
 				j.Command,
+				argumentWords(j.Payload),
 				j.Environment,
 				shortTime(j.CreatedAt),
 				j.Error,
@@ -149,14 +153,19 @@ func (c *cli) jobShow(ctx context.Context, args []string) error {
 		return err
 	}
 	result := ""
-	if j.Status == statusCompleted {
+	waits := ""
+	switch j.Status {
+	case statusCompleted:
 		result = resultText(j)
+	case statusPending:
+		waits = c.waitsFor(ctx, j)
 	}
 	c.pairs(
 		"job:", j.JobId,
 		"command:", j.Command,
-		"arguments:", protojson.MarshalOptions{}.Format(j.Payload),
-		"status:", j.Status,
+		"arguments:", argumentWords(j.Payload),
+		"status:", statusText(j),
+		"waits for:", waits,
 		"error:", j.Error,
 		"result:", result,
 		"environment:", j.Environment,
@@ -170,6 +179,67 @@ func (c *cli) jobShow(ctx context.Context, args []string) error {
 		"ended:", localTime(j.CompletedAt),
 	)
 	return c.document(j)
+}
+
+// statusText is a job's state, and when it is due if that is later.
+func statusText(j *daemonpb.JobStatus) string {
+	due, err := parseTimeText(j.NextAttemptAt)
+	if err != nil || !due.After(time.Now()) {
+		return j.Status
+	}
+	return j.Status + ", " + shortTime(j.NextAttemptAt)
+}
+
+// waitsFor says what keeps the whole queue of a pending job, "" if nothing does.
+func (c *cli) waitsFor(ctx context.Context, j *daemonpb.JobStatus) string {
+	s, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
+	switch {
+	case err != nil: // what is known of the job itself is shown all the same
+		return ""
+	case s.QueuePaused:
+		return "the paused queue; resume it with: honeydew queue resume"
+	case s.Environment == j.Environment:
+		return heldText(s)
+	}
+	return ""
+}
+
+// heldText says until when and why the API keeps the active environment's jobs, "" if it does not.
+func heldText(s *daemonpb.DaemonStatus) string {
+	if s.HeldUntil == "" {
+		return ""
+	}
+	return fmt.Sprintf("until %s: %s; end that with: honeydew queue resume --now", localTime(s.HeldUntil), s.HeldReason)
+}
+
+// argumentWords are a payload as one types it for submit.
+func argumentWords(payload *structpb.Struct) string {
+	fields := payload.GetFields()
+	var words []string
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		words = append(words, name+"="+argumentWord(fields[name]))
+	}
+	return strings.Join(words, " ")
+}
+
+func argumentWord(v *structpb.Value) string {
+	var text string
+	switch kind := v.Kind.(type) {
+	case *structpb.Value_StringValue:
+		text = kind.StringValue
+	case *structpb.Value_ListValue:
+		var items []string
+		for _, item := range kind.ListValue.Values {
+			items = append(items, argumentWord(item))
+		}
+		return strings.Join(items, ",")
+	default:
+		text = protojson.MarshalOptions{}.Format(v)
+	}
+	if text == "" || strings.ContainsAny(text, " \t\n\\\"'`$&|;<>()*?[]{}!#~") {
+		return shellQuoted(text)
+	}
+	return text
 }
 
 // resultText says how large a completed job's result is, and how to get it.

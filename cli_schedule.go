@@ -9,8 +9,6 @@ import (
 	"math"
 	"strings"
 
-	"google.golang.org/protobuf/encoding/protojson"
-
 	"honeydew/daemonpb"
 )
 
@@ -150,7 +148,7 @@ func (c *cli) scheduleList(ctx context.Context, _ []string) error {
 			s.LastJobStatus,
 			s.Environment,
 			s.Command,
-			protojson.MarshalOptions{}.Format(s.Payload),
+			argumentWords(s.Payload),
 		})
 	}
 	c.table(rows)

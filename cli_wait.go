@@ -69,7 +69,7 @@ func (c *cli) waitAll(ctx context.Context, ids []string) error {
 		case j.Status == statusCompleted:
 			outcome = ", " + resultText(j)
 		}
-		c.printf("job %s (%s) %s%s", j.JobId, j.Command, j.Status, outcome)
+		c.stateLine(j.Status, "job %s (%s) %s%s", j.JobId, j.Command, j.Status, outcome)
 	}
 	var err error
 	if len(jobs) == 1 {
