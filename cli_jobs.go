@@ -10,7 +10,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -183,11 +182,11 @@ func (c *cli) jobShow(ctx context.Context, args []string) error {
 
 // statusText is a job's state, and when it is due if that is later.
 func statusText(j *daemonpb.JobStatus) string {
-	due, err := parseTimeText(j.NextAttemptAt)
-	if err != nil || !due.After(time.Now()) {
-		return j.Status
+	due := shortTime(j.NextAttemptAt)
+	if strings.HasPrefix(due, "in ") {
+		return j.Status + ", " + due
 	}
-	return j.Status + ", " + shortTime(j.NextAttemptAt)
+	return j.Status
 }
 
 // waitsFor says what keeps the whole queue of a pending job, "" if nothing does.
@@ -198,8 +197,8 @@ func (c *cli) waitsFor(ctx context.Context, j *daemonpb.JobStatus) string {
 		return ""
 	case s.QueuePaused:
 		return "the paused queue; resume it with: honeydew queue resume"
-	case s.Environment == j.Environment:
-		return heldText(s)
+	case s.HeldUntil != "" && s.Environment == j.Environment:
+		return "the API, " + heldText(s)
 	}
 	return ""
 }
@@ -380,24 +379,23 @@ func (c *cli) retryable(ctx context.Context, filter *daemonpb.ListJobsRequest) (
 	}
 	present := namesOf(environments.Environments, (*daemonpb.Environment).GetName)
 	var jobs []*daemonpb.JobStatus
-	unknown := 0
-	homeless := 0
+	var unknown, homeless []string
 	for _, j := range found {
 		switch {
 		case j.ErrorCode == codeOutcomeUnknown:
-			unknown++
+			unknown = append(unknown, j.JobId)
 		case !slices.Contains(present, j.Environment):
-			homeless++
+			homeless = append(homeless, j.JobId)
 		default:
 			jobs = append(jobs, j)
 		}
 	}
-	const byID = "left out; if it shall be, name them: honeydew job retry ID..."
-	if unknown > 0 {
-		c.note("%s whose outcome is unknown (%s) %s", count(unknown, "job"), codeOutcomeUnknown, byID)
+	const byID = "left out; to retry one all the same, name it: honeydew job retry %s"
+	if len(unknown) > 0 {
+		c.note("%s whose outcome is unknown (%s) "+byID, count(len(unknown), "job"), codeOutcomeUnknown, unknown[0])
 	}
-	if homeless > 0 {
-		c.note("%s of removed environments %s", count(homeless, "job"), byID)
+	if len(homeless) > 0 {
+		c.note("%s of removed environments "+byID, count(len(homeless), "job"), homeless[0])
 	}
 	return jobs, nil
 }

@@ -130,18 +130,15 @@ func neutral(s string) string {
 // table prints rows under their heads, as wide as the terminal.
 func (p *printer) table(rows [][]string) { p.columns("", p.width, rows) }
 
-// pairs prints names and values, given in turn. An empty value is left out with its name.
+// pairs prints neutral names and their values, given in turn. An empty value is left out with its name.
 func (p *printer) pairs(words ...string) {
 	width := 0
 	for pair := range slices.Chunk(words, 2) {
-		if pair[1] != "" {
-			width = max(width, textWidth(neutral(pair[0])))
-		}
+		width = max(width, textWidth(pair[0]))
 	}
 	for pair := range slices.Chunk(words, 2) {
 		if pair[1] != "" {
-			name := neutral(pair[0])
-			p.line(fitted(name, width) + columnGap + p.painted(name, neutral(pair[1])))
+			p.line(fitted(pair[0], width) + columnGap + p.painted(pair[0], neutral(pair[1])))
 		}
 	}
 }

@@ -28,18 +28,24 @@ func newColumn(index int, head string, width int) column {
 		least: 16,
 	}
 	switch {
-	case index == 0, head == "ID", head == "STATUS":
+	case index == 0:
+		head = "ID"
+	case strings.HasSuffix(head, "URL"):
+		head = "URL"
+	}
+	switch head {
+	case "ID", "STATUS":
 		c.worth = 5
 		c.least = 40
-	case slices.Contains([]string{"COMMAND", "NAME", "TITLE", "SUMMARY", "MESSAGE"}, head):
+	case "COMMAND", "NAME", "TITLE", "SUMMARY", "MESSAGE":
 		c.worth = 4
-	case head == "ARGUMENTS":
+	case "ARGUMENTS":
 		c.worth = 2
 		c.least = 10
-	case head == "ERROR":
+	case "ERROR":
 		c.worth = 1
 		c.least = 10
-	case head == "ENVIRONMENT", head == "DESCRIPTION", head == "BODY", strings.HasSuffix(head, "URL"):
+	case "ENVIRONMENT", "DESCRIPTION", "BODY", "URL":
 		c.worth = 0
 	}
 	c.least = min(c.least, width)

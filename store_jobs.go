@@ -369,10 +369,8 @@ func (t *tx) retriedAlready(j *Job) error {
 		hint("look at it with: honeydew job show %s", latest)
 }
 
-// errNotOpen: the job had ended before, so that nothing was changed. It is compared by identity, and it is also what a
-// client is told who cancels a job too late.
-var errNotOpen = errorf(codeFailedPrecondition, "the job has ended already").
-	hint("look at it with: honeydew job show ID")
+// errNotOpen: the job had ended before, so that nothing was changed. It is compared by identity.
+var errNotOpen = errorf(codeFailedPrecondition, "the job has ended already")
 
 // errJobGone: retention has removed the job after its id was looked up.
 func errJobGone() *Error {
