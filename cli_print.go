@@ -213,20 +213,23 @@ const zonedTime = time.DateTime + " MST"
 
 // localTime shows a timestamp of the daemon in the user's zone, and how far away it is.
 func localTime(text string) string {
-	t, err := parseTimeText(text)
-	if err != nil || t.IsZero() {
+	local := formatted(text, zonedTime)
+	if local == "" {
 		return ""
 	}
-	return fmt.Sprintf("%s (%s)", t.Local().Format(zonedTime), shortTime(text))
+	return fmt.Sprintf("%s (%s)", local, shortTime(text))
 }
 
 // localDate shows only the day of a timestamp in the user's zone.
-func localDate(text string) string {
+func localDate(text string) string { return formatted(text, time.DateOnly) }
+
+// formatted is a timestamp in the user's zone, "" if the text is none.
+func formatted(text, layout string) string {
 	t, err := parseTimeText(text)
 	if err != nil || t.IsZero() {
 		return ""
 	}
-	return t.Local().Format(time.DateOnly)
+	return t.Local().Format(layout)
 }
 
 // shortTime shows only how far away a timestamp is: "in 5m 0s" or "5m 0s ago".
@@ -306,10 +309,7 @@ func logLine(line []byte) string {
 		_ = json.Unmarshal(value, &text) // a string without its quotes; anything else stays as it is
 		switch key {
 		case "timestamp":
-			when = text
-			if t, err := parseTimeText(text); err == nil {
-				when = t.Local().Format(zonedTime)
-			}
+			when = cmp.Or(formatted(text, zonedTime), text)
 		case "level":
 			level = strings.ToUpper(text)
 		case "message":

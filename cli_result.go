@@ -96,8 +96,9 @@ type result struct {
 	object bool
 	noun   string // one item
 	count  int    // of all items
-	names  []string
 	items  []map[string]string
+	names  []string
+	filled map[string]bool // whether a name has a text in any item
 }
 
 // readResult reads one item of a list at a time: there may be a hundred megabytes. An object that begins with a list
@@ -106,7 +107,10 @@ func readResult(text []byte) *result {
 	if !json.Valid(text) {
 		return nil
 	}
-	r := &result{noun: "item"}
+	r := &result{
+		noun:   "item",
+		filled: map[string]bool{},
+	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	start, _ := decoder.Token()
 	if start == json.Delim('{') {
@@ -128,7 +132,7 @@ func readResult(text []byte) *result {
 			r.add(item, localDate)
 		}
 	}
-	empty := len(r.names) == 0 && len(r.items) > 0
+	empty := len(r.rows()[0]) == 0 && len(r.items) > 0
 	mixed := len(r.names) > 1 && slices.Contains(r.names, "")
 	if empty || mixed {
 		return nil
@@ -142,11 +146,15 @@ func (r *result) add(text json.RawMessage, date func(string) string) {
 	r.items = append(r.items, item)
 	put := func(name string, value json.RawMessage) bool {
 		text, plain := valueText(value, date)
-		if plain && !slices.Contains(r.names, name) {
+		if !plain {
+			return false
+		}
+		if _, known := r.filled[name]; !known {
 			r.names = append(r.names, name)
 		}
+		r.filled[name] = r.filled[name] || text != ""
 		item[name] = text
-		return plain
+		return true
 	}
 	if text[0] != '{' {
 		put("", text)
@@ -166,7 +174,7 @@ func (r *result) add(text json.RawMessage, date func(string) string) {
 func (r *result) rows() [][]string {
 	rows := make([][]string, len(r.items)+1)
 	for _, name := range r.names {
-		if name != "" && !slices.ContainsFunc(r.items, func(item map[string]string) bool { return item[name] != "" }) {
+		if !r.filled[name] {
 			continue
 		}
 		rows[0] = append(rows[0], strings.ToUpper(name))
@@ -174,7 +182,7 @@ func (r *result) rows() [][]string {
 			rows[i+1] = append(rows[i+1], item[name])
 		}
 	}
-	if r.names[0] == "" {
+	if r.filled[""] { // values have no heads
 		return rows[1:]
 	}
 	return rows

@@ -155,6 +155,8 @@ func TestAResultIsShownAsWhatItIs(t *testing.T) {
 		{"an empty one in an object", ` {"commits":[]}`, "", "no commits\n"},
 		{"both kinds", `[1,{"a":1}]`, "[\n  1,\n  {\n    \"a\": 1\n  }\n]\n", ""},
 		{"objects without members", `[{}]`, "[\n  {}\n]\n", ""},
+		{"a list of nothing", `[null,{"a":null}]`, "[\n  null,\n  {\n    \"a\": null\n  }\n]\n", ""},
+		{"an object of nothing", `{"a":null}`, "{\n  \"a\": null\n}\n", ""},
 		{"an empty object", `{}`, "{}\n", ""},
 		{"a text", `"a"`, "\"a\"\n", ""},
 		{"nothing", `null`, "null\n", ""},
@@ -165,6 +167,23 @@ func TestAResultIsShownAsWhatItIs(t *testing.T) {
 		if answer != row.want || said != row.said {
 			t.Errorf("%s: %q, %q\nwant %q, %q", row.name, answer, said, row.want, row.said)
 		}
+	}
+}
+
+func TestAnObjectOfManyMembersIsReadAtOnce(t *testing.T) {
+	var text strings.Builder
+	for i := range 200_000 {
+		fmt.Fprintf(&text, `,"k%d":1`, i)
+	}
+	members := "{" + text.String()[1:] + "}"
+	start := time.Now()
+	for _, text := range []string{members, "[" + members + "]"} {
+		if r := readResult([]byte(text)); r == nil || len(r.names) != 200_000 {
+			t.Error("not all members were read")
+		}
+	}
+	if took := time.Since(start); took > 20*time.Second {
+		t.Error("it took", took)
 	}
 }
 
