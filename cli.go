@@ -125,6 +125,8 @@ func usagef(format string, args ...any) *Error { return errorf(codeInvalidArgume
 func runCLI(ctx context.Context, p process) int {
 	c := &cli{process: p, home: defaultHome(p.getenv, p.userHome)}
 	c.printer = newPrinter(p.stdout, term.IsTerminal(int(p.stdout.Fd())), p.stdoutWidth)
+	dull := p.getenv("NO_COLOR") != "" || p.getenv("TERM") == "dumb" || runtime.GOOS == "windows" // asks for it first
+	c.colour = c.terminal && !dull
 	err := c.run(ctx)
 	flushErr := c.out.Flush()
 	if flushErr != nil {

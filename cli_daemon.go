@@ -133,16 +133,11 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 	if s.QueuePaused {
 		queue += "; paused, resume with: honeydew queue resume"
 	}
-	held := ""
-	if s.HeldUntil != "" {
-		held = fmt.Sprintf("until %s: %s; end that with: honeydew queue resume --now",
-			localTime(s.HeldUntil), s.HeldReason)
-	}
 	c.pairs(
 		"daemon:", fmt.Sprintf("honeydew %s, pid %d, up %s", s.Version, s.Pid, seconds(s.UptimeSeconds)),
 		"environment:", fmt.Sprintf("%s (%s)", s.Environment, loginState(s.Authenticated, s.NeedsReauth)),
 		"queue:", queue,
-		"held:", held,
+		"held:", heldText(s),
 		"oldest pending:", localTime(s.OldestPendingAt),
 		"finished:", fmt.Sprintf("%d completed, %d failed, %d cancelled", s.Completed, s.Failed, s.Cancelled),
 		"schedules:", fmt.Sprint(s.Schedules),

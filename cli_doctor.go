@@ -95,11 +95,11 @@ func (c *cli) doctor(ctx context.Context, _ []string) error {
 	bad := 0
 	for _, f := range all {
 		if f.OK {
-			c.printf("ok    %-14s %s", f.Check, f.Message)
+			c.stateLine("ok", "ok    %-14s %s", f.Check, f.Message)
 			continue
 		}
 		bad++
-		c.printf("FAIL  %-14s %s\n                     fix: %s", f.Check, f.Message, f.Fix)
+		c.stateLine("FAIL", "FAIL  %-14s %s\n                     fix: %s", f.Check, f.Message, f.Fix)
 	}
 	if err := c.document(map[string]findings{"findings": all}); err != nil {
 		return err
@@ -148,7 +148,7 @@ func (c *cli) examine(ctx context.Context) findings {
 	dead := "not running"
 	line, when := lastWords(c.stderrPath())
 	if line != "" {
-		dead += fmt.Sprintf("; what it last said, at %s: %s", when.Format(time.DateTime), line)
+		dead += fmt.Sprintf("; what it last said, at %s: %s", when.Format(zonedTime), line)
 	}
 	all.add(
 		"daemon",

@@ -67,7 +67,7 @@ func TestARetryByFilterLeavesOutWhatNeedsASecondThought(t *testing.T) {
 		if err != nil || strings.Join(retried, " ") != row.retried {
 			t.Errorf("%s: %q (%v), want %s", row.line, retried, err, row.retried)
 		}
-		for _, said := range []string{"1 job whose outcome is unknown", "2 jobs of removed environments", "honeydew job retry ID"} {
+		for _, said := range []string{"1 job whose outcome is unknown", "2 jobs of removed environments", "honeydew job retry unknown", "honeydew job retry homeless1"} {
 			if strings.Contains(stderr, said) != row.leftOut {
 				t.Errorf("%s: %q", row.line, stderr)
 			}

@@ -6,11 +6,13 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"honeydew/daemonpb"
 )
@@ -123,12 +125,13 @@ func (c *cli) jobListVerb(f *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		rows := [][]string{{"ID", "STATUS", "COMMAND", "ENVIRONMENT", "SUBMITTED", "ERROR"}}
+		rows := [][]string{{"ID", "STATUS", "COMMAND", "ARGUMENTS", "ENVIRONMENT", "SUBMITTED", "ERROR"}}
 		for _, j := range out.Jobs {
 			rows = append(rows, []string{
 				j.JobId,
-				j.Status,
+				statusText(j),
 				j.Command,
+				argumentWords(j.Payload),
 				j.Environment,
 				shortTime(j.CreatedAt),
 				j.Error,
@@ -149,14 +152,19 @@ func (c *cli) jobShow(ctx context.Context, args []string) error {
 		return err
 	}
 	result := ""
-	if j.Status == statusCompleted {
+	waits := ""
+	switch j.Status {
+	case statusCompleted:
 		result = resultText(j)
+	case statusPending:
+		waits = c.waitsFor(ctx, j)
 	}
 	c.pairs(
 		"job:", j.JobId,
 		"command:", j.Command,
-		"arguments:", protojson.MarshalOptions{}.Format(j.Payload),
-		"status:", j.Status,
+		"arguments:", argumentWords(j.Payload),
+		"status:", statusText(j),
+		"waits for:", waits,
 		"error:", j.Error,
 		"result:", result,
 		"environment:", j.Environment,
@@ -170,6 +178,67 @@ func (c *cli) jobShow(ctx context.Context, args []string) error {
 		"ended:", localTime(j.CompletedAt),
 	)
 	return c.document(j)
+}
+
+// statusText is a job's state, and when it is due if that is later.
+func statusText(j *daemonpb.JobStatus) string {
+	due := shortTime(j.NextAttemptAt)
+	if strings.HasPrefix(due, "in ") {
+		return j.Status + ", " + due
+	}
+	return j.Status
+}
+
+// waitsFor says what keeps the whole queue of a pending job, "" if nothing does.
+func (c *cli) waitsFor(ctx context.Context, j *daemonpb.JobStatus) string {
+	s, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
+	switch {
+	case err != nil: // what is known of the job itself is shown all the same
+		return ""
+	case s.QueuePaused:
+		return "the paused queue; resume it with: honeydew queue resume"
+	case s.HeldUntil != "" && s.Environment == j.Environment:
+		return "the API, " + heldText(s)
+	}
+	return ""
+}
+
+// heldText says until when and why the API keeps the active environment's jobs, "" if it does not.
+func heldText(s *daemonpb.DaemonStatus) string {
+	if s.HeldUntil == "" {
+		return ""
+	}
+	return fmt.Sprintf("until %s: %s; end that with: honeydew queue resume --now", localTime(s.HeldUntil), s.HeldReason)
+}
+
+// argumentWords are a payload as one types it for submit.
+func argumentWords(payload *structpb.Struct) string {
+	fields := payload.GetFields()
+	var words []string
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		words = append(words, name+"="+argumentWord(fields[name]))
+	}
+	return strings.Join(words, " ")
+}
+
+func argumentWord(v *structpb.Value) string {
+	var text string
+	switch kind := v.Kind.(type) {
+	case *structpb.Value_StringValue:
+		text = kind.StringValue
+	case *structpb.Value_ListValue:
+		var items []string
+		for _, item := range kind.ListValue.Values {
+			items = append(items, argumentWord(item))
+		}
+		return strings.Join(items, ",")
+	default:
+		text = protojson.MarshalOptions{}.Format(v)
+	}
+	if text == "" || strings.ContainsAny(text, " \t\n\\\"'`$&|;<>()*?[]{}!#~") {
+		return shellQuoted(text)
+	}
+	return text
 }
 
 // resultText says how large a completed job's result is, and how to get it.
@@ -310,24 +379,23 @@ func (c *cli) retryable(ctx context.Context, filter *daemonpb.ListJobsRequest) (
 	}
 	present := namesOf(environments.Environments, (*daemonpb.Environment).GetName)
 	var jobs []*daemonpb.JobStatus
-	unknown := 0
-	homeless := 0
+	var unknown, homeless []string
 	for _, j := range found {
 		switch {
 		case j.ErrorCode == codeOutcomeUnknown:
-			unknown++
+			unknown = append(unknown, j.JobId)
 		case !slices.Contains(present, j.Environment):
-			homeless++
+			homeless = append(homeless, j.JobId)
 		default:
 			jobs = append(jobs, j)
 		}
 	}
-	const byID = "left out; if it shall be, name them: honeydew job retry ID..."
-	if unknown > 0 {
-		c.note("%s whose outcome is unknown (%s) %s", count(unknown, "job"), codeOutcomeUnknown, byID)
+	const byID = "left out; to retry one all the same, name it: honeydew job retry %s"
+	if len(unknown) > 0 {
+		c.note("%s whose outcome is unknown (%s) "+byID, count(len(unknown), "job"), codeOutcomeUnknown, unknown[0])
 	}
-	if homeless > 0 {
-		c.note("%s of removed environments %s", count(homeless, "job"), byID)
+	if len(homeless) > 0 {
+		c.note("%s of removed environments "+byID, count(len(homeless), "job"), homeless[0])
 	}
 	return jobs, nil
 }

@@ -28,6 +28,7 @@ type printer struct {
 	json     bool // --json: scripts read it
 	terminal bool // a person looks at it
 	width    int  // columns of the terminal, 0 if it is none
+	colour   bool // states are coloured
 }
 
 const usualWidth = 80 // of a terminal that does not know its own
@@ -46,9 +47,7 @@ func newPrinter(out io.Writer, terminal bool, columns int) printer {
 
 // printf prints a line for people, without what a terminal would obey.
 func (p *printer) printf(format string, args ...any) {
-	if !p.json {
-		fmt.Fprintln(p.out, neutralised(fmt.Sprintf(format, args...), "\n", dropped))
-	}
+	p.line(neutralised(fmt.Sprintf(format, args...), "\n", dropped))
 }
 
 // document prints an answer for scripts, as the one JSON document of this run.
@@ -128,71 +127,109 @@ func neutral(s string) string {
 	return strings.Join(strings.Fields(neutralised(s, "", dropped)), " ")
 }
 
-const minColumn = 8 // a column is not cut to less than this many characters
-
 // table prints rows under their heads, as wide as the terminal.
 func (p *printer) table(rows [][]string) { p.columns("", p.width, rows) }
 
-// pairs prints names and values, given in turn. An empty value is left out with its name.
+// pairs prints neutral names and their values, given in turn. An empty value is left out with its name.
 func (p *printer) pairs(words ...string) {
-	var rows [][]string
+	width := 0
+	for pair := range slices.Chunk(words, 2) {
+		width = max(width, textWidth(pair[0]))
+	}
 	for pair := range slices.Chunk(words, 2) {
 		if pair[1] != "" {
-			rows = append(rows, pair)
+			p.line(fitted(pair[0], width) + columnGap + p.painted(pair[0], neutral(pair[1])))
 		}
 	}
-	p.columns("", 0, rows)
 }
 
-// columns prints rows of one length for people, aligned and made printable. Where they are wider than width, if that is
-// not 0, the widest columns are cut until a row fits a line.
+// columns prints rows of one length for people, aligned and made printable, the first with the heads of the columns. If
+// width is not 0, a row fits a line of that width.
 func (p *printer) columns(indent string, width int, rows [][]string) {
-	if p.json {
-		return
-	}
-	widths := make([]int, len(rows[0]))
-	for _, row := range rows {
-		for i := range row {
+	var all []column
+	for i, head := range rows[0] {
+		widest := 0
+		for _, row := range rows {
 			row[i] = neutral(row[i])
-			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
+			widest = max(widest, textWidth(row[i]))
 		}
+		if width > 0 {
+			widest = min(widest, width)
+		}
+		all = append(all, newColumn(i, head, widest))
 	}
 	if width > 0 {
-		narrow(widths, width)
+		all = fit(all, width)
 	}
 	for _, row := range rows {
 		line := indent
-		for i, cell := range row {
-			if utf8.RuneCountInString(cell) > widths[i] {
-				cell = string([]rune(cell)[:widths[i]-1]) + "…"
-			}
-			line += fmt.Sprintf("%-*s  ", widths[i], cell)
+		for _, c := range all {
+			line += p.painted(rows[0][c.index], fitted(row[c.index], c.width)) + columnGap
 		}
-		p.printf("%s", strings.TrimRight(line, " "))
+		p.line(strings.TrimRight(line, " "))
 	}
 }
 
-// narrow cuts the widest of the columns until they fit a line of that width. The first one stays: one wants to copy it.
-func narrow(widths []int, width int) {
-	over := len("  ")*(len(widths)-1) - width
-	for _, w := range widths {
-		over += w
-	}
-	others := widths[1:]
-	for over > 0 && slices.Max(others) > minColumn {
-		widest := slices.Index(others, slices.Max(others))
-		others[widest]--
-		over--
+// line prints a line for people that is neutral already, but for our own colours.
+func (p *printer) line(text string) {
+	if !p.json {
+		fmt.Fprintln(p.out, text)
 	}
 }
+
+// stateLine is printf, with the state in colour where it first occurs.
+func (p *printer) stateLine(state, format string, args ...any) {
+	text := neutralised(fmt.Sprintf(format, args...), "\n", dropped)
+	p.line(strings.Replace(text, state, p.painted("STATUS", state), 1))
+}
+
+// painted is a neutral text in its colour, if what bears that name is a state.
+func (p *printer) painted(name, text string) string {
+	const red, yellow, green = "31", "33", "32"
+	colour := ""
+	switch name {
+	case "STATUS", "LAST JOB", "status:":
+		state, _, _ := strings.Cut(text, " ")
+		switch state {
+		case statusFailed, "FAIL":
+			colour = red
+		case statusPending + ",": // and for what, follows
+			colour = yellow
+		case statusCompleted, "ok":
+			colour = green
+		}
+	case "held:", "waits for:":
+		colour = yellow
+	case "problems:":
+		colour = red
+	}
+	if colour == "" || !p.colour {
+		return text
+	}
+	return "\x1b[" + colour + "m" + text + "\x1b[m"
+}
+
+const zonedTime = time.DateTime + " MST"
 
 // localTime shows a timestamp of the daemon in the user's zone, and how far away it is.
 func localTime(text string) string {
+	local := formatted(text, zonedTime)
+	if local == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s (%s)", local, shortTime(text))
+}
+
+// localDate shows only the day of a timestamp in the user's zone.
+func localDate(text string) string { return formatted(text, time.DateOnly) }
+
+// formatted is a timestamp in the user's zone, "" if the text is none.
+func formatted(text, layout string) string {
 	t, err := parseTimeText(text)
 	if err != nil || t.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf("%s (%s)", t.Local().Format(time.DateTime), shortTime(text))
+	return t.Local().Format(layout)
 }
 
 // shortTime shows only how far away a timestamp is: "in 5m 0s" or "5m 0s ago".
@@ -272,10 +309,7 @@ func logLine(line []byte) string {
 		_ = json.Unmarshal(value, &text) // a string without its quotes; anything else stays as it is
 		switch key {
 		case "timestamp":
-			when = text
-			if t, err := parseTimeText(text); err == nil {
-				when = t.Local().Format(time.DateTime)
-			}
+			when = cmp.Or(formatted(text, zonedTime), text)
 		case "level":
 			level = strings.ToUpper(text)
 		case "message":

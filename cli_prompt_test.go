@@ -6,9 +6,11 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -170,6 +172,58 @@ func TestReadsThatNobodyFeedEndAtOnce(t *testing.T) {
 				}
 			case <-time.After(10 * time.Second):
 				t.Fatal("it reads on")
+			}
+		})
+	}
+}
+
+func TestStatesAreColouredOnATerminalThatWantsIt(t *testing.T) {
+	for _, row := range []struct {
+		name     string
+		env      map[string]string
+		words    []string
+		piped    bool
+		coloured bool
+	}{
+		{name: "a terminal", coloured: true},
+		{name: "xterm", env: map[string]string{"TERM": "xterm-256color", "NO_COLOR": ""}, coloured: true},
+		{name: "NO_COLOR", env: map[string]string{"TERM": "xterm", "NO_COLOR": "1"}},
+		{name: "a dumb one", env: map[string]string{"TERM": "dumb"}},
+		{name: "--json", words: []string{"--json"}},
+		{name: "a file", piped: true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			person, program := testTerminal(t)
+			path := filepath.Join(t.TempDir(), "out")
+			stdout := program
+			if row.piped {
+				stdout = openFile(t, path)
+			}
+			home := filepath.Join(t.TempDir(), "home")
+			code := runCLI(t.Context(), process{
+				args: append([]string{"doctor"}, row.words...),
+				getenv: func(name string) string {
+					return cmp.Or(row.env[name], map[string]string{"HONEYDEW_HOME": home, "HOME": home}[name])
+				},
+				stdout:  stdout,
+				stderr:  openFile(t, filepath.Join(t.TempDir(), "err")),
+				queries: queries,
+			})
+			if code != exitFailed {
+				t.Fatal("exit", code)
+			}
+			all, _ := os.ReadFile(path)
+			if !row.piped {
+				program.Close()
+				all, _ = io.ReadAll(person) // ends with an error, since nobody has the other end any more
+			}
+			text := string(all)
+			if !strings.Contains(text, "configuration") {
+				t.Fatalf("%q", text)
+			}
+			red, green := strings.Contains(text, "\x1b[31mFAIL\x1b[m  "), strings.Contains(text, "\x1b[32mok\x1b[m    ")
+			if red != row.coloured || green != row.coloured || !row.coloured && strings.Contains(text, "\x1b") {
+				t.Errorf("%q", text)
 			}
 		})
 	}

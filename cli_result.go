@@ -4,10 +4,14 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
+	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"honeydew/daemonpb"
@@ -45,7 +49,7 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus) error {
 		return err
 	}
 	if forPerson {
-		c.printf("%s", indented(whole.Bytes()))
+		c.showResult(whole.Bytes(), "all of it: honeydew job result "+job.JobId+" --json")
 	} else {
 		fmt.Fprintln(c.out)
 	}
@@ -53,6 +57,186 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus) error {
 		c.note("warning: the result is incomplete: %s", neutral(job.Error))
 	}
 	return nil
+}
+
+// showResult shows a result to a person: a list as a table, one object as names and values, anything else as JSON.
+// whole says how to get all of it.
+func (c *cli) showResult(text []byte, whole string) {
+	r := readResult(text)
+	switch {
+	case r == nil:
+		c.printf("%s", indented(text))
+		return
+	case r.object:
+		var pairs []string
+		for _, name := range r.names {
+			pairs = append(pairs, name+":", r.items[0][name])
+		}
+		c.pairs(pairs...)
+		if bytes.ContainsAny(text[1:], "[{") { // which are not shown whole
+			c.note("%s", whole)
+		}
+		return
+	case r.count == 0:
+		c.note("no %ss", r.noun)
+		return
+	}
+	c.table(r.rows())
+	all := count(r.count, r.noun)
+	if r.count > maxRows {
+		all = fmt.Sprintf("the first %d of %s", maxRows, all)
+	}
+	c.note("%s; %s", all, whole)
+}
+
+const maxRows = 50 // of a list that are shown
+
+// result is one object, or the beginning of a list. The items are objects, or values, which have the name "".
+type result struct {
+	object bool
+	noun   string // one item
+	count  int    // of all items
+	items  []map[string]string
+	names  []string
+	filled map[string]bool // whether a name has a text in any item
+}
+
+// readResult reads one item of a list at a time: there may be a hundred megabytes. An object that begins with a list
+// stands for it. Of anything else it returns nil. The text is valid before it is read, so no error can come later.
+func readResult(text []byte) *result {
+	if !json.Valid(text) {
+		return nil
+	}
+	r := &result{
+		noun:   "item",
+		filled: map[string]bool{},
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	start, _ := decoder.Token()
+	if start == json.Delim('{') {
+		name, _ := decoder.Token()
+		r.noun = strings.TrimSuffix(words(name), "s")
+		start, _ = decoder.Token()
+		r.object = start != json.Delim('[')
+	}
+	switch {
+	case r.object:
+		r.add(bytes.TrimSpace(text), localTime)
+	case start != json.Delim('['):
+		return nil
+	}
+	for ; !r.object && decoder.More(); r.count++ {
+		var item json.RawMessage
+		_ = decoder.Decode(&item)
+		if r.count < maxRows {
+			r.add(item, localDate)
+		}
+	}
+	empty := len(r.rows()[0]) == 0 && len(r.items) > 0
+	mixed := len(r.names) > 1 && slices.Contains(r.names, "")
+	if empty || mixed {
+		return nil
+	}
+	return r
+}
+
+// add takes in an item. A thing in it that has no name is shown by its members.
+func (r *result) add(text json.RawMessage, date func(string) string) {
+	item := map[string]string{}
+	r.items = append(r.items, item)
+	put := func(name string, value json.RawMessage) bool {
+		text, plain := valueText(value, date)
+		if !plain {
+			return false
+		}
+		if _, known := r.filled[name]; !known {
+			r.names = append(r.names, name)
+		}
+		r.filled[name] = r.filled[name] || text != ""
+		item[name] = text
+		return true
+	}
+	if text[0] != '{' {
+		put("", text)
+		return
+	}
+	for name, value := range members(text) {
+		if put(name, value) {
+			continue
+		}
+		for inner, value := range members(value) {
+			put(name+" "+inner, value)
+		}
+	}
+}
+
+// rows are a table of the items, without columns that are empty.
+func (r *result) rows() [][]string {
+	rows := make([][]string, len(r.items)+1)
+	for _, name := range r.names {
+		if !r.filled[name] {
+			continue
+		}
+		rows[0] = append(rows[0], strings.ToUpper(name))
+		for i, item := range r.items {
+			rows[i+1] = append(rows[i+1], item[name])
+		}
+	}
+	if r.filled[""] { // values have no heads
+		return rows[1:]
+	}
+	return rows
+}
+
+// words are a name of the API for people: createdAt is "created at".
+func words(name any) string { return neutral(strings.ReplaceAll(kebab(fmt.Sprint(name)), "-", " ")) }
+
+// members ranges over the members of a valid object, in their order.
+func members(object []byte) iter.Seq2[string, json.RawMessage] {
+	return func(yield func(string, json.RawMessage) bool) {
+		decoder := json.NewDecoder(bytes.NewReader(object))
+		_, _ = decoder.Token()
+		for decoder.More() {
+			name, _ := decoder.Token()
+			var value json.RawMessage
+			_ = decoder.Decode(&value)
+			if !yield(words(name), value) {
+				return
+			}
+		}
+	}
+}
+
+// valueText is a value for people. A thing that has a name is plain, and so is a list.
+func valueText(value json.RawMessage, date func(string) string) (text string, plain bool) {
+	switch value[0] {
+	case 'n':
+		return "", true
+	case '"':
+		_ = json.Unmarshal(value, &text)
+		return cmp.Or(date(text), text), true
+	case '{':
+		var thing struct{ Name, DisplayName string }
+		_ = json.Unmarshal(value, &thing) // a name that is no text is none
+		text = cmp.Or(thing.Name, thing.DisplayName)
+		return text, text != ""
+	case '[':
+		var items []json.RawMessage
+		_ = json.Unmarshal(value, &items)
+		var texts []string
+		for _, item := range items {
+			text, plain := "", false
+			if item[0] != '[' {
+				text, plain = valueText(item, date)
+			}
+			if !plain {
+				return count(len(items), "item"), true
+			}
+			texts = append(texts, text)
+		}
+		return strings.Join(texts, ", "), true
+	}
+	return string(value), true
 }
 
 // indented is a JSON result for a terminal: in lines, and without the control characters that JSON lets pass (C1,

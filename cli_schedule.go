@@ -8,8 +8,6 @@ import (
 	"math"
 	"strings"
 
-	"google.golang.org/protobuf/encoding/protojson"
-
 	"honeydew/daemonpb"
 )
 
@@ -161,7 +159,7 @@ func (c *cli) scheduleList(ctx context.Context, _ []string) error {
 			s.LastJobStatus,
 			s.Environment,
 			s.Command,
-			protojson.MarshalOptions{}.Format(s.Payload),
+			argumentWords(s.Payload),
 		})
 	}
 	c.table(rows)

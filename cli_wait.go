@@ -212,7 +212,7 @@ func (c *cli) waitAll(ctx context.Context, ids []string) error {
 		if j.Status == statusCompleted && j.Error == "" {
 			outcome += ", " + resultText(j)
 		}
-		c.printf("job %s (%s) %s", j.JobId, j.Command, outcome)
+		c.stateLine(j.Status, "job %s (%s) %s", j.JobId, j.Command, outcome)
 	}
 	var err error
 	if len(jobs) == 1 {

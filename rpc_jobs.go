@@ -136,7 +136,12 @@ func (s *rpcServer) CancelJob(
 	_ context.Context,
 	in *pb.CancelJobRequest,
 ) (*pb.CancelJobResponse, error) {
-	return &pb.CancelJobResponse{Status: statusCancelled}, s.queue.Cancel(in.JobId)
+	err := s.queue.Cancel(in.JobId)
+	if errors.Is(err, errNotOpen) {
+		return nil, errorf(codeFailedPrecondition, "job %s has ended already", in.JobId).
+			hint("look at it with: honeydew job show %s", in.JobId)
+	}
+	return &pb.CancelJobResponse{Status: statusCancelled}, err
 }
 
 func (s *rpcServer) RetryJob(

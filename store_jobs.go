@@ -369,10 +369,8 @@ func (t *tx) retriedAlready(j *Job) error {
 		hint("look at it with: honeydew job show %s", latest)
 }
 
-// errNotOpen: the job had ended before, so that nothing was changed. It is compared by identity, and it is also what a
-// client is told who cancels a job too late.
-var errNotOpen = errorf(codeFailedPrecondition, "the job has ended already").
-	hint("look at it with: honeydew job show ID")
+// errNotOpen: the job had ended before, so that nothing was changed. It is compared by identity.
+var errNotOpen = errorf(codeFailedPrecondition, "the job has ended already")
 
 // errJobGone: retention has removed the job after its id was looked up.
 func errJobGone() *Error {
@@ -654,10 +652,13 @@ func (s *Store) Jobs(f JobFilter) ([]*Job, error) {
 	return readAll(s, scan, query, args...)
 }
 
-// OldestPending is the creation time of the pending job that has waited longest, zero when none waits. Jobs that wait
-// for a time of their own count too.
+// OldestPending is the creation time of the pending job that has waited longest of those that may run now, zero when
+// there is none. It is sought among the 10,000 oldest: a million that wait for a time of their own would take half a
+// second.
 func (s *Store) OldestPending() (time.Time, error) {
-	return readOne(s, nil, scanTime, "SELECT created_at FROM jobs WHERE status = 'pending' ORDER BY seq LIMIT 1")
+	const query = `SELECT created_at FROM (SELECT * FROM jobs WHERE status = 'pending' ORDER BY seq LIMIT 10000)
+		WHERE coalesce(next_attempt_at, '') <= ? ORDER BY seq LIMIT 1`
+	return readOne(s, nil, scanTime, query, timeText(timeNow()))
 }
 
 // OpenJobs calls each for every job that has not ended, oldest first, with the few fields that a queue keeps in memory.

@@ -283,7 +283,8 @@ func TestListsAreOneStatementInTheOrderOfAnIndex(t *testing.T) {
 func TestEveryOtherReadUsesAnIndex(t *testing.T) {
 	s := openTestStore(t)
 	for _, query := range []string{
-		"SELECT created_at FROM jobs WHERE status = 'pending' ORDER BY seq LIMIT 1",
+		`SELECT created_at FROM (SELECT * FROM jobs WHERE status = 'pending' ORDER BY seq LIMIT 10000)
+			WHERE coalesce(next_attempt_at, '') <= 'x' ORDER BY seq LIMIT 1`,
 		"SELECT seq FROM jobs WHERE completed_at < 'x' ORDER BY completed_at LIMIT 5",
 		"SELECT EXISTS (SELECT 1 FROM jobs WHERE schedule = 'a' AND status IN ('pending', 'running'))",
 		"SELECT seq FROM jobs WHERE status IN ('pending', 'running') ORDER BY status, seq",
@@ -795,4 +796,32 @@ func TestKeyedJobOfABatchThatFailedIsStoredAsNew(t *testing.T) {
 	if jobs := <-stored; len(jobs) != 1 || jobs[0].Existing || jobs[0].Seq == 0 {
 		t.Errorf("%+v, want a new job", jobs)
 	}
+}
+
+func TestAJobThatIsToRunLaterIsNotTheOldestPending(t *testing.T) {
+	s := openTestStore(t)
+	submit := func(created time.Time, due time.Time, status string) {
+		j := newTestJob("github.commits")
+		j.CreatedAt, j.NextAttemptAt = created, due
+		submitTestJob(t, s, j)
+		if status != statusPending {
+			if err := finishNow(s, j, status, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	check := func(want time.Time) {
+		t.Helper()
+		got, err := s.OldestPending()
+		if err != nil || !got.Equal(want) {
+			t.Errorf("%v (%v), want %v", got, err, want)
+		}
+	}
+	now := timeNow()
+	submit(now.Add(-4*time.Hour), time.Time{}, statusFailed)
+	submit(now.Add(-3*time.Hour), now.Add(time.Hour), statusPending)
+	check(time.Time{})
+	submit(now.Add(-2*time.Hour), now.Add(-time.Minute), statusPending) // a retry that is due
+	submit(now.Add(-time.Hour), time.Time{}, statusPending)
+	check(now.Add(-2 * time.Hour))
 }
