@@ -291,11 +291,10 @@ func (t *TokenSource) save(env Environment, p *tokenPair, login bool) error {
 // a wrong password must not end a refresh.
 func (t *TokenSource) Login(ctx context.Context, env Environment, username, password string) (AuthState, error) {
 	if username == "" || password == "" {
-		return AuthState{}, errorf(codeInvalidArgument, "username and password: both are needed")
+		return AuthState{}, invalidf("username and password: both are needed")
 	}
 	if max(len(username), len(password)) > maxCredentialBytes {
-		return AuthState{}, errorf(codeInvalidArgument, "username and password: at most %d bytes each",
-			maxCredentialBytes)
+		return AuthState{}, invalidf("username and password: at most %d bytes each are allowed", maxCredentialBytes)
 	}
 	err := t.mayReplace(env) // before the API gives tokens that cannot be kept
 	if err != nil {

@@ -91,6 +91,27 @@ func (e *Error) hint(format string, args ...any) *Error {
 	return e
 }
 
+// jobCodes are the codes that a job may have.
+func jobCodes() []string {
+	return []string{
+		codeAuthRequired,
+		codeAuthExpired,
+		codeAuthInvalid,
+		codeAuthNetwork,
+		codeNetwork,
+		codeTimeout,
+		codeRateLimited,
+		codeServer,
+		codeAPI,
+		codeBadResponse,
+		codeResultTooLarge,
+		codeOutcomeUnknown,
+		codeInterrupted,
+		codePartial,
+		codeInternal,
+	}
+}
+
 // codeOf returns err's code, INTERNAL for an error that carries none, and "" for nil.
 func codeOf(err error) string {
 	if err == nil {

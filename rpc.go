@@ -175,7 +175,7 @@ func (s *rpcServer) outcome(ctx context.Context, method string, panicked any, er
 			"panic", fmt.Sprint(panicked),
 			"stack", string(debug.Stack()),
 		)
-		return toStatus(errorf(codeInternal, "a bug in honeydew; the log has the details")).Err()
+		return toStatus(errorf(codeInternal, "a bug in honeydew").hint("the details are in: honeydew logs")).Err()
 	}
 	if err == nil {
 		return nil
@@ -201,7 +201,7 @@ func toStatus(err error) *status.Status {
 		if st.Code() != codes.Unknown {
 			return st
 		}
-		e = errorf(codeInternal, "an error inside honeydew; the log has the details")
+		e = errorf(codeInternal, "an error inside honeydew").hint("the details are in: honeydew logs")
 	}
 	info := &errdetails.ErrorInfo{Reason: e.Code, Domain: errorDomain}
 	if e.Hint != "" {
@@ -247,7 +247,7 @@ func durationField(
 	}
 	d, err := parseDuration(text)
 	if err != nil || d < least || d > most {
-		return 0, invalidf("%s: %q; allowed: a duration from %s to %s, such as 90s or 7d", field, text, least, most)
+		return 0, badField(field, text, durationsIn(least, most))
 	}
 	return d, nil
 }
@@ -343,13 +343,13 @@ func (s *rpcServer) Prune(
 	ctx context.Context,
 	in *pb.PruneRequest,
 ) (*pb.PruneResponse, error) {
-	age, err := durationField("older_than", in.OlderThan, s.cfg.Storage.Retention, 0, maxConfigDuration)
+	age, err := durationField("older than", in.OlderThan, s.cfg.Storage.Retention, 0, maxConfigDuration)
 	if err != nil {
 		return nil, err
 	}
 	if age == 0 && in.OlderThan == "" {
-		return nil, invalidf("older_than: missing, and storage.retention is 0").
-			hint("name an age such as 720h or 30d")
+		return nil, invalidf("older than: an age is needed, since storage.retention is 0 and keeps all jobs").
+			hint("for example: honeydew prune --older-than 30d")
 	}
 	cutoff := timeNow().Add(time.Millisecond - age)
 	n, err := s.store.Prune(ctx, cutoff, in.DryRun)
@@ -361,7 +361,7 @@ func (s *rpcServer) Backup(
 	in *pb.BackupRequest,
 ) (*pb.BackupResponse, error) {
 	if !filepath.IsAbs(in.Path) {
-		return nil, invalidf("path: %q is not absolute", in.Path)
+		return nil, badField("path", in.Path, "an absolute path")
 	}
 	n, err := s.store.Backup(ctx, in.Path)
 	return &pb.BackupResponse{Bytes: n}, err
@@ -447,14 +447,15 @@ func (s *rpcServer) AddEnvironment(
 	ctx context.Context,
 	in *pb.AddEnvironmentRequest,
 ) (*pb.AddEnvironmentResponse, error) {
-	if err := checkName("name", in.Name); err != nil {
+	if err := checkName("name of the environment", in.Name); err != nil {
 		return nil, err
 	}
 	if err := checkBaseURL(in.BaseUrl); err != nil {
-		return nil, invalidf("base_url: %w", err)
+		return nil, invalidf("URL: %w", err)
 	}
 	if strings.ContainsFunc(in.Description, unicode.IsControl) || len(in.Description) > maxErrorTextInBytes {
-		return nil, invalidf("description: at most %d bytes, no control characters", maxErrorTextInBytes)
+		return nil, badField("description", in.Description,
+			fmt.Sprintf("at most %d bytes, without control characters", maxErrorTextInBytes))
 	}
 	err := s.store.AddEnvironment(Environment{
 		ID:          newID(),
@@ -475,7 +476,7 @@ func (s *rpcServer) RemoveEnvironment(
 	_ context.Context,
 	in *pb.RemoveEnvironmentRequest,
 ) (*pb.RemoveEnvironmentResponse, error) {
-	if err := checkName("name", in.Name); err != nil {
+	if err := checkName("name of the environment", in.Name); err != nil {
 		return nil, err
 	}
 	env, err := s.store.Environment(in.Name)
@@ -512,7 +513,7 @@ func (s *rpcServer) SetActiveEnvironment(
 	ctx context.Context,
 	in *pb.SetActiveEnvironmentRequest,
 ) (*pb.SetActiveEnvironmentResponse, error) {
-	if err := checkName("name", in.Name); err != nil {
+	if err := checkName("name of the environment", in.Name); err != nil {
 		return nil, err
 	}
 	if err := s.store.SetActiveEnvironment(in.Name); err != nil {

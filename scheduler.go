@@ -267,7 +267,7 @@ func (s *Scheduler) Add(sc Schedule, replace bool) (Schedule, error) {
 	sc.CreatedAt = s.now()
 	sc.Missed = cmp.Or(sc.Missed, missedRunOnce)
 	sc.Overlap = cmp.Or(sc.Overlap, overlapSkip)
-	if err := checkName("name", sc.Name); err != nil {
+	if err := checkName("name of the schedule", sc.Name); err != nil {
 		return sc, err
 	}
 	if err := oneOf("missed", sc.Missed, missedRunOnce, missedSkip); err != nil {
@@ -296,7 +296,7 @@ func oneOf(field, value string, allowed ...string) error {
 	if slices.Contains(allowed, value) {
 		return nil
 	}
-	return errorf(codeInvalidArgument, "%s: %q; allowed: %s", field, value, strings.Join(allowed, ", "))
+	return badField(field, value, strings.Join(allowed, ", "))
 }
 
 // changed makes the loop look again.
