@@ -423,6 +423,9 @@ func TestLoginSaysWhyItFailed(t *testing.T) {
 			if strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "canary") {
 				t.Errorf("the password shows: %v", err)
 			}
+			if test.want == codeLoginRefused && strings.Contains(err.Error(), redacted) {
+				t.Errorf("unreadable without the password: %v", err)
+			}
 			if asked := a.api.count("login") > before; asked == (test.want == codeInvalidArgument) {
 				t.Errorf("the API was asked: %v", asked)
 			}

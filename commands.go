@@ -138,23 +138,19 @@ func (t *Commands) Lookup(name string) (*Command, error) {
 	if c != nil && provider(name) != "auth" {
 		return c, nil
 	}
-	var names, kin []string
+	e := errorf(codeUnknownCommand, "no command %s", quoted(name)).hint("list them with: honeydew commands")
+	var names []string
 	for _, c := range t.public {
 		names = append(names, c.Name)
 		if provider(c.Name) == provider(name) {
-			kin = append(kin, c.Name)
+			e = e.hint("see what there is of %s with: honeydew %s", provider(name), provider(name))
 		}
 	}
-	meant := ""
 	near := nearest(name, names)
-	switch {
-	case near != "":
-		meant = "; did you mean " + near + "?"
-	case kin != nil:
-		meant = "; there are " + strings.Join(kin, ", ")
+	if near != "" {
+		e.Message += "; did you mean " + near + "?"
 	}
-	return nil, errorf(codeUnknownCommand, "no command %s%s", quoted(name), meant).
-		hint("list them with: honeydew commands")
+	return nil, e
 }
 
 // All lists the commands that can be submitted, by name.
@@ -293,10 +289,10 @@ func fits(typ string, v any) bool {
 
 const maxNameBytes = 64 // of a name, as far as likeness goes
 
-// nearest is the name that s was most likely meant to be, "" if none is near: a third of s may be wrong, rounded up.
+// nearest is the name that s was most likely meant to be, "" if none is near: a third of s may be wrong.
 func nearest(s string, names []string) string {
 	name, distance := closest(s, names)
-	if distance > (min(len(s), maxNameBytes)+2)/3 {
+	if distance > max(1, (min(len(s), maxNameBytes)+1)/3) {
 		return ""
 	}
 	return name

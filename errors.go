@@ -51,6 +51,7 @@ const (
 
 	maxErrorTextInBytes = 1024 // of a message that travels or is stored
 
+	redacted        = "[redacted]"
 	maxSnippetBytes = 16 << 10 // looked at of a text from outside
 	minSecretBytes  = 8        // of a secret that is sought inside words as well
 )
@@ -144,7 +145,7 @@ func (text outside) without(forms []string) string {
 	// Once more: a page has ways of its own to write a secret, and what printable takes away may have stood inside one.
 	// And what has the form of a token is one, whole or in part, whether we know it or not.
 	token := regexp.MustCompile(`eyJ[\w-]{8,}\.[\w-]+(\.[\w-]*)?`)
-	return token.ReplaceAllString(redact(line, forms), "[redacted]")
+	return token.ReplaceAllString(redact(line, forms), redacted)
 }
 
 // redact replaces every form that begins within the first maxSnippetBytes of text, and drops the rest of text. A form
@@ -158,7 +159,7 @@ func redact(text string, forms []string) string {
 			i++
 			continue
 		}
-		shown.WriteString("[redacted]")
+		shown.WriteString(redacted)
 		i += n
 	}
 	return shown.String()

@@ -233,7 +233,11 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 	}
 	if err != nil {
 		e := r.noAnswer(ctx, err)
-		e.Unsent = !connected
+		if !connected {
+			e.Unsent = true
+			proxy, _ := transport.Proxy(req) // the variables that name it were checked at the start
+			e.blame(proxy)
+		}
 		if e.Code == codeTimeout {
 			c.renew(transport)
 		}
@@ -242,7 +246,7 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 	if resp.StatusCode < 300 && int64(len(text)) > c.MaxBytes {
 		return Answer{}, &Error{
 			Code:    codeResultTooLarge,
-			Message: fmt.Sprintf("the answer is larger than api.max_response_mb (%d)", c.MaxBytes>>20),
+			Message: fmt.Sprintf("the answer is larger than the %d MB of api.max_response_mb", c.MaxBytes>>20),
 		}
 	}
 	return r.interpret(resp.StatusCode, resp.Header, text)
@@ -320,27 +324,44 @@ func (r *Request) noAnswer(ctx context.Context, err error) *Error {
 	case errors.Is(err, io.EOF),
 		errors.Is(err, io.ErrUnexpectedEOF):
 		e.Message = "the connection was cut off"
-	case fromThisSystem(err):
-		e.Message = err.Error()
-	default: // a status line, a certificate's names
-		e.Message = r.shown(outside(err.Error()))
+	default:
+		e.Message = r.networkWords(err)
 	}
 	return e
 }
 
-// fromThisSystem reports whether err's words are those of this computer's network, and of nothing that it received.
-func fromThisSystem(err error) bool {
+// blame names the proxy through which there was no connection, if there is one.
+func (e *Error) blame(proxy *url.URL) {
+	if proxy != nil {
+		e.Message = "through the proxy " + proxy.Host + ": " + e.Message
+		e.Hint = "check HTTPS_PROXY, and restart the daemon with it: honeydew stop && honeydew start"
+	}
+}
+
+// networkWords says in words what the network made of a request. Those of this computer are shown as they are. Those that
+// may be of the other side, a status line or a certificate's names, are not.
+func (r *Request) networkWords(err error) string {
+	lookup, ok := errors.AsType[*net.DNSError](err)
+	if ok {
+		return fmt.Sprintf("the address of %s could not be found: %s", lookup.Name, lookup.Err)
+	}
 	op, ok := errors.AsType[*net.OpError](err)
-	if !ok {
-		return false
+	if ok && op.Op == "proxyconnect" {
+		return r.networkWords(op.Err)
 	}
-	switch op.Op {
-	case "proxyconnect":
-		return fromThisSystem(op.Err)
-	case "dial", "read", "write":
-		return true
+	if ok && op.Op == "dial" {
+		return fmt.Sprintf("cannot connect to %s: %v", op.Addr, cmp.Or(errors.Unwrap(op.Err), op.Err))
 	}
-	return false
+	if ok && (op.Op == "read" || op.Op == "write") {
+		return fmt.Sprintf("the connection broke: %v", cmp.Or(errors.Unwrap(op.Err), op.Err))
+	}
+	jargon := strings.NewReplacer("net/http: ", "", "http: ", "", "tls: ", "", "x509: ", "")
+	text := jargon.Replace(err.Error())
+	words := r.shown(outside(text))
+	if strings.HasSuffix(text, "unknown authority") {
+		words += "; if that is your own, name its certificate in SSL_CERT_FILE where the daemon is started"
+	}
+	return words
 }
 
 // interpret says what an answer is: by the matrix of media type, status and error code, then by its words.
@@ -354,7 +375,7 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 		status == http.StatusServiceUnavailable && given:
 		return Answer{}, &Error{
 			Code:    codeRateLimited,
-			Message: fmt.Sprintf("%s; the API asks to wait %s", line, hold),
+			Message: fmt.Sprintf("%s; the API asks to wait %s", line, durationText(hold)),
 			Hold:    hold,
 			Unsent:  true,
 		}
@@ -390,7 +411,7 @@ func (r *Request) words(code, line string, env *envelope, text []byte) string {
 	}
 	switch {
 	case code == codeBadResponse && env.foreign == nil:
-		return "the answer has no data." + r.Field
+		return "the answer lacks " + r.Field
 	case code == codeBadResponse:
 		return fmt.Sprintf("%s, but no GraphQL answer: %s: %s", line, env.foreign, said)
 	case said == "":
@@ -416,7 +437,8 @@ func (r *Request) redirected(line, location string) *Error {
 
 // refusedPayload finds the API's own no inside a mutation's payload.
 func (r *Request) refusedPayload(payload []byte) *Error {
-	if !r.Mutation || string(member(payload, "success")) != "false" {
+	success := member(payload, "success")
+	if !r.Mutation || success == nil || string(success) == "true" {
 		return nil
 	}
 	why := r.shown(textOf(member(payload, "error")))

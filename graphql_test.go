@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -605,6 +606,47 @@ func TestUnsentOnlyWhenNoConnectionWasMade(t *testing.T) {
 	}
 }
 
+func TestNetworkTroubleInPlainWords(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	secure := httptest.NewUnstartedServer(http.NotFoundHandler()) // its certificate is nobody's
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
+	defer secure.Close()
+	guard := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) })
+	dead := closed.Addr().String()
+	for _, row := range []struct {
+		url, proxy, words string
+		hint              bool
+	}{
+		{"http://" + dead, "", "cannot connect to " + dead + ": connection refused", false},
+		{"https://nowhere.invalid", "", "the address of nowhere.invalid could not be found: ", false},
+		{secure.URL, "", "certificate signed by unknown authority; if that is your own, name its certificate in SSL_CERT_FILE", false},
+		{"https://nowhere.invalid", "http://" + dead, "through the proxy " + dead + ": cannot connect to " + dead + ": connection refused", true},
+		{"https://nowhere.invalid", "http://nowhere.invalid:1", "through the proxy nowhere.invalid:1: the address of nowhere.invalid could not", true},
+		{"https://nowhere.invalid", guard, "through the proxy " + strings.TrimPrefix(guard, "http://") + ": Proxy Authentication Required", true},
+	} {
+		c := newTestClient(t, 1<<20)
+		if row.proxy != "" {
+			proxy, err := url.Parse(row.proxy)
+			if err != nil {
+				t.Fatal(err)
+			}
+			transportOf(c).Proxy = http.ProxyURL(proxy)
+		}
+		_, e := askMe(t, c, Request{URL: row.url})
+		if e == nil || e.Code != codeNetwork || !e.Unsent || !strings.Contains(e.Message, row.words) || (e.Hint != "") != row.hint {
+			t.Errorf("%s through %q: %+v, want %s", row.url, row.proxy, e, row.words)
+		}
+		if regexp.MustCompile("dial|tcp|lookup|proxyconnect|x509|tls:|http:").MatchString(e.Message) {
+			t.Errorf("%s through %q says %s", row.url, row.proxy, e.Message)
+		}
+	}
+}
+
 // forwarder stands between a client and a server. What is swallowed is every byte of the connections that there are.
 type forwarder struct {
 	net.Listener
@@ -963,7 +1005,9 @@ func TestEchoInAClonesOwnNoIsRedacted(t *testing.T) {
 		`{"success":false}`:                                      "API_ERROR: the API reports no success, and no reason",
 		`{"success":false,"error":{"why":"t0ken-canary"}}`:       `API_ERROR: {"why":"[redacted]"}`,
 		`{"success":true,"error":"no"}`:                          "",
-		`{"success":null}`:                                       "",
+		`{"success":null}`:                                       "API_ERROR: the API reports no success, and no reason",
+		`{"success":"false"}`:                                    "API_ERROR: the API reports no success, and no reason",
+		`{"success":"true","error":"odd"}`:                       "API_ERROR: odd",
 		`{"id":1}`:                                               "",
 		`[1]`:                                                    "",
 	}
@@ -992,7 +1036,7 @@ func TestOurOwnWordsAreNotRedacted(t *testing.T) {
 	}
 	closed.Close()
 	c := newTestClient(t, 1<<20)
-	for _, secret := range []string{"refused", "connection", "p", "connection refused", "dial"} {
+	for _, secret := range []string{"refused", "connection", "p", "connection refused", "connect"} {
 		_, e := askMe(t, c, Request{URL: "http://" + closed.Addr().String(), Secrets: []string{secret}})
 		if e == nil || !strings.Contains(e.Message, "connection refused") {
 			t.Errorf("%q is the password: %v", secret, e)

@@ -293,6 +293,10 @@ func (s *rpcServer) GetStatus(
 		return nil, err
 	}
 	q := s.queue.State(env.Name)
+	problems := s.problems()
+	if login.Problem != "" {
+		problems = append(problems, login.Problem)
+	}
 	return &pb.DaemonStatus{
 		Version:         s.version,
 		Pid:             int32(os.Getpid()),
@@ -316,7 +320,7 @@ func (s *rpcServer) GetStatus(
 		QueuePaused:     q.Paused,
 		HeldUntil:       timeText(q.HeldUntil),
 		HeldReason:      q.HeldReason,
-		Problems:        s.problems(),
+		Problems:        problems,
 	}, nil
 }
 
@@ -413,6 +417,7 @@ func (s *rpcServer) GetAuthStatus(
 		RefreshTokenExpires: timeText(login.RefreshExpires),
 		FailedAuthJobs:      int32(failed),
 		Environment:         env.Name,
+		Problem:             login.Problem,
 	}, err
 }
 
