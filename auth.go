@@ -192,7 +192,7 @@ type AuthState struct {
 
 // Status tells of env's login without asking the API. That a token has expired by our clock says nothing: a refresh may
 // do, and the clock may be wrong. What cannot be decrypted needs a login.
-func (t *TokenSource) Status(_ context.Context, env Environment) (AuthState, error) {
+func (t *TokenSource) Status(env Environment) (AuthState, error) {
 	row, err := t.Store.Tokens(env.ID)
 	if codeOf(err) == codeNotFound {
 		return AuthState{NeedsReauth: env.NeedsReauth}, nil
@@ -200,6 +200,7 @@ func (t *TokenSource) Status(_ context.Context, env Environment) (AuthState, err
 	if err != nil {
 		return AuthState{}, err
 	}
+	// The tokens themselves are of no use here; whether they can be opened is.
 	pair, err := t.open(env, row)
 	state := AuthState{loginFacts: pair.loginFacts}
 	if e, ok := errors.AsType[*Error](err); ok {
@@ -252,7 +253,8 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 	// Where only the passphrase is missing, to bring it back is all that is needed; a login would be refused.
 	missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access))
 	if ok {
-		return p, errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
+		missing.Code = codeAuthExpired
+		return p, missing
 	}
 	e := expired("the stored login cannot be decrypted: its key or passphrase, or the environment's URL, has changed")
 	return p, e.hint("bring that back, or log in again with: honeydew login")
@@ -336,14 +338,17 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 	return AuthState{Authenticated: true, loginFacts: pair.loginFacts}, nil
 }
 
-// notLoggedIn is the error of a login that e has kept from the API's tokens.
+// notLoggedIn is the error of a login that e has kept from the API's tokens. What is to be checked next is another thing
+// where nobody could be asked than where the answer was no.
 func notLoggedIn(env Environment, e *Error) *Error {
 	if !refusedByAPI(e) {
 		hint := cmp.Or(e.Hint, "check the network, and the environment's URL with: honeydew env list")
 		return errorf(codeAPIUnreachable, "login to %s: %s", env.Name, e.Message).hint("%s", hint)
 	}
+	// A password that is a word of the API's sentence, such as "wrong", leaves holes in it. What is left may say nothing,
+	// or the contrary.
 	said := e.Message
-	if strings.Contains(said, redacted) { // without the password it may say nothing any more
+	if strings.Contains(said, redacted) {
 		said = "refused by the API"
 	}
 	return errorf(codeLoginRefused, "login to %s: %s", env.Name, said).hint("check the username and password")
@@ -601,8 +606,7 @@ func notRefreshed(message string, cause error) *Error {
 	return &Error{
 		Code:    codeAuthNetwork,
 		Message: message,
-		Retry:   true,
-		Unsent:  true,
+		Fate:    fateUnsent,
 		Cause:   cause,
 	}
 }

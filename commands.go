@@ -204,12 +204,8 @@ func invalidf(format string, args ...any) *Error {
 }
 
 // badField refuses the value of a request's field.
-func badField(field string, value any, allowed string) *Error {
-	text, isText := value.(string)
-	if isText {
-		value = quoted(text)
-	}
-	return invalidf("%s: %w", field, refused(value, allowed))
+func badField(field, value, allowed string) *Error {
+	return invalidf("%s: %w", field, refused(quoted(value), allowed))
 }
 
 func tooLarge(payload int) *Error {
@@ -223,11 +219,11 @@ func (c *Command) usage() string {
 	}
 	var list []string
 	for _, a := range c.Args {
-		if a.Required {
-			list = append(list, a.Name)
-		} else {
-			list = append(list, "["+a.Name+"]")
+		name := a.Name
+		if !a.Required {
+			name = "[" + name + "]"
 		}
+		list = append(list, name)
 	}
 	return c.Name + " takes " + strings.Join(list, " ")
 }
@@ -289,26 +285,20 @@ func fits(typ string, v any) bool {
 
 const maxNameBytes = 64 // of a name, as far as likeness goes
 
-// nearest is the name that s was most likely meant to be, "" if none is near: a third of s may be wrong.
+// nearest is the name that s was most likely meant to be, letter case apart; "" if none is near: a third of s may be
+// wrong.
 func nearest(s string, names []string) string {
-	name, distance := closest(s, names)
-	if distance > max(1, (min(len(s), maxNameBytes)+1)/3) {
-		return ""
-	}
-	return name
-}
-
-// closest finds the name with the least edit distance from s, letter case apart.
-func closest(s string, names []string) (name string, distance int) {
 	s = strings.ToLower(cutText(s, maxNameBytes))
-	distance = math.MaxInt
+	name := ""
+	least := max(1, (len(s)+1)/3) + 1
 	for _, n := range names {
-		d := editDistance(s, strings.ToLower(n))
-		if d < distance {
-			name, distance = n, d
+		distance := editDistance(s, strings.ToLower(n))
+		if distance < least {
+			name = n
+			least = distance
 		}
 	}
-	return name, distance
+	return name
 }
 
 // editDistance counts the insertions, deletions and substitutions between two texts (Wagner and Fischer, 1974).

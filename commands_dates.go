@@ -61,13 +61,13 @@ func (c *Command) resolveDates(
 
 // checkPeriod refuses resolved dates whose start is after the end. A day as the end is in it to its last moment.
 func checkPeriod(payload map[string]any, zone *time.Location) error {
-	start, hasStart := payload["startDate"].(string)
+	start, _ := payload["startDate"].(string)
 	end, hasEnd := payload["endDate"].(string)
 	last := instant(end, zone)
 	if isDay(end) {
 		last = last.AddDate(0, 0, 1).Add(-1)
 	}
-	if hasStart && hasEnd && instant(start, zone).After(last) {
+	if hasEnd && instant(start, zone).After(last) {
 		return invalidf("startDate %s is after endDate %s", start, end)
 	}
 	return nil

@@ -63,14 +63,21 @@ type Error struct {
 	Message string // lower case, no full stop; never holds a token or password
 	Hint    string // what to do next, as a sentence or command; may be empty
 
-	Retry  bool          // an attempt that failed like this may go better later
-	Hold   time.Duration // > 0: the API asks the whole environment to wait this long; costs no attempt
-	Unsent bool          // the API surely did not carry the operation out: a mutation may be sent again
-	// Refused: the API answered with a plain no, so that a mutation's outcome is known and the code stands.
-	Refused bool
-
-	Cause error // for the log and errors.Is; not shown to clients
+	Fate  Fate          // of the request
+	Hold  time.Duration // > 0: the API asks the whole environment to wait this long; costs no attempt
+	Cause error         // for the log and errors.Is; not shown to clients
 }
+
+// Fate is what is known of a request that failed: whether it was carried out, which a mutation must not be twice, and
+// whether another try may go better.
+type Fate int
+
+const (
+	fateUnknown Fate = iota // it may have been carried out; another try would fail like this one
+	fateLost                // it may have been carried out; another try may go better
+	fateUnsent              // it surely was not carried out; another try may go better
+	fateRefused             // it surely was not carried out; another try would be refused like this one
+)
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 

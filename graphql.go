@@ -222,7 +222,7 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 		return Answer{}, &Error{
 			Code:    codeInternal,
 			Message: err.Error(),
-			Unsent:  true,
+			Fate:    fateRefused,
 		}
 	}
 	transport := c.transport.Load()
@@ -234,7 +234,7 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 	if err != nil {
 		e := r.noAnswer(ctx, err)
 		if !connected {
-			e.Unsent = true
+			e.Fate = fateUnsent
 			proxy, _ := transport.Proxy(req) // the variables that name it were checked at the start
 			e.blame(proxy)
 		}
@@ -310,7 +310,7 @@ func (c *Client) readBody(resp *http.Response) ([]byte, error) {
 
 // noAnswer is the failure of a request that got no whole answer.
 func (r *Request) noAnswer(ctx context.Context, err error) *Error {
-	e := &Error{Code: codeNetwork, Retry: true}
+	e := &Error{Code: codeNetwork, Fate: fateLost}
 	timeout, _ := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -338,8 +338,8 @@ func (e *Error) blame(proxy *url.URL) {
 	}
 }
 
-// networkWords says in words what the network made of a request. Those of this computer are shown as they are. Those that
-// may be of the other side, a status line or a certificate's names, are not.
+// networkWords says what is wrong with the network. The words of this computer are shown as they are; the others may be
+// of the other side, such as a status line or a certificate's names.
 func (r *Request) networkWords(err error) string {
 	lookup, ok := errors.AsType[*net.DNSError](err)
 	if ok {
@@ -349,11 +349,8 @@ func (r *Request) networkWords(err error) string {
 	if ok && op.Op == "proxyconnect" {
 		return r.networkWords(op.Err)
 	}
-	if ok && op.Op == "dial" {
-		return fmt.Sprintf("cannot connect to %s: %v", op.Addr, cmp.Or(errors.Unwrap(op.Err), op.Err))
-	}
-	if ok && (op.Op == "read" || op.Op == "write") {
-		return fmt.Sprintf("the connection broke: %v", cmp.Or(errors.Unwrap(op.Err), op.Err))
+	if ok && slices.Contains([]string{"dial", "read", "write"}, op.Op) {
+		return fmt.Sprintf("no connection to %s: %v", op.Addr, cmp.Or(errors.Unwrap(op.Err), op.Err))
 	}
 	jargon := strings.NewReplacer("net/http: ", "", "http: ", "", "tls: ", "", "x509: ", "")
 	text := jargon.Replace(err.Error())
@@ -376,8 +373,8 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 		return Answer{}, &Error{
 			Code:    codeRateLimited,
 			Message: fmt.Sprintf("%s; the API asks to wait %s", line, durationText(hold)),
+			Fate:    fateUnsent,
 			Hold:    hold,
-			Unsent:  true,
 		}
 	}
 	env := r.open(status, header.Get("Content-Type"), text)
@@ -388,17 +385,15 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 	e := &Error{
 		Code:    code,
 		Message: r.words(code, line, &env, text),
+		Fate:    fateLost,
 	}
 	switch code {
 	case codeAuthInvalid:
 		e.Message = "refused by the API: " + e.Message
-		e.Unsent = true
-		e.Cause = env.refuser()
+		fallthrough
 	case codeAPI:
-		e.Refused = true
+		e.Fate = fateRefused
 		e.Cause = env.refuser()
-	default:
-		e.Retry = true
 	}
 	return Answer{}, e
 }
@@ -431,7 +426,7 @@ func (r *Request) redirected(line, location string) *Error {
 	return &Error{
 		Code:    codeBadResponse,
 		Message: message,
-		Refused: true,
+		Fate:    fateRefused,
 	}
 }
 
@@ -445,7 +440,7 @@ func (r *Request) refusedPayload(payload []byte) *Error {
 	return &Error{
 		Code:    codeAPI,
 		Message: cmp.Or(why, "the API reports no success, and no reason"),
-		Refused: true,
+		Fate:    fateRefused,
 	}
 }
 

@@ -273,10 +273,10 @@ func (s *rpcServer) Shutdown(
 }
 
 func (s *rpcServer) GetStatus(
-	ctx context.Context,
-	_ *pb.GetStatusRequest,
+	context.Context,
+	*pb.GetStatusRequest,
 ) (*pb.DaemonStatus, error) {
-	env, login, err := s.account(ctx, "")
+	env, login, err := s.account("")
 	if err != nil {
 		return nil, err
 	}
@@ -401,10 +401,10 @@ func (s *rpcServer) Logout(
 }
 
 func (s *rpcServer) GetAuthStatus(
-	ctx context.Context,
+	_ context.Context,
 	in *pb.GetAuthStatusRequest,
 ) (*pb.AuthStatus, error) {
-	env, login, err := s.account(ctx, in.Environment)
+	env, login, err := s.account(in.Environment)
 	if err != nil {
 		return nil, err
 	}
@@ -422,18 +422,18 @@ func (s *rpcServer) GetAuthStatus(
 }
 
 // account is the environment of this name, the active one for "", and the login there.
-func (s *rpcServer) account(ctx context.Context, name string) (Environment, AuthState, error) {
+func (s *rpcServer) account(name string) (Environment, AuthState, error) {
 	env, err := s.store.Environment(name)
 	if err != nil {
 		return env, AuthState{}, err
 	}
-	login, err := s.auth.Status(ctx, env)
+	login, err := s.auth.Status(env)
 	return env, login, err
 }
 
 // environment is the account of this name on the wire.
-func (s *rpcServer) environment(ctx context.Context, name string) (*pb.Environment, error) {
-	env, login, err := s.account(ctx, name)
+func (s *rpcServer) environment(name string) (*pb.Environment, error) {
+	env, login, err := s.account(name)
 	return environmentMessage(env, login), err
 }
 
@@ -449,7 +449,7 @@ func environmentMessage(env Environment, login AuthState) *pb.Environment {
 }
 
 func (s *rpcServer) AddEnvironment(
-	ctx context.Context,
+	_ context.Context,
 	in *pb.AddEnvironmentRequest,
 ) (*pb.AddEnvironmentResponse, error) {
 	if err := checkName("name of the environment", in.Name); err != nil {
@@ -473,7 +473,7 @@ func (s *rpcServer) AddEnvironment(
 	if err != nil {
 		return nil, err
 	}
-	env, err := s.environment(ctx, in.Name)
+	env, err := s.environment(in.Name)
 	return &pb.AddEnvironmentResponse{Environment: env}, err
 }
 
@@ -496,8 +496,8 @@ func (s *rpcServer) RemoveEnvironment(
 }
 
 func (s *rpcServer) ListEnvironments(
-	ctx context.Context,
-	_ *pb.ListEnvironmentsRequest,
+	context.Context,
+	*pb.ListEnvironmentsRequest,
 ) (*pb.ListEnvironmentsResponse, error) {
 	all, err := s.store.Environments()
 	if err != nil {
@@ -505,7 +505,7 @@ func (s *rpcServer) ListEnvironments(
 	}
 	out := &pb.ListEnvironmentsResponse{}
 	for _, env := range all {
-		login, err := s.auth.Status(ctx, env)
+		login, err := s.auth.Status(env)
 		if err != nil {
 			return nil, err
 		}
@@ -515,7 +515,7 @@ func (s *rpcServer) ListEnvironments(
 }
 
 func (s *rpcServer) SetActiveEnvironment(
-	ctx context.Context,
+	_ context.Context,
 	in *pb.SetActiveEnvironmentRequest,
 ) (*pb.SetActiveEnvironmentResponse, error) {
 	if err := checkName("name of the environment", in.Name); err != nil {
@@ -524,14 +524,14 @@ func (s *rpcServer) SetActiveEnvironment(
 	if err := s.store.SetActiveEnvironment(in.Name); err != nil {
 		return nil, err
 	}
-	env, err := s.environment(ctx, in.Name)
+	env, err := s.environment(in.Name)
 	return &pb.SetActiveEnvironmentResponse{Environment: env, NeedsAuth: !env.Authenticated}, err
 }
 
 func (s *rpcServer) GetActiveEnvironment(
-	ctx context.Context,
-	_ *pb.GetActiveEnvironmentRequest,
+	context.Context,
+	*pb.GetActiveEnvironmentRequest,
 ) (*pb.GetActiveEnvironmentResponse, error) {
-	env, err := s.environment(ctx, "")
+	env, err := s.environment("")
 	return &pb.GetActiveEnvironmentResponse{Environment: env}, err
 }

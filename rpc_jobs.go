@@ -255,12 +255,8 @@ func (s *rpcServer) GetJobResult(
 		return err
 	}
 	if j.Status != statusCompleted {
-		advice := "wait for it with: honeydew job wait "
-		if j.finished() {
-			advice = "see why with: honeydew job show "
-		}
 		return errorf(codeFailedPrecondition, "job %s is %s and has no result", j.ID, j.Status).
-			hint("%s", advice+j.ID)
+			hint("see how it stands with: honeydew job show %s", j.ID)
 	}
 	for from := int64(0); from < j.ResultBytes; from += partBytes {
 		s.reading.Lock()
@@ -291,25 +287,21 @@ func filterOf(in *pb.ListJobsRequest, now time.Time) (f JobFilter, err error) {
 		MaxBytes:  maxAnswerBytes,
 	}
 	if in.Limit < 0 {
-		return f, badField("limit", in.Limit, "1 to 1000")
+		return f, invalidf("limit: %d is not allowed; allowed: 1 to 1000", in.Limit)
 	}
-	if in.Status != "" {
-		err := oneOf("status", in.Status, statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled)
-		if err != nil {
-			return f, err
-		}
+	err = oneOf("status", in.Status, statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled)
+	if err != nil {
+		return f, err
+	}
+	err = oneOf("error code", in.ErrorCode, jobCodes()...)
+	if err != nil {
+		return f, err
 	}
 	if in.PageToken != "" {
 		place, ours := strings.CutPrefix(in.PageToken, pageMark)
 		f.Before, err = strconv.ParseInt(place, 36, 64)
 		if !ours || err != nil || f.Before < 0 {
 			return f, badField("page token", in.PageToken, "the one that the page before ends with")
-		}
-	}
-	if in.ErrorCode != "" {
-		err := oneOf("error code", in.ErrorCode, jobCodes()...)
-		if err != nil {
-			return f, err
 		}
 	}
 	if in.Since != "" {
@@ -319,7 +311,7 @@ func filterOf(in *pb.ListJobsRequest, now time.Time) (f JobFilter, err error) {
 		}
 		f.Since = instant(resolved, now.Location())
 	}
-	return f, err
+	return f, nil
 }
 
 func (s *rpcServer) ListJobs(
@@ -458,7 +450,7 @@ func retriesField(given *int32, fallback int32) (int32, error) {
 		return fallback, nil
 	}
 	if *given < 0 || *given > maxRetriesLimit {
-		return 0, badField("max retries", *given, fmt.Sprintf("0 to %d", maxRetriesLimit))
+		return 0, invalidf("max retries: %d is not allowed; allowed: 0 to %d", *given, maxRetriesLimit)
 	}
 	return *given, nil
 }
@@ -555,10 +547,10 @@ func (s *rpcServer) SetScheduleEnabled(
 }
 
 func (s *rpcServer) TriggerSchedule(
-	ctx context.Context,
+	_ context.Context,
 	in *pb.TriggerScheduleRequest,
 ) (*pb.TriggerScheduleResponse, error) {
-	id, err := s.scheduler.Trigger(ctx, in.Name)
+	id, err := s.scheduler.Trigger(in.Name)
 	return &pb.TriggerScheduleResponse{JobId: id}, err
 }
 

@@ -1352,11 +1352,11 @@ func TestWatchEndsWhenTheDaemonStops(t *testing.T) {
 func TestStorageTroubleBeforeTheRequestIsTriedAgain(t *testing.T) {
 	for _, code := range []string{codeStorageFailed, codeStorageFull} {
 		e, ok := errors.AsType[*Error](attemptError(errorf(code, "the database failed")))
-		if !ok || e.Code != codeInternal || !e.Retry || !e.Unsent {
+		if !ok || e.Code != codeInternal || e.Fate != fateUnsent {
 			t.Errorf("%s became %+v", code, e)
 		}
 	}
-	refused := &Error{Code: codeAPI, Message: "no", Refused: true}
+	refused := &Error{Code: codeAPI, Message: "no", Fate: fateRefused}
 	if got := attemptError(refused); got != error(refused) {
 		t.Errorf("the API's answer became %v", got)
 	}

@@ -291,9 +291,9 @@ func (s *Scheduler) Add(sc Schedule, replace bool) (Schedule, error) {
 	return s.store.Schedule(sc.Name)
 }
 
-// oneOf refuses a value that is not among those allowed.
+// oneOf refuses a value that is not among those allowed; one that is not given is fine.
 func oneOf(field, value string, allowed ...string) error {
-	if slices.Contains(allowed, value) {
+	if value == "" || slices.Contains(allowed, value) {
 		return nil
 	}
 	return badField(field, value, strings.Join(allowed, ", "))
@@ -326,7 +326,7 @@ func (s *Scheduler) SetEnabled(name string, enabled bool) (Schedule, error) {
 }
 
 // Trigger makes the schedule's job now; its next time stays as it is.
-func (s *Scheduler) Trigger(_ context.Context, name string) (jobID string, err error) {
+func (s *Scheduler) Trigger(name string) (jobID string, err error) {
 	sc, err := s.store.Schedule(name)
 	if err != nil {
 		return "", err
