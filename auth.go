@@ -349,7 +349,7 @@ func notLoggedIn(env Environment, e *Error) *Error {
 	// or the contrary.
 	said := e.Message
 	if strings.Contains(said, redacted) {
-		said = "refused by the API"
+		said = "the API refused it"
 	}
 	return errorf(codeLoginRefused, "login to %s: %s", env.Name, said).hint("check the username and password")
 }

@@ -512,7 +512,7 @@ func checkBaseURL(s string) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("%s %s; allowed: https://HOST/PATH, and http:// to a loopback host only", shown, problem)
+	return fmt.Errorf("%s %s; allowed: https://HOST/PATH, and http:// to this computer only", shown, problem)
 }
 
 func isLoopback(host string) bool {

@@ -235,7 +235,7 @@ func TestConfigWrongTypeIsRefused(t *testing.T) {
 }
 
 func TestConfigImpossibleValueIsRefused(t *testing.T) {
-	const url = "; allowed: https://HOST/PATH, and http:// to a loopback host only"
+	const url = "; allowed: https://HOST/PATH, and http:// to this computer only"
 	wantConfigRefused(t, []configRefusal{
 		{"queue: {workers: 0}", "1: queue.workers: 0 is not allowed; allowed: 1 to 1000"},
 		{"queue: {workers: 1001}", "1: queue.workers: 1001 is not allowed; allowed: 1 to 1000"},

@@ -26,8 +26,8 @@ const (
 
 	cronAllowed = "five fields (minute, hour, day of month, month, day of week), or one of" +
 		" @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly and @every 15m"
-	cronExample = "for example 30 9 * * 1-5 (09:30 from Monday to Friday; Sunday is 0), */15 * * * *, @daily," +
-		" @every 90m or CRON_TZ=Europe/Berlin 0 9 * * *"
+	cronExample = "for example '30 9 * * 1-5' (09:30 from Monday to Friday; Sunday is 0), '*/15 * * * *', @daily," +
+		" '@every 90m' or 'CRON_TZ=Europe/Berlin 0 9 * * *'"
 )
 
 // cronExpr is a parsed expression; only parseCron makes one.
@@ -109,8 +109,8 @@ func parseEvery(text string) (cronExpr, error) {
 	every, err := time.ParseDuration(text)
 	whole := err == nil && every%time.Second == 0
 	if !whole || every < time.Second {
-		return cronExpr{}, refused(quoted("@every "+text),
-			"whole seconds, minutes and hours, at least 1s, such as @every 90s or @every 1h30m")
+		return cronExpr{}, errors.New(
+			"allowed are whole seconds, minutes and hours, 1s or more, such as @every 90s or @every 1h30m")
 	}
 	return cronExpr{
 		every: every,

@@ -67,11 +67,11 @@ func TestCronRefused(t *testing.T) {
 		{"@every 5m 5m", "such as @every 90s"},
 		{"@every 5", "such as @every 90s"},
 		{"@every 9999999h", "such as @every 90s"},
-		{"@every 0s", "whole seconds"},
-		{"@every -5m", "whole seconds"},
-		{"@every 1ms", "whole seconds"},
-		{"@every 1500ms", "whole seconds"},
-		{"@every 1m0.5s", "whole seconds"},
+		{"@every 0s", "allowed are whole seconds"},
+		{"@every -5m", "allowed are whole seconds"},
+		{"@every 1ms", "allowed are whole seconds"},
+		{"@every 1500ms", "allowed are whole seconds"},
+		{"@every 1m0.5s", "allowed are whole seconds"},
 	})
 }
 
