@@ -338,15 +338,15 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 	return AuthState{Authenticated: true, loginFacts: pair.loginFacts}, nil
 }
 
-// notLoggedIn is the error of a login that e has kept from the API's tokens. What is to be checked next is another thing
-// where nobody could be asked than where the answer was no.
+// notLoggedIn is the error of a login that e has kept from the API's tokens. Where nobody could be asked, something
+// else is to be checked than where the answer was no.
 func notLoggedIn(env Environment, e *Error) *Error {
 	if !refusedByAPI(e) {
 		hint := cmp.Or(e.Hint, "check the network, and the environment's URL with: honeydew env list")
 		return errorf(codeAPIUnreachable, "login to %s: %s", env.Name, e.Message).hint("%s", hint)
 	}
-	// A password that is a word of the API's sentence, such as "wrong", leaves holes in it. What is left may say nothing,
-	// or the contrary.
+	// A password that is a word of the API's sentence, such as "wrong", leaves a hole in it. What is left may say
+	// nothing, or the contrary.
 	said := e.Message
 	if strings.Contains(said, redacted) {
 		said = "the API refused it"

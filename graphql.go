@@ -342,8 +342,11 @@ func (e *Error) blame(proxy *url.URL) {
 // of the other side, such as a status line or a certificate's names.
 func (r *Request) networkWords(err error) string {
 	lookup, ok := errors.AsType[*net.DNSError](err)
+	if ok && lookup.IsNotFound {
+		return "there is no host called " + lookup.Name
+	}
 	if ok {
-		return fmt.Sprintf("the address of %s could not be found: %s", lookup.Name, lookup.Err)
+		return "the address of " + lookup.Name + " cannot be looked up: no name server answers"
 	}
 	op, ok := errors.AsType[*net.OpError](err)
 	if ok && op.Op == "proxyconnect" {
@@ -352,7 +355,11 @@ func (r *Request) networkWords(err error) string {
 	if ok && slices.Contains([]string{"dial", "read", "write"}, op.Op) {
 		return fmt.Sprintf("no connection to %s: %v", op.Addr, cmp.Or(errors.Unwrap(op.Err), op.Err))
 	}
-	jargon := strings.NewReplacer("net/http: ", "", "http: ", "", "tls: ", "", "x509: ", "")
+	const noTLS = "the other side speaks no TLS; is https right in the URL?"
+	jargon := strings.NewReplacer(
+		"tls: first record does not look like a TLS handshake", noTLS,
+		"http: server gave HTTP response to HTTPS client", noTLS,
+		"net/http: ", "", "http: ", "", "tls: ", "", "x509: ", "")
 	text := jargon.Replace(err.Error())
 	words := r.shown(outside(text))
 	if strings.HasSuffix(text, "unknown authority") {

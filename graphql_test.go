@@ -617,16 +617,19 @@ func TestNetworkTroubleInPlainWords(t *testing.T) {
 	secure.StartTLS()
 	defer secure.Close()
 	guard := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) })
+	ssh := serveRaw(t, func(c net.Conn) { fmt.Fprint(c, "SSH-2.0-x\r\n") })
 	dead := closed.Addr().String()
 	for _, row := range []struct {
 		url, proxy, words string
 		hint              bool
 	}{
 		{"http://" + dead, "", "no connection to " + dead + ": connection refused", false},
-		{"https://nowhere.invalid", "", "the address of nowhere.invalid could not be found: ", false},
+		{"https://nowhere.invalid", "", " nowhere.invalid", false},
 		{secure.URL, "", "certificate signed by unknown authority; if that is your own, name its certificate in SSL_CERT_FILE", false},
+		{"https" + strings.TrimPrefix(guard, "http"), "", "the other side speaks no TLS; is https right in the URL?", false},
+		{"https" + strings.TrimPrefix(ssh, "http"), "", "the other side speaks no TLS; is https right in the URL?", false},
 		{"https://nowhere.invalid", "http://" + dead, "through the proxy " + dead + ": no connection to " + dead + ": connection refused", true},
-		{"https://nowhere.invalid", "http://nowhere.invalid:1", "through the proxy nowhere.invalid:1: the address of nowhere.invalid could not", true},
+		{"https://nowhere.invalid", "http://nowhere.invalid:1", "through the proxy nowhere.invalid:1: the", true},
 		{"https://nowhere.invalid", guard, "through the proxy " + strings.TrimPrefix(guard, "http://") + ": Proxy Authentication Required", true},
 	} {
 		c := newTestClient(t, 1<<20)
