@@ -178,7 +178,7 @@ func (c *cli) logoutVerb(f *flag.FlagSet) action {
 func loginState(authenticated, needsReauth bool) string {
 	switch {
 	case needsReauth:
-		return "login needed; run: honeydew login"
+		return "login no longer valid; run: honeydew login"
 	case authenticated:
 		return "logged in"
 	}
