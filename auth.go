@@ -33,11 +33,13 @@ package main
 // session.mu guards the change under way; it is not held across SQL or a request.
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -185,11 +187,12 @@ func expired(why string) *Error {
 type AuthState struct {
 	Authenticated, NeedsReauth bool
 	loginFacts
+	Problem string // why the stored login cannot be used, and what to do; "" where it can, or has just expired
 }
 
 // Status tells of env's login without asking the API. That a token has expired by our clock says nothing: a refresh may
 // do, and the clock may be wrong. What cannot be decrypted needs a login.
-func (t *TokenSource) Status(_ context.Context, env Environment) (AuthState, error) {
+func (t *TokenSource) Status(env Environment) (AuthState, error) {
 	row, err := t.Store.Tokens(env.ID)
 	if codeOf(err) == codeNotFound {
 		return AuthState{NeedsReauth: env.NeedsReauth}, nil
@@ -197,9 +200,15 @@ func (t *TokenSource) Status(_ context.Context, env Environment) (AuthState, err
 	if err != nil {
 		return AuthState{}, err
 	}
+	// The tokens themselves are of no use here; whether they can be opened is.
 	pair, err := t.open(env, row)
-	usable := err == nil && !env.NeedsReauth
-	return AuthState{usable, !usable, pair.loginFacts}, nil
+	state := AuthState{loginFacts: pair.loginFacts}
+	if e, ok := errors.AsType[*Error](err); ok {
+		state.Problem = e.Message + "; " + e.Hint
+	}
+	state.Authenticated = err == nil && !env.NeedsReauth
+	state.NeedsReauth = !state.Authenticated
+	return state, nil
 }
 
 // due reports whether the pair is to be refreshed before it is used. Without a refresh token it is used until the API
@@ -244,10 +253,11 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 	// Where only the passphrase is missing, to bring it back is all that is needed; a login would be refused.
 	missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access))
 	if ok {
-		return p, errorf(codeAuthExpired, "%s", missing.Message).hint("%s", missing.Hint)
+		missing.Code = codeAuthExpired
+		return p, missing
 	}
-	e := expired("the stored login cannot be decrypted: its key, or the environment's URL, changed")
-	return p, e.hint("bring it back, or log in again with: honeydew login")
+	e := expired("the stored login cannot be decrypted: its key or passphrase, or the environment's URL, has changed")
+	return p, e.hint("bring that back, or log in again with: honeydew login")
 }
 
 // mayReplace fails where the login that is stored must not be replaced by one of this daemon's: it was made under a
@@ -291,11 +301,10 @@ func (t *TokenSource) save(env Environment, p *tokenPair, login bool) error {
 // a wrong password must not end a refresh.
 func (t *TokenSource) Login(ctx context.Context, env Environment, username, password string) (AuthState, error) {
 	if username == "" || password == "" {
-		return AuthState{}, errorf(codeInvalidArgument, "username and password: both are needed")
+		return AuthState{}, invalidf("username and password: both are needed")
 	}
 	if max(len(username), len(password)) > maxCredentialBytes {
-		return AuthState{}, errorf(codeInvalidArgument, "username and password: at most %d bytes each",
-			maxCredentialBytes)
+		return AuthState{}, invalidf("username and password: at most %d bytes each are allowed", maxCredentialBytes)
 	}
 	err := t.mayReplace(env) // before the API gives tokens that cannot be kept
 	if err != nil {
@@ -329,15 +338,20 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 	return AuthState{Authenticated: true, loginFacts: pair.loginFacts}, nil
 }
 
-// notLoggedIn is the error of a login that e has kept from the API's tokens.
+// notLoggedIn is the error of a login that e has kept from the API's tokens. Where nobody could be asked, something
+// else is to be checked than where the answer was no.
 func notLoggedIn(env Environment, e *Error) *Error {
-	code := codeAPIUnreachable
-	hint := "check the environment's URL with: honeydew env list"
-	if refusedByAPI(e) {
-		code = codeLoginRefused
-		hint = "check the username and password"
+	if !refusedByAPI(e) {
+		hint := cmp.Or(e.Hint, "check the network, and the environment's URL with: honeydew env list")
+		return errorf(codeAPIUnreachable, "login to %s: %s", env.Name, e.Message).hint("%s", hint)
 	}
-	return errorf(code, "login to %s: %s", env.Name, e.Message).hint("%s", hint)
+	// A password that is a word of the API's sentence, such as "wrong", leaves a hole in it. What is left may say
+	// nothing, or the contrary.
+	said := e.Message
+	if strings.Contains(said, redacted) {
+		said = "the API refused it"
+	}
+	return errorf(codeLoginRefused, "login to %s: %s", env.Name, said).hint("check the username and password")
 }
 
 // Logout forgets env's tokens and reports whether there were any. The API is not told: it has no word for that, and a
@@ -373,7 +387,7 @@ func (t *TokenSource) obtain(ctx context.Context, r Request, variables map[strin
 		return nil, e
 	}
 	if len(answer.Data) > maxLoginAnswer {
-		return nil, errorf(codeBadResponse, "the API's answer to %s has %d bytes; allowed are %d",
+		return nil, errorf(codeBadResponse, "the API's answer to %s has %d bytes; at most %d are taken",
 			r.Field,
 			len(answer.Data),
 			maxLoginAnswer)
@@ -482,7 +496,7 @@ func (s *session) renew(ctx context.Context, env Environment, refused string) (*
 		}
 		if wait > 0 {
 			return nil, s.notRefreshedYet("by this computer's clock the refresh token has expired; "+
-				"the API is asked again in %s", wait.Round(time.Second))
+				"the API is asked again in %s", durationText(wait.Round(time.Second)))
 		}
 		s.doubted = time.Now()
 	}
@@ -592,8 +606,7 @@ func notRefreshed(message string, cause error) *Error {
 	return &Error{
 		Code:    codeAuthNetwork,
 		Message: message,
-		Retry:   true,
-		Unsent:  true,
+		Fate:    fateUnsent,
 		Cause:   cause,
 	}
 }
@@ -616,7 +629,7 @@ func (s *session) notRefreshedYet(format string, args ...any) *Error {
 	lasting := time.Since(s.failing)
 	if !s.failing.IsZero() && lasting > refreshPatience {
 		message += fmt.Sprintf("; this has failed for %s: check the URL with `honeydew env list`, "+
-			"or log in again with `honeydew login`", lasting.Round(time.Minute))
+			"or log in again with `honeydew login`", durationText(lasting.Round(time.Minute)))
 	}
 	return notRefreshed(message, nil)
 }

@@ -258,7 +258,7 @@ func (a *authTest) wantAsked(op string, n int) {
 
 func (a *authTest) status() AuthState {
 	a.t.Helper()
-	state, err := a.tokens.Status(context.Background(), a.env())
+	state, err := a.tokens.Status(a.env())
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -422,6 +422,9 @@ func TestLoginSaysWhyItFailed(t *testing.T) {
 			}
 			if strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "canary") {
 				t.Errorf("the password shows: %v", err)
+			}
+			if test.want == codeLoginRefused && strings.Contains(err.Error(), redacted) {
+				t.Errorf("unreadable without the password: %v", err)
 			}
 			if asked := a.api.count("login") > before; asked == (test.want == codeInvalidArgument) {
 				t.Errorf("the API was asked: %v", asked)
@@ -800,7 +803,7 @@ func TestTroubleWhileRefreshingKeepsTheTokens(t *testing.T) {
 			})
 			err := a.call(t.Context())
 			e, _ := errors.AsType[*Error](err)
-			if codeOf(err) != codeAuthNetwork || !e.Retry || !e.Unsent || (name == "429") != (e.Hold == 7*time.Second) {
+			if codeOf(err) != codeAuthNetwork || e.Fate != fateUnsent || (name == "429") != (e.Hold == 7*time.Second) {
 				t.Fatalf("%+v", e)
 			}
 			if state := a.status(); !state.Authenticated || state.NeedsReauth {
@@ -885,7 +888,7 @@ func TestRefreshThatTakesTooLongIsTrouble(t *testing.T) {
 	a.api.hang("refresh")
 	a.tokens.Timeout = 50 * time.Millisecond
 	err := a.call(t.Context())
-	if e, _ := errors.AsType[*Error](err); codeOf(err) != codeAuthNetwork || !e.Retry || !e.Unsent {
+	if e, _ := errors.AsType[*Error](err); codeOf(err) != codeAuthNetwork || e.Fate != fateUnsent {
 		t.Fatalf("%v", err)
 	}
 	a.api.set(func() { a.api.before = nil }) // what hangs ends with its connection

@@ -178,7 +178,7 @@ func (c *cli) logoutVerb(f *flag.FlagSet) action {
 func loginState(authenticated, needsReauth bool) string {
 	switch {
 	case needsReauth:
-		return "login expired; run: honeydew login"
+		return "login no longer valid; run: honeydew login"
 	case authenticated:
 		return "logged in"
 	}
@@ -201,6 +201,7 @@ func (c *cli) authStatusVerb(f *flag.FlagSet) action {
 		c.pairs(
 			"environment:", out.Environment,
 			"login:", strings.TrimPrefix(loginState(out.Authenticated, out.NeedsReauth), "login "),
+			"problem:", out.Problem,
 			"username:", out.Username,
 			"access token expires:", localTime(out.AccessTokenExpires),
 			"refresh token expires:", localTime(out.RefreshTokenExpires),

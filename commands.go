@@ -138,13 +138,19 @@ func (t *Commands) Lookup(name string) (*Command, error) {
 	if c != nil && provider(name) != "auth" {
 		return c, nil
 	}
+	e := errorf(codeUnknownCommand, "no command %s", quoted(name)).hint("list them with: honeydew commands")
 	var names []string
 	for _, c := range t.public {
 		names = append(names, c.Name)
+		if provider(c.Name) == provider(name) {
+			e = e.hint("see what there is of %s with: honeydew %s", provider(name), provider(name))
+		}
 	}
-	near, _ := closest(name, names)
-	return nil, errorf(codeUnknownCommand, "command: no %q; the nearest is %s", cutText(name, 100), near).
-		hint("list them with: honeydew commands")
+	near := nearest(name, names)
+	if near != "" {
+		e.Message += "; did you mean " + near + "?"
+	}
+	return nil, e
 }
 
 // All lists the commands that can be submitted, by name.
@@ -169,11 +175,11 @@ func (c *Command) argument(name string) *Argument {
 func (c *Command) Check(payload map[string]any) error {
 	for _, a := range c.Args {
 		v, given := payload[a.Name]
-		if !given && a.Required {
-			return c.misfit("%s is missing: %s", a.Name, a.Type)
+		if a.Required && (!given || v == "") {
+			return c.misfit("%s is missing", a.Name)
 		}
 		if given && !fits(a.Type, v) {
-			return c.misfit("%s must be %s (%s)", a.Name, allowedValue(a.Type), a.Type)
+			return c.misfit("%s must be %s", a.Name, allowedValue(a.Type))
 		}
 	}
 	var unknown []string
@@ -189,7 +195,7 @@ func (c *Command) Check(payload map[string]any) error {
 }
 
 func (c *Command) misfit(format string, args ...any) error {
-	return invalidf("payload: "+format, args...).hint("%s", c.usage())
+	return invalidf(format, args...).hint("%s", c.usage())
 }
 
 // invalidf refuses what was asked for.
@@ -197,16 +203,29 @@ func invalidf(format string, args ...any) *Error {
 	return errorf(codeInvalidArgument, format, args...)
 }
 
-// usage lists the arguments.
+// badField refuses the value of a request's field.
+func badField(field, value, allowed string) *Error {
+	return invalidf("%s: %w", field, refused(quoted(value), allowed))
+}
+
+func tooLarge(payload int) *Error {
+	return invalidf("payload: it has %d bytes; allowed: at most %d", payload, maxPayloadBytes)
+}
+
+// usage lists the arguments, in brackets those that may be left out.
 func (c *Command) usage() string {
 	if len(c.Args) == 0 {
 		return c.Name + " takes no arguments"
 	}
 	var list []string
 	for _, a := range c.Args {
-		list = append(list, a.Name+": "+a.Type)
+		name := a.Name
+		if !a.Required {
+			name = "[" + name + "]"
+		}
+		list = append(list, name)
 	}
-	return "arguments: " + strings.Join(list, ", ")
+	return c.Name + " takes " + strings.Join(list, " ")
 }
 
 // refuse returns what is allowed where v is not.
@@ -266,26 +285,20 @@ func fits(typ string, v any) bool {
 
 const maxNameBytes = 64 // of a name, as far as likeness goes
 
-// nearest is the name that s was most likely meant to be, "" if none is near.
+// nearest is the name that s was most likely meant to be, letter case apart; "" if none is near: a third of s may be
+// wrong.
 func nearest(s string, names []string) string {
-	name, distance := closest(s, names)
-	if distance > max(2, min(len(s), maxNameBytes)/3) {
-		return ""
-	}
-	return name
-}
-
-// closest finds the name with the least edit distance from s, letter case apart.
-func closest(s string, names []string) (name string, distance int) {
 	s = strings.ToLower(cutText(s, maxNameBytes))
-	distance = math.MaxInt
+	name := ""
+	least := max(1, (len(s)+1)/3) + 1
 	for _, n := range names {
-		d := editDistance(s, strings.ToLower(n))
-		if d < distance {
-			name, distance = n, d
+		distance := editDistance(s, strings.ToLower(n))
+		if distance < least {
+			name = n
+			least = distance
 		}
 	}
-	return name, distance
+	return name
 }
 
 // editDistance counts the insertions, deletions and substitutions between two texts (Wagner and Fischer, 1974).
@@ -313,10 +326,10 @@ func editDistance(a, b string) int {
 func payloadJSON(payload map[string]any) ([]byte, error) {
 	text, err := json.Marshal(payload)
 	if err != nil {
-		return nil, invalidf("payload: %w", err)
+		return nil, invalidf("payload: a value in it is no JSON")
 	}
 	if len(text) > maxPayloadBytes {
-		return nil, invalidf("payload: %d bytes as JSON; at most %d are allowed", len(text), maxPayloadBytes)
+		return nil, tooLarge(len(text))
 	}
 	return text, nil
 }
@@ -331,7 +344,7 @@ func checkName(field, name string) error {
 	}
 	if bad || n < 1 || n > 100 || strings.TrimSpace(name) != name || name[0] == '-' {
 		const allowed = "1 to 100 printable characters, no blanks at the ends, no dash in front"
-		return invalidf("%s: %q; allowed: %s", field, name, allowed)
+		return badField(field, name, allowed)
 	}
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 
 const (
 	lastSuccess  = "last-success"
-	allowedDates = "YYYY-MM-DD, an RFC 3339 time, now, today, yesterday, -36h, -7d, -2w"
+	allowedDates = "2026-01-31, 2026-01-31T15:04:05Z, now, today, yesterday, -36h, -7d, -2w"
 )
 
 // isDate tells the arguments that take dates.
@@ -35,8 +35,8 @@ func (c *Command) resolveDates(
 		if !ok || !a.isDate() {
 			continue
 		}
-		allowed := "allowed: " + allowedDates
-		if schedule && !a.Required {
+		allowed := allowedDates
+		if schedule && !a.Required && a.Name == "startDate" {
 			allowed += ", " + lastSuccess
 			if text == lastSuccess && since.IsZero() {
 				delete(out, a.Name)
@@ -48,12 +48,44 @@ func (c *Command) resolveDates(
 		}
 		date, ok := resolveDate(text, now)
 		if !ok {
-			shown := cutText(text, 100)
-			return nil, invalidf("payload: %s: %q is not a date; %s", a.Name, shown, allowed)
+			return nil, noDate(a.Name, text, allowed)
 		}
 		out[a.Name] = date
 	}
+	// What the dates of a schedule come to later is not its maker's fault.
+	if since.IsZero() {
+		return out, checkPeriod(out, now.Location())
+	}
 	return out, nil
+}
+
+// checkPeriod refuses resolved dates whose start is after the end. A day as the end is in it to its last moment.
+func checkPeriod(payload map[string]any, zone *time.Location) error {
+	start, _ := payload["startDate"].(string)
+	end, hasEnd := payload["endDate"].(string)
+	last := instant(end, zone)
+	if isDay(end) {
+		last = last.AddDate(0, 0, 1).Add(-1)
+	}
+	if hasEnd && instant(start, zone).After(last) {
+		return invalidf("startDate %s is after endDate %s", start, end)
+	}
+	return nil
+}
+
+// instant is the time that a resolved date means, zero for any other text; a day begins at midnight in zone.
+func instant(date string, zone *time.Location) time.Time {
+	at, err := time.ParseInLocation(time.DateOnly, date, zone)
+	if err == nil {
+		return at
+	}
+	at, _ = time.Parse(time.RFC3339, date)
+	return at
+}
+
+// noDate refuses text as the date of a field.
+func noDate(field, text, allowed string) *Error {
+	return invalidf("%s: %s is no date; allowed: %s", field, quoted(text), allowed)
 }
 
 // resolveDate makes days and weeks, today and yesterday a date, now and hours an instant; absolute forms stay.

@@ -88,20 +88,20 @@ func dateCommand(t testing.TB, startType string) *Command {
 }
 
 func TestWhatIsNoDateIsRefused(t *testing.T) {
-	const forms = "YYYY-MM-DD, an RFC 3339 time, now, today, yesterday, -36h, -7d, -2w"
+	const forms = "2026-01-31, 2026-01-31T15:04:05Z, now, today, yesterday, -36h, -7d, -2w"
 	c, now := dateCommand(t, "String"), mustInstant(t, "2026-03-15T12:00:00Z")
 	for text := range strings.SplitSeq(notDates, "|") {
 		for _, schedule := range []bool{false, true} {
 			for _, key := range []string{"startDate", "endDate"} {
 				out, err := c.resolveDates(map[string]any{"org": "a", key: text}, now, now, schedule)
 				allowed := forms
-				if schedule {
+				if schedule && key == "startDate" {
 					allowed += ", last-success"
 				}
 				if err == nil {
 					t.Errorf("%q became %v", text, out[key])
-				} else if codeOf(err) != codeInvalidArgument || !strings.HasPrefix(err.Error(), "INVALID_ARGUMENT: payload: "+key+": ") ||
-					!strings.HasSuffix(err.Error(), " is not a date; allowed: "+allowed) {
+				} else if codeOf(err) != codeInvalidArgument || !strings.HasPrefix(err.Error(), "INVALID_ARGUMENT: "+key+": ") ||
+					!strings.HasSuffix(err.Error(), " is no date; allowed: "+allowed) {
 					t.Errorf("%q: %v", text, err)
 				}
 			}
@@ -109,6 +109,38 @@ func TestWhatIsNoDateIsRefused(t *testing.T) {
 	}
 	if _, err := c.resolveDates(map[string]any{"startDate": strings.Repeat("x", 1<<20)}, now, now, false); err == nil || len(err.Error()) > 500 {
 		t.Errorf("a long one: %.600v", err)
+	}
+}
+
+func TestStartAfterTheEndIsRefused(t *testing.T) {
+	c, now := dateCommand(t, "String"), mustInstant(t, "2026-03-15T12:00:00Z")
+	for _, row := range []struct {
+		start, end string
+		want       string // "" for what is taken
+	}{
+		{"-7d", "today", ""},
+		{"2026-03-15", "2026-03-15", ""},
+		{"now", "today", ""},
+		{"today", "today", ""},
+		{"today", "-12h", ""},
+		{"now", "now", ""},
+		{"2026-03-15T14:00:00+02:00", "2026-03-15T12:00:00Z", ""},
+		{"today", "yesterday", "startDate 2026-03-15 is after endDate 2026-03-14"},
+		{"now", "-2d", "startDate 2026-03-15T12:00:00.000Z is after endDate 2026-03-13"},
+		{"-1h", "-2h", "startDate 2026-03-15T11:00:00.000Z is after endDate 2026-03-15T10:00:00.000Z"},
+		{"2026-03-15", "2026-03-13T23:00:00Z", "startDate 2026-03-15 is after endDate 2026-03-13T23:00:00Z"},
+	} {
+		for _, schedule := range []bool{false, true} {
+			payload := map[string]any{"org": "a", "startDate": row.start, "endDate": row.end}
+			_, err := c.resolveDates(payload, now, time.Time{}, schedule)
+			if (err == nil) != (row.want == "") || (err != nil && err.Error() != "INVALID_ARGUMENT: "+row.want) {
+				t.Errorf("%s to %s: %v, want %q", row.start, row.end, err, row.want)
+			}
+		}
+		payload := map[string]any{"org": "a", "startDate": row.start, "endDate": row.end}
+		if _, err := c.resolveDates(payload, now, now, true); err != nil {
+			t.Errorf("%s to %s in a schedule that has run: %v", row.start, row.end, err)
+		}
 	}
 }
 

@@ -336,7 +336,7 @@ func TestPayloadValues(t *testing.T) {
 		fits, refused []any
 	}{
 		{"String", []any{nil, "", text, "null", "7"}, []any{7.0, true, list(text), map[string]any{}}},
-		{"String!", []any{"", text}, []any{nil, 7.0, false, list(text), map[string]any{}}},
+		{"String!", []any{text}, []any{"", nil, 7.0, false, list(text), map[string]any{}}},
 		{"ID", []any{nil, text, "7", 7.0}, []any{7.5, true, big + 1, list(text), map[string]any{}}},
 		{"ID!", []any{text, -7.0}, []any{nil, 1e300, math.NaN()}},
 		{"Int", []any{nil, 0.0, -1.0, big, -big - 1}, []any{big + 1, -big - 2, 0.5, 1e300, math.NaN(), math.Inf(1), math.Inf(-1), "7", true, list(1.0)}},
@@ -367,8 +367,7 @@ func TestPayloadValues(t *testing.T) {
 			err := command.Check(map[string]any{"v": v})
 			if err == nil {
 				t.Errorf("%s takes %#v", c.typ, v)
-			} else if codeOf(err) != codeInvalidArgument || !strings.HasPrefix(err.Error(), "INVALID_ARGUMENT: payload: v must be ") ||
-				!strings.HasSuffix(err.Error(), "("+c.typ+")") {
+			} else if codeOf(err) != codeInvalidArgument || v != "" && err.Error() != "INVALID_ARGUMENT: v must be "+allowedValue(c.typ) {
 				t.Errorf("%s, %#v: %v", c.typ, v, err)
 			}
 		}
@@ -382,19 +381,19 @@ func TestPayloadRefusalsSayWhatIsAllowed(t *testing.T) {
 		payload map[string]any
 		want    string
 	}{
-		{"github.repositories", nil, "payload: organization is missing: String!"},
-		{"github.repositories", map[string]any{}, "payload: organization is missing: String!"},
-		{"github.repositories", map[string]any{"organization": nil}, "payload: organization must be a string (String!)"},
-		{"github.repositories", map[string]any{"organization": 7.0}, "payload: organization must be a string (String!)"},
-		{"github.repositories", map[string]any{"organization": "a", "Organization": "a"}, `payload: github.repositories has no argument "Organization"`},
-		{"github.repositories", map[string]any{"organization": "a", "z": 1.0, "b": 1.0, "": 1.0}, `payload: github.repositories has no argument ""`},
+		{"github.repositories", nil, "organization is missing"},
+		{"github.repositories", map[string]any{}, "organization is missing"},
+		{"github.repositories", map[string]any{"organization": nil}, "organization must be a string"},
+		{"github.repositories", map[string]any{"organization": 7.0}, "organization must be a string"},
+		{"github.repositories", map[string]any{"organization": "a", "Organization": "a"}, `github.repositories has no argument "Organization"`},
+		{"github.repositories", map[string]any{"organization": "a", "z": 1.0, "b": 1.0, "": 1.0}, `github.repositories has no argument ""`},
 		{"github.repositories", map[string]any{"organization": "a", strings.Repeat("é", 1000): 1.0},
-			`payload: github.repositories has no argument "` + strings.Repeat("é", 48) + `..."`},
-		{"github.commits", map[string]any{"organization": "a", "repository": "b", "includeDiff": "true"}, "payload: includeDiff must be true or false (Boolean)"},
-		{"github.commits", map[string]any{"organization": "a", "repository": "b", "format": "JSON"}, `payload: github.commits has no argument "format"`},
-		{"azuredevops.workItem", map[string]any{"organization": "a", "id": "7"}, "payload: id must be a whole number (Int!)"},
-		{"azuredevops.workItems", map[string]any{"organization": "a", "ids": "7"}, "payload: ids must be a list, each item a whole number ([Int!]!)"},
-		{"account.me", map[string]any{"id": "7"}, `payload: account.me has no argument "id"`},
+			`github.repositories has no argument "` + strings.Repeat("é", 48) + `..."`},
+		{"github.commits", map[string]any{"organization": "a", "repository": "b", "includeDiff": "true"}, "includeDiff must be true or false"},
+		{"github.commits", map[string]any{"organization": "a", "repository": "b", "format": "JSON"}, `github.commits has no argument "format"`},
+		{"azuredevops.workItem", map[string]any{"organization": "a", "id": "7"}, "id must be a whole number"},
+		{"azuredevops.workItems", map[string]any{"organization": "a", "ids": "7"}, "ids must be a list, each item a whole number"},
+		{"account.me", map[string]any{"id": "7"}, `account.me has no argument "id"`},
 	} {
 		command, err := table.Lookup(c.command)
 		if err != nil {
@@ -413,26 +412,30 @@ func TestPayloadRefusalsSayWhatIsAllowed(t *testing.T) {
 func TestUnknownCommandNamesTheNearest(t *testing.T) {
 	table := realCommands(t)
 	for name, near := range map[string]string{
-		"github.commit":          "github.commits",
-		"github.Commits":         "github.commits",
-		"githubcommits":          "github.commits",
-		"github.pull-requests":   "github.pullRequests",
-		"jira.issue":             "jira.issues",
-		"organization.list":      "organizations.list",
-		"azureDevOps.workItem":   "azuredevops.workItem",
-		"queries/github.commits": "github.commits",
+		"github.commit":        "github.commits",
+		"github.Commits":       "github.commits",
+		"githubcommits":        "github.commits",
+		"github.pull-requests": "github.pullRequests",
+		"jira.issue":           "jira.issues",
+		"organization.list":    "organizations.list",
+		"azureDevOps.workItem": "azuredevops.workItem",
 	} {
 		_, err := table.Lookup(name)
-		if codeOf(err) != codeUnknownCommand || !strings.Contains(err.Error(), "the nearest is ") {
-			t.Errorf("%s: got %v", name, err)
-		} else if !strings.HasSuffix(err.Error(), "the nearest is "+near) {
+		if codeOf(err) != codeUnknownCommand || !strings.HasSuffix(err.Error(), "; did you mean "+near+"?") {
 			t.Errorf("%s: got %v, want %s", name, err, near)
 		}
 	}
-	for _, name := range []string{"", ".", "auth", "\x00\x1b[2J", strings.Repeat("x", 1<<20), strings.Repeat("é", 1<<10)} {
+	for _, name := range []string{"github.pulls", "github"} {
+		_, err := table.Lookup(name)
+		if e, ok := err.(*Error); !ok || e.Hint != "see what there is of github with: honeydew github" {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	for _, name := range []string{"foo.bar", "github", "github.pulls", "nope", "nope.", "", ".", "auth", "\x00\x1b[2J", strings.Repeat("x", 1<<20), strings.Repeat("é", 1<<10)} {
 		_, err := table.Lookup(name)
 		if e, ok := err.(*Error); !ok || e.Code != codeUnknownCommand || len(e.Message) > 500 || !utf8.ValidString(e.Message) ||
-			strings.ContainsAny(e.Message, "\x00\x1b") || e.Hint == "" {
+			strings.ContainsAny(e.Message, "\x00\x1b") || e.Hint == "" ||
+			strings.Contains(e.Message, "did you mean") {
 			t.Errorf("%.20q: got %.600v", name, err)
 		}
 	}

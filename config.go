@@ -27,7 +27,6 @@ const (
 	maxRetriesLimit   = 100            // of one job
 	maxTimeout        = 24 * time.Hour // of one attempt
 	maxConfigBytes    = 1 << 20
-	allowedDuration   = "a duration such as 30s, 15m, 12h, 7d or 2w"
 	maxConfigDuration = 100 * 365 * 24 * time.Hour
 )
 
@@ -222,24 +221,35 @@ func (v value) number(to *int, least, most int) (err error) {
 	if v.Tag != "!!int" || err != nil || strconv.Itoa(*to) != v.Value { // 010 is 8 to some and 10 to others
 		return refused(shown(v.Node), "a whole number")
 	}
-	return inRange(*to, least, most)
-}
-
-func (v value) duration(to *time.Duration, least, most time.Duration) (err error) {
-	*to, err = parseDuration(v.Value)
-	if v.Kind != yaml.ScalarNode || err != nil {
-		return refused(shown(v.Node), allowedDuration)
-	}
-	return inRange(*to, least, most)
-}
-
-func inRange[T int | time.Duration](v, least, most T) error {
-	if v < least || v > most {
-		return refused(v, fmt.Sprintf("%v to %v", least, most))
+	if *to < least || *to > most {
+		return refused(*to, fmt.Sprintf("%d to %d", least, most))
 	}
 	return nil
 }
 
+func (v value) duration(to *time.Duration, least, most time.Duration) (err error) {
+	*to, err = parseDuration(v.Value)
+	if v.Kind != yaml.ScalarNode || err != nil || *to < least || *to > most {
+		return refused(shown(v.Node), durationsIn(least, most))
+	}
+	return nil
+}
+
+// durationsIn says which durations are allowed.
+func durationsIn(least, most time.Duration) string {
+	if most == maxConfigDuration {
+		return "a duration such as 12h, 7d or 2w, up to 100 years"
+	}
+	return fmt.Sprintf("a duration such as 30s or 5m, from %s to %s", durationText(least), durationText(most))
+}
+
+// durationText is Go's text of a duration without the zeros at its end: 24h, not 24h0m0s.
+func durationText(d time.Duration) string {
+	text := strings.Replace(d.String(), "m0s", "m", 1)
+	return strings.Replace(text, "h0m", "h", 1)
+}
+
+// refused says what is allowed in place of value.
 func refused(value any, allowed string) error {
 	return fmt.Errorf("%v is not allowed; allowed: %s", value, allowed)
 }
@@ -502,7 +512,7 @@ func checkBaseURL(s string) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("%s %s; allowed: https://HOST/PATH, and http:// to a loopback host only", shown, problem)
+	return fmt.Errorf("%s %s; allowed: https://HOST/PATH, and http:// to this computer only", shown, problem)
 }
 
 func isLoopback(host string) bool {
@@ -535,7 +545,7 @@ func parseDuration(s string) (time.Duration, error) {
 	hours := 24 * (7*weeks + days)
 	d, err := time.ParseDuration(fmt.Sprintf("%dh%s", hours, rest))
 	if s == "" || err != nil || d > maxConfigDuration {
-		return 0, fmt.Errorf("%q is not %s", cutText(s, 100), allowedDuration)
+		return 0, errors.New("not a duration")
 	}
 	return d, nil
 }

@@ -203,7 +203,8 @@ func TestConfigUnknownKeyIsRefusedWithASuggestion(t *testing.T) {
 }
 
 func TestConfigWrongTypeIsRefused(t *testing.T) {
-	const duration = "a duration such as 30s, 15m, 12h, 7d or 2w"
+	const duration = "a duration such as 30s or 5m, from 100ms to 24h"
+	const age = "a duration such as 12h, 7d or 2w, up to 100 years"
 	for _, kind := range []struct {
 		key, allowed string
 		values       []string
@@ -216,7 +217,7 @@ func TestConfigWrongTypeIsRefused(t *testing.T) {
 		{"daemon.socket_path", "a text", []string{`1`, `[/run/s]`, `~`, ``, `.inf`}},
 		{"api.timeout", duration, []string{
 			`30`, `30.5`, `"30"`, `-30s`, `+30s`, `30 s`, `30S`, `1.5d`, `1mo`, `s`, `""`, `~`, ``, `true`, `[30s]`, `{s: 30}`, `1h-1m`, `0x1s`, `1e3s`, `7d0`, `2w1w`, `1d1w`}},
-		{"storage.retention", duration, []string{`30`, `-1d`, `-0`, `+0`, `00`, `0.0`, `forever`, `~`, ``, `36501d`, `5300w`, `5200w36500d`, `999999999999d`}},
+		{"storage.retention", age, []string{`30`, `-1d`, `-0`, `+0`, `00`, `0.0`, `forever`, `~`, ``, `36501d`, `5300w`, `5200w36500d`, `999999999999d`}},
 	} {
 		section, key, _ := strings.Cut(kind.key, ".")
 		for _, value := range kind.values {
@@ -234,7 +235,7 @@ func TestConfigWrongTypeIsRefused(t *testing.T) {
 }
 
 func TestConfigImpossibleValueIsRefused(t *testing.T) {
-	const url = "; allowed: https://HOST/PATH, and http:// to a loopback host only"
+	const url = "; allowed: https://HOST/PATH, and http:// to this computer only"
 	wantConfigRefused(t, []configRefusal{
 		{"queue: {workers: 0}", "1: queue.workers: 0 is not allowed; allowed: 1 to 1000"},
 		{"queue: {workers: 1001}", "1: queue.workers: 1001 is not allowed; allowed: 1 to 1000"},
@@ -260,12 +261,12 @@ func TestConfigImpossibleValueIsRefused(t *testing.T) {
 		{"storage: {synchronous: off}", `1: storage.synchronous: "off" is not allowed; allowed: full, normal`},
 		{"storage: {synchronous: 'full, normal'}", `1: storage.synchronous: "full, normal" is not allowed; allowed: full, normal`},
 		{"storage: {synchronous: ''}", `1: storage.synchronous: "" is not allowed; allowed: full, normal`},
-		{"daemon: {shutdown_timeout: 0}", "1: daemon.shutdown_timeout: 0s is not allowed; allowed: 1s to 10m0s"},
-		{"daemon: {shutdown_timeout: 999ms}", "1: daemon.shutdown_timeout: 999ms is not allowed; allowed: 1s to 10m0s"},
-		{"daemon: {shutdown_timeout: 601s}", "1: daemon.shutdown_timeout: 10m1s is not allowed; allowed: 1s to 10m0s"},
-		{"api: {timeout: 0}", "1: api.timeout: 0s is not allowed; allowed: 100ms to 24h0m0s"},
-		{"api: {timeout: 99ms}", "1: api.timeout: 99ms is not allowed; allowed: 100ms to 24h0m0s"},
-		{"api: {timeout: 2d}", "1: api.timeout: 48h0m0s is not allowed; allowed: 100ms to 24h0m0s"},
+		{"daemon: {shutdown_timeout: 0}", `1: daemon.shutdown_timeout: "0" is not allowed; allowed: a duration such as 30s or 5m, from 1s to 10m`},
+		{"daemon: {shutdown_timeout: 999ms}", `1: daemon.shutdown_timeout: "999ms" is not allowed; allowed: a duration such as 30s or 5m, from 1s to 10m`},
+		{"daemon: {shutdown_timeout: 601s}", `1: daemon.shutdown_timeout: "601s" is not allowed; allowed: a duration such as 30s or 5m, from 1s to 10m`},
+		{"api: {timeout: 0}", `1: api.timeout: "0" is not allowed; allowed: a duration such as 30s or 5m, from 100ms to 24h`},
+		{"api: {timeout: 99ms}", `1: api.timeout: "99ms" is not allowed; allowed: a duration such as 30s or 5m, from 100ms to 24h`},
+		{"api: {timeout: 2d}", `1: api.timeout: "2d" is not allowed; allowed: a duration such as 30s or 5m, from 100ms to 24h`},
 		{"api: {max_response_mb: 0}", "1: api.max_response_mb: 0 is not allowed; allowed: 1 to 1000"},
 		{"api: {max_response_mb: 1001}", "1: api.max_response_mb: 1001 is not allowed; allowed: 1 to 1000"},
 		{"api:\n  timeout: 1s\n  graphql_endpoint: ''", `3: api.graphql_endpoint: "" is not a URL` + url},
@@ -305,7 +306,7 @@ func TestConfigBrokenFileIsRefused(t *testing.T) {
 		{"&workers queue: {*workers : 3}\n", "1: queue: an anchor or alias; allowed: the value itself"},
 		{"x: &workers 1\n", "1: x: unknown key" + top},
 		{"queue: !!null {workers: 5, wokers: 5}\n", "1: queue.wokers: unknown key (did you mean queue.workers?); allowed: workers, max_retries, retry_backoff, provider_limit, max_pending"},
-		{bomb, "1: a: unknown key (did you mean api?)" + top},
+		{bomb, "1: a: unknown key" + top},
 		{"queue:\n  workers: 4\n  max_retries: *n\n", "3: not YAML: unknown anchor 'n' referenced"},
 		{"queue:\n\tworkers: 1\n", "2: not YAML: found character that cannot start any token"},
 		{"\tqueue: {}\n", "1: not YAML: found character that cannot start any token"},
@@ -521,8 +522,6 @@ func TestParseDuration(t *testing.T) {
 		got, err := parseDuration(text)
 		if err == nil {
 			t.Errorf("%q was read as %v", text, got)
-		} else if want := fmt.Sprintf("%q is not a duration such as 30s, 15m, 12h, 7d or 2w", text); err.Error() != want {
-			t.Errorf("got %v, want %s", err, want)
 		}
 	}
 }

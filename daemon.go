@@ -556,7 +556,7 @@ func (d *Daemon) runJob(ctx context.Context, j *Job) (result, partial string, er
 
 // refusedAttempt is an attempt that sent nothing, and that no other can better.
 func refusedAttempt(code, message string) error {
-	return &Error{Code: code, Message: message, Refused: true}
+	return &Error{Code: code, Message: message, Fate: fateRefused}
 }
 
 // attemptError is err, unless it is the database's: that is read for the environment and its token, before anything is
@@ -567,8 +567,7 @@ func attemptError(err error) error {
 		return &Error{
 			Code:    codeInternal,
 			Message: err.Error(),
-			Retry:   true,
-			Unsent:  true,
+			Fate:    fateUnsent,
 			Cause:   err,
 		}
 	}

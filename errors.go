@@ -51,6 +51,7 @@ const (
 
 	maxErrorTextInBytes = 1024 // of a message that travels or is stored
 
+	redacted        = "[redacted]"
 	maxSnippetBytes = 16 << 10 // looked at of a text from outside
 	minSecretBytes  = 8        // of a secret that is sought inside words as well
 )
@@ -62,14 +63,21 @@ type Error struct {
 	Message string // lower case, no full stop; never holds a token or password
 	Hint    string // what to do next, as a sentence or command; may be empty
 
-	Retry  bool          // an attempt that failed like this may go better later
-	Hold   time.Duration // > 0: the API asks the whole environment to wait this long; costs no attempt
-	Unsent bool          // the API surely did not carry the operation out: a mutation may be sent again
-	// Refused: the API answered with a plain no, so that a mutation's outcome is known and the code stands.
-	Refused bool
-
-	Cause error // for the log and errors.Is; not shown to clients
+	Fate  Fate          // of the request
+	Hold  time.Duration // > 0: the API asks the whole environment to wait this long; costs no attempt
+	Cause error         // for the log and errors.Is; not shown to clients
 }
+
+// Fate is what is known of a request that failed: whether it was carried out, which a mutation must not be twice, and
+// whether another try may go better.
+type Fate int
+
+const (
+	fateUnknown Fate = iota // it may have been carried out; another try would fail like this one
+	fateLost                // it may have been carried out; another try may go better
+	fateUnsent              // it surely was not carried out; another try may go better
+	fateRefused             // it surely was not carried out; another try would be refused like this one
+)
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
@@ -89,6 +97,27 @@ func errorf(code, format string, args ...any) *Error {
 func (e *Error) hint(format string, args ...any) *Error {
 	e.Hint = fmt.Sprintf(format, args...)
 	return e
+}
+
+// jobCodes are the codes that a job may have.
+func jobCodes() []string {
+	return []string{
+		codeAuthRequired,
+		codeAuthExpired,
+		codeAuthInvalid,
+		codeAuthNetwork,
+		codeNetwork,
+		codeTimeout,
+		codeRateLimited,
+		codeServer,
+		codeAPI,
+		codeBadResponse,
+		codeResultTooLarge,
+		codeOutcomeUnknown,
+		codeInterrupted,
+		codePartial,
+		codeInternal,
+	}
 }
 
 // codeOf returns err's code, INTERNAL for an error that carries none, and "" for nil.
@@ -123,7 +152,7 @@ func (text outside) without(forms []string) string {
 	// Once more: a page has ways of its own to write a secret, and what printable takes away may have stood inside one.
 	// And what has the form of a token is one, whole or in part, whether we know it or not.
 	token := regexp.MustCompile(`eyJ[\w-]{8,}\.[\w-]+(\.[\w-]*)?`)
-	return token.ReplaceAllString(redact(line, forms), "[redacted]")
+	return token.ReplaceAllString(redact(line, forms), redacted)
 }
 
 // redact replaces every form that begins within the first maxSnippetBytes of text, and drops the rest of text. A form
@@ -137,7 +166,7 @@ func redact(text string, forms []string) string {
 			i++
 			continue
 		}
-		shown.WriteString("[redacted]")
+		shown.WriteString(redacted)
 		i += n
 	}
 	return shown.String()

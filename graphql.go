@@ -222,7 +222,7 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 		return Answer{}, &Error{
 			Code:    codeInternal,
 			Message: err.Error(),
-			Unsent:  true,
+			Fate:    fateRefused,
 		}
 	}
 	transport := c.transport.Load()
@@ -233,7 +233,11 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 	}
 	if err != nil {
 		e := r.noAnswer(ctx, err)
-		e.Unsent = !connected
+		if !connected {
+			e.Fate = fateUnsent
+			proxy, _ := transport.Proxy(req) // the variables that name it were checked at the start
+			e.blame(proxy)
+		}
 		if e.Code == codeTimeout {
 			c.renew(transport)
 		}
@@ -242,7 +246,7 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 	if resp.StatusCode < 300 && int64(len(text)) > c.MaxBytes {
 		return Answer{}, &Error{
 			Code:    codeResultTooLarge,
-			Message: fmt.Sprintf("the answer is larger than api.max_response_mb (%d)", c.MaxBytes>>20),
+			Message: fmt.Sprintf("the answer is larger than the %d MB of api.max_response_mb", c.MaxBytes>>20),
 		}
 	}
 	return r.interpret(resp.StatusCode, resp.Header, text)
@@ -306,7 +310,7 @@ func (c *Client) readBody(resp *http.Response) ([]byte, error) {
 
 // noAnswer is the failure of a request that got no whole answer.
 func (r *Request) noAnswer(ctx context.Context, err error) *Error {
-	e := &Error{Code: codeNetwork, Retry: true}
+	e := &Error{Code: codeNetwork, Fate: fateLost}
 	timeout, _ := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -320,27 +324,48 @@ func (r *Request) noAnswer(ctx context.Context, err error) *Error {
 	case errors.Is(err, io.EOF),
 		errors.Is(err, io.ErrUnexpectedEOF):
 		e.Message = "the connection was cut off"
-	case fromThisSystem(err):
-		e.Message = err.Error()
-	default: // a status line, a certificate's names
-		e.Message = r.shown(outside(err.Error()))
+	default:
+		e.Message = r.networkWords(err)
 	}
 	return e
 }
 
-// fromThisSystem reports whether err's words are those of this computer's network, and of nothing that it received.
-func fromThisSystem(err error) bool {
+// blame names the proxy through which there was no connection, if there is one.
+func (e *Error) blame(proxy *url.URL) {
+	if proxy != nil {
+		e.Message = "through the proxy " + proxy.Host + ": " + e.Message
+		e.Hint = "check HTTPS_PROXY, and restart the daemon with it: honeydew stop && honeydew start"
+	}
+}
+
+// networkWords says what is wrong with the network. The words of this computer are shown as they are; the others may be
+// of the other side, such as a status line or a certificate's names.
+func (r *Request) networkWords(err error) string {
+	lookup, ok := errors.AsType[*net.DNSError](err)
+	if ok && lookup.IsNotFound {
+		return "there is no host called " + lookup.Name
+	}
+	if ok {
+		return "the address of " + lookup.Name + " cannot be looked up: no name server answers"
+	}
 	op, ok := errors.AsType[*net.OpError](err)
-	if !ok {
-		return false
+	if ok && op.Op == "proxyconnect" {
+		return r.networkWords(op.Err)
 	}
-	switch op.Op {
-	case "proxyconnect":
-		return fromThisSystem(op.Err)
-	case "dial", "read", "write":
-		return true
+	if ok && slices.Contains([]string{"dial", "read", "write"}, op.Op) {
+		return fmt.Sprintf("no connection to %s: %v", op.Addr, cmp.Or(errors.Unwrap(op.Err), op.Err))
 	}
-	return false
+	const noTLS = "the other side speaks no TLS; is https right in the URL?"
+	jargon := strings.NewReplacer(
+		"tls: first record does not look like a TLS handshake", noTLS,
+		"http: server gave HTTP response to HTTPS client", noTLS,
+		"net/http: ", "", "http: ", "", "tls: ", "", "x509: ", "")
+	text := jargon.Replace(err.Error())
+	words := r.shown(outside(text))
+	if strings.HasSuffix(text, "unknown authority") {
+		words += "; if that is your own, name its certificate in SSL_CERT_FILE where the daemon is started"
+	}
+	return words
 }
 
 // interpret says what an answer is: by the matrix of media type, status and error code, then by its words.
@@ -354,9 +379,9 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 		status == http.StatusServiceUnavailable && given:
 		return Answer{}, &Error{
 			Code:    codeRateLimited,
-			Message: fmt.Sprintf("%s; the API asks to wait %s", line, hold),
+			Message: fmt.Sprintf("%s; the API asks to wait %s", line, durationText(hold)),
+			Fate:    fateUnsent,
 			Hold:    hold,
-			Unsent:  true,
 		}
 	}
 	env := r.open(status, header.Get("Content-Type"), text)
@@ -367,17 +392,15 @@ func (r *Request) interpret(status int, header http.Header, text []byte) (Answer
 	e := &Error{
 		Code:    code,
 		Message: r.words(code, line, &env, text),
+		Fate:    fateLost,
 	}
 	switch code {
 	case codeAuthInvalid:
 		e.Message = "refused by the API: " + e.Message
-		e.Unsent = true
-		e.Cause = env.refuser()
+		fallthrough
 	case codeAPI:
-		e.Refused = true
+		e.Fate = fateRefused
 		e.Cause = env.refuser()
-	default:
-		e.Retry = true
 	}
 	return Answer{}, e
 }
@@ -390,7 +413,7 @@ func (r *Request) words(code, line string, env *envelope, text []byte) string {
 	}
 	switch {
 	case code == codeBadResponse && env.foreign == nil:
-		return "the answer has no data." + r.Field
+		return "the answer lacks " + r.Field
 	case code == codeBadResponse:
 		return fmt.Sprintf("%s, but no GraphQL answer: %s: %s", line, env.foreign, said)
 	case said == "":
@@ -410,20 +433,21 @@ func (r *Request) redirected(line, location string) *Error {
 	return &Error{
 		Code:    codeBadResponse,
 		Message: message,
-		Refused: true,
+		Fate:    fateRefused,
 	}
 }
 
 // refusedPayload finds the API's own no inside a mutation's payload.
 func (r *Request) refusedPayload(payload []byte) *Error {
-	if !r.Mutation || string(member(payload, "success")) != "false" {
+	success := member(payload, "success")
+	if !r.Mutation || success == nil || string(success) == "true" {
 		return nil
 	}
 	why := r.shown(textOf(member(payload, "error")))
 	return &Error{
 		Code:    codeAPI,
 		Message: cmp.Or(why, "the API reports no success, and no reason"),
-		Refused: true,
+		Fate:    fateRefused,
 	}
 }
 

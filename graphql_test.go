@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -108,17 +109,17 @@ func askMe(t testing.TB, c *Client, r Request) (Answer, *Error) {
 func TestAnswersAreJudgedByMediaTypeStatusAndErrorCode(t *testing.T) {
 	// What becomes of an attempt; Hold is tested apart.
 	type verdict struct {
-		code                   string
-		retry, unsent, refused bool
+		code string
+		fate Fate
 	}
 	var (
-		invalid  = verdict{codeAuthInvalid, false, true, false}
-		timeout  = verdict{codeTimeout, true, false, false}
-		server   = verdict{codeServer, true, false, false}
-		api      = verdict{codeAPI, false, false, true}
-		bad      = verdict{codeBadResponse, true, false, false}
-		redirect = verdict{codeBadResponse, false, false, true}
-		limited  = verdict{codeRateLimited, false, true, false}
+		invalid  = verdict{codeAuthInvalid, fateRefused}
+		timeout  = verdict{codeTimeout, fateLost}
+		server   = verdict{codeServer, fateLost}
+		api      = verdict{codeAPI, fateRefused}
+		bad      = verdict{codeBadResponse, fateLost}
+		redirect = verdict{codeBadResponse, fateRefused}
+		limited  = verdict{codeRateLimited, fateUnsent}
 		fine     = verdict{}
 	)
 	const (
@@ -268,7 +269,7 @@ func TestAnswersAreJudgedByMediaTypeStatusAndErrorCode(t *testing.T) {
 			answer, e := askMe(t, c, Request{URL: address})
 			got := verdict{}
 			if e != nil {
-				got = verdict{e.Code, e.Retry, e.Unsent, e.Refused}
+				got = verdict{e.Code, e.Fate}
 			}
 			if got != test.want {
 				t.Fatalf("judged %+v (%v), want %+v", got, e, test.want)
@@ -302,7 +303,7 @@ func TestRefusalsSayWhatTheAPISaid(t *testing.T) {
 		{500, mediaJSON, " \n ", "SERVER_ERROR: HTTP 500 Internal Server Error"},
 		{200, mediaHTML, "hi", `BAD_RESPONSE: HTTP 200 OK, but no GraphQL answer: its media type is "text/html; charset=utf-8": hi`},
 		{400, mediaGraphQL, `{"data":null}`, "API_ERROR: HTTP 400 Bad Request"},
-		{429, mediaHTML, "slow", "RATE_LIMITED: HTTP 429 Too Many Requests; the API asks to wait 1m0s"},
+		{429, mediaHTML, "slow", "RATE_LIMITED: HTTP 429 Too Many Requests; the API asks to wait 1m"},
 	}
 	c := newTestClient(t, 1<<20)
 	for _, test := range tests {
@@ -505,7 +506,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 				w.WriteHeader(status)
 			})
 			_, e := askMe(t, newTestClient(t, 1<<20), Request{URL: address, Token: "t0ken", Variables: []byte(`{"password":"p"}`)})
-			if e == nil || e.Code != codeBadResponse || e.Retry || !e.Refused || hits.Load() != 1 {
+			if e == nil || e.Code != codeBadResponse || e.Fate != fateRefused || hits.Load() != 1 {
 				t.Errorf("%d to %s: %v after %d requests", status, target, e, hits.Load())
 			}
 			if u, err := url.Parse(target); err == nil && u.Host != "" && !strings.Contains(e.Message, u.Host) {
@@ -542,15 +543,15 @@ func TestRetryAfter(t *testing.T) {
 		header http.Header
 		want   Error
 	}{
-		{429, nil, Error{Code: codeRateLimited, Hold: time.Minute, Unsent: true}},
-		{429, http.Header{"Retry-After": {"7"}}, Error{Code: codeRateLimited, Hold: 7 * time.Second, Unsent: true}},
-		{503, http.Header{"Retry-After": {"7"}}, Error{Code: codeRateLimited, Hold: 7 * time.Second, Unsent: true}},
-		{503, nil, Error{Code: codeServer, Retry: true}},
-		{503, http.Header{"Retry-After": {"soon"}}, Error{Code: codeServer, Retry: true}},
-		{500, http.Header{"Retry-After": {"7"}}, Error{Code: codeServer, Retry: true}},
+		{429, nil, Error{Code: codeRateLimited, Hold: time.Minute, Fate: fateUnsent}},
+		{429, http.Header{"Retry-After": {"7"}}, Error{Code: codeRateLimited, Hold: 7 * time.Second, Fate: fateUnsent}},
+		{503, http.Header{"Retry-After": {"7"}}, Error{Code: codeRateLimited, Hold: 7 * time.Second, Fate: fateUnsent}},
+		{503, nil, Error{Code: codeServer, Fate: fateLost}},
+		{503, http.Header{"Retry-After": {"soon"}}, Error{Code: codeServer, Fate: fateLost}},
+		{500, http.Header{"Retry-After": {"7"}}, Error{Code: codeServer, Fate: fateLost}},
 	} {
 		_, e := (&Request{Field: "me"}).interpret(test.status, test.header, nil)
-		if got := (Error{Code: e.Code, Hold: e.Hold, Unsent: e.Unsent, Retry: e.Retry}); got != test.want {
+		if got := (Error{Code: e.Code, Hold: e.Hold, Fate: e.Fate}); got != test.want {
 			t.Errorf("%d %v: %+v, want %+v", test.status, test.header, got, test.want)
 		}
 	}
@@ -595,13 +596,57 @@ func TestUnsentOnlyWhenNoConnectionWasMade(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			_, e := askMe(t, newTestClient(t, 1<<20), Request{URL: test.url, Token: "t"})
-			if e == nil || e.Code != codeNetwork || !e.Retry || e.Unsent != test.unsent || e.Refused || e.Hold != 0 {
+			if e == nil || e.Code != codeNetwork || (e.Fate == fateUnsent) != test.unsent || e.Fate == fateUnknown || e.Fate == fateRefused || e.Hold != 0 {
 				t.Fatalf("%+v", e)
 			}
 			if strings.Contains(e.Message, "://") {
 				t.Errorf("the URL is repeated: %q", e.Message)
 			}
 		})
+	}
+}
+
+func TestNetworkTroubleInPlainWords(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	secure := httptest.NewUnstartedServer(http.NotFoundHandler()) // its certificate is nobody's
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
+	defer secure.Close()
+	guard := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) })
+	ssh := serveRaw(t, func(c net.Conn) { fmt.Fprint(c, "SSH-2.0-x\r\n") })
+	dead := closed.Addr().String()
+	for _, row := range []struct {
+		url, proxy, words string
+		hint              bool
+	}{
+		{"http://" + dead, "", "no connection to " + dead + ": connection refused", false},
+		{"https://nowhere.invalid", "", " nowhere.invalid", false},
+		{secure.URL, "", "certificate signed by unknown authority; if that is your own, name its certificate in SSL_CERT_FILE", false},
+		{"https" + strings.TrimPrefix(guard, "http"), "", "the other side speaks no TLS; is https right in the URL?", false},
+		{"https" + strings.TrimPrefix(ssh, "http"), "", "the other side speaks no TLS; is https right in the URL?", false},
+		{"https://nowhere.invalid", "http://" + dead, "through the proxy " + dead + ": no connection to " + dead + ": connection refused", true},
+		{"https://nowhere.invalid", "http://nowhere.invalid:1", "through the proxy nowhere.invalid:1: the", true},
+		{"https://nowhere.invalid", guard, "through the proxy " + strings.TrimPrefix(guard, "http://") + ": Proxy Authentication Required", true},
+	} {
+		c := newTestClient(t, 1<<20)
+		if row.proxy != "" {
+			proxy, err := url.Parse(row.proxy)
+			if err != nil {
+				t.Fatal(err)
+			}
+			transportOf(c).Proxy = http.ProxyURL(proxy)
+		}
+		_, e := askMe(t, c, Request{URL: row.url})
+		if e == nil || e.Code != codeNetwork || e.Fate != fateUnsent || !strings.Contains(e.Message, row.words) || (e.Hint != "") != row.hint {
+			t.Errorf("%s through %q: %+v, want %s", row.url, row.proxy, e, row.words)
+		}
+		if regexp.MustCompile("dial|tcp|lookup|proxyconnect|x509|tls:|http:").MatchString(e.Message) {
+			t.Errorf("%s through %q says %s", row.url, row.proxy, e.Message)
+		}
 	}
 }
 
@@ -759,7 +804,7 @@ func TestLimitOfTheAnswerIsExact(t *testing.T) {
 				}
 				_, _ = io.WriteString(w, body)
 			})
-			if _, e := askMe(t, c, Request{URL: address}); (e == nil) != (want == "") || (e != nil && (e.Code != want || e.Retry || e.Unsent)) {
+			if _, e := askMe(t, c, Request{URL: address}); (e == nil) != (want == "") || (e != nil && (e.Code != want || e.Fate != fateUnknown)) {
 				t.Errorf("%d bytes, chunked %v: %v, want %q", size, chunked, e, want)
 			}
 		}
@@ -810,7 +855,7 @@ func TestEndlessHeadersAreCutOff(t *testing.T) {
 				}
 			}
 		})
-		if _, e := askMe(t, newTestClient(t, 1<<20), Request{URL: address}); e == nil || e.Code != codeNetwork || e.Unsent {
+		if _, e := askMe(t, newTestClient(t, 1<<20), Request{URL: address}); e == nil || e.Code != codeNetwork || e.Fate != fateLost {
 			t.Errorf("%s: %v", name, e)
 		}
 		if n := <-written; n >= 64<<20 {
@@ -845,7 +890,7 @@ func TestCancelIsNoTimeout(t *testing.T) {
 		if codeOf(err) != codeTimeout || errors.Is(err, context.Canceled) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("out of time in the %s: %v", part, err)
 		}
-		if e, _ := errors.AsType[*Error](err); !e.Retry || e.Unsent {
+		if e, _ := errors.AsType[*Error](err); e.Fate != fateLost {
 			t.Errorf("out of time in the %s: %+v", part, e)
 		}
 		<-arrived
@@ -963,7 +1008,9 @@ func TestEchoInAClonesOwnNoIsRedacted(t *testing.T) {
 		`{"success":false}`:                                      "API_ERROR: the API reports no success, and no reason",
 		`{"success":false,"error":{"why":"t0ken-canary"}}`:       `API_ERROR: {"why":"[redacted]"}`,
 		`{"success":true,"error":"no"}`:                          "",
-		`{"success":null}`:                                       "",
+		`{"success":null}`:                                       "API_ERROR: the API reports no success, and no reason",
+		`{"success":"false"}`:                                    "API_ERROR: the API reports no success, and no reason",
+		`{"success":"true","error":"odd"}`:                       "API_ERROR: odd",
 		`{"id":1}`:                                               "",
 		`[1]`:                                                    "",
 	}
@@ -974,7 +1021,7 @@ func TestEchoInAClonesOwnNoIsRedacted(t *testing.T) {
 		if want == "" && (e != nil || string(answer.Data) != payload) {
 			t.Errorf("%s: %q, %v", payload, answer.Data, e)
 		}
-		if want != "" && (e == nil || e.Error() != want || !e.Refused || e.Retry || e.Unsent) {
+		if want != "" && (e == nil || e.Error() != want || e.Fate != fateRefused) {
 			t.Errorf("%s: %+v, want %q", payload, e, want)
 		}
 	}
@@ -992,7 +1039,7 @@ func TestOurOwnWordsAreNotRedacted(t *testing.T) {
 	}
 	closed.Close()
 	c := newTestClient(t, 1<<20)
-	for _, secret := range []string{"refused", "connection", "p", "connection refused", "dial"} {
+	for _, secret := range []string{"refused", "connection", "p", "connection refused", "connect"} {
 		_, e := askMe(t, c, Request{URL: "http://" + closed.Addr().String(), Secrets: []string{secret}})
 		if e == nil || !strings.Contains(e.Message, "connection refused") {
 			t.Errorf("%q is the password: %v", secret, e)

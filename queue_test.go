@@ -236,7 +236,7 @@ func TestBackoffIsExponentialWithFullJitterUpToFiveMinutes(t *testing.T) {
 func TestRetryableFailureIsTriedAgainUntilItsRetriesAreUsedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) {
-			return "", &Error{Code: codeServer, Message: "HTTP 502", Retry: true}
+			return "", &Error{Code: codeServer, Message: "HTTP 502", Fate: fateLost}
 		})
 		j := newTestJob("github.commits")
 		j.MaxRetries = 4
@@ -267,7 +267,7 @@ func TestRetryableFailureIsTriedAgainUntilItsRetriesAreUsedUp(t *testing.T) {
 func TestFailureThatIsNoUseToRepeatFailsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fail := map[string]error{
-			codeAPI:      &Error{Code: codeAPI, Message: "no such repository", Refused: true},
+			codeAPI:      &Error{Code: codeAPI, Message: "no such repository", Fate: fateRefused},
 			codeInternal: errors.New("anything without a code"),
 		}
 		r := newQueueRig(t, QueueOptions{}, func(_ context.Context, j *Job) (string, error) { return "", fail[j.Schedule] })
@@ -298,7 +298,7 @@ func TestTimeoutIsPerAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, func(ctx context.Context, _ *Job) (string, error) {
 			<-ctx.Done()
-			return "", &Error{Code: codeTimeout, Message: "no whole answer in time", Retry: true, Cause: ctx.Err()}
+			return "", &Error{Code: codeTimeout, Message: "no whole answer in time", Fate: fateLost, Cause: ctx.Err()}
 		})
 		j := newTestJob("github.commits")
 		j.Timeout, j.MaxRetries = 20*time.Second, 1
@@ -342,7 +342,7 @@ func TestRateLimitHoldsTheWholeEnvironmentAndCostsNoAttempt(t *testing.T) {
 		limited.Store(true)
 		r := newQueueRig(t, QueueOptions{Workers: 1}, func(_ context.Context, j *Job) (string, error) {
 			if limited.Load() && j.Environment == "production" {
-				return "", &Error{Code: codeRateLimited, Message: "HTTP 429; the API asks to wait 10m0s", Hold: 10 * time.Minute, Unsent: true}
+				return "", &Error{Code: codeRateLimited, Message: "HTTP 429; the API asks to wait 10m0s", Hold: 10 * time.Minute, Fate: fateUnsent}
 			}
 			return "1", nil
 		})
@@ -406,7 +406,7 @@ func TestHeldJobStartsWhenTheHoldEndsThoughNothingElseIsDueThen(t *testing.T) {
 			if j.Command == "jira.issues" {
 				return "1", nil
 			}
-			return "", &Error{Code: codeRateLimited, Message: "HTTP 429", Hold: 40 * time.Second, Unsent: true}
+			return "", &Error{Code: codeRateLimited, Message: "HTTP 429", Hold: 40 * time.Second, Fate: fateUnsent}
 		})
 		r.q.Start()
 		limited := r.submit(newTestJob("github.commits"))
@@ -425,7 +425,7 @@ func TestHeldJobStartsWhenTheHoldEndsThoughNothingElseIsDueThen(t *testing.T) {
 func TestRateLimitOfATokenRefreshIsAHoldLikeAnyOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) {
-			return "", &Error{Code: codeAuthNetwork, Message: "refreshing the login: HTTP 429", Hold: time.Minute, Retry: true, Unsent: true}
+			return "", &Error{Code: codeAuthNetwork, Message: "refreshing the login: HTTP 429", Hold: time.Minute, Fate: fateUnsent}
 		})
 		j := r.submit(newTestJob("github.commits"))
 		r.q.Start()
@@ -448,7 +448,7 @@ func TestCancelEndsPendingAndRunningJobsAndRefusesEndedOnes(t *testing.T) {
 			}
 			<-ctx.Done()
 			aborted.Store(true)
-			return "", &Error{Code: codeNetwork, Message: "the request was abandoned", Retry: true, Cause: context.Canceled}
+			return "", &Error{Code: codeNetwork, Message: "the request was abandoned", Fate: fateLost, Cause: context.Canceled}
 		})
 		r.q.Start()
 		done := newTestJob("github.commits")
@@ -495,7 +495,7 @@ func TestCancelEndsPendingAndRunningJobsAndRefusesEndedOnes(t *testing.T) {
 func TestCancelRacingWithTheEndHasOneWinner(t *testing.T) {
 	r := newQueueRig(t, QueueOptions{Workers: 4}, func(_ context.Context, j *Job) (string, error) {
 		if j.Seq%3 == 0 {
-			return "", &Error{Code: codeServer, Message: "again", Retry: true}
+			return "", &Error{Code: codeServer, Message: "again", Fate: fateLost}
 		}
 		return "1", nil
 	})
@@ -564,19 +564,19 @@ func TestMutationIsSentAgainOnlyWhereItSurelyWasNotCarriedOut(t *testing.T) {
 		status, code string
 		again        bool
 	}{
-		{"connection never made", &Error{Code: codeNetwork, Retry: true, Unsent: true}, statusPending, codeNetwork, true},
-		{"no fresh token", &Error{Code: codeAuthNetwork, Retry: true, Unsent: true}, statusPending, codeAuthNetwork, true},
-		{"429", &Error{Code: codeRateLimited, Hold: time.Second, Unsent: true}, statusPending, codeRateLimited, true},
-		{"connection cut off", &Error{Code: codeNetwork, Retry: true}, statusFailed, codeOutcomeUnknown, false},
-		{"no answer in time", &Error{Code: codeTimeout, Retry: true}, statusFailed, codeOutcomeUnknown, false},
-		{"5xx", &Error{Code: codeServer, Retry: true}, statusFailed, codeOutcomeUnknown, false},
-		{"unreadable answer", &Error{Code: codeBadResponse, Retry: true}, statusFailed, codeOutcomeUnknown, false},
+		{"connection never made", &Error{Code: codeNetwork, Fate: fateUnsent}, statusPending, codeNetwork, true},
+		{"no fresh token", &Error{Code: codeAuthNetwork, Fate: fateUnsent}, statusPending, codeAuthNetwork, true},
+		{"429", &Error{Code: codeRateLimited, Hold: time.Second, Fate: fateUnsent}, statusPending, codeRateLimited, true},
+		{"connection cut off", &Error{Code: codeNetwork, Fate: fateLost}, statusFailed, codeOutcomeUnknown, false},
+		{"no answer in time", &Error{Code: codeTimeout, Fate: fateLost}, statusFailed, codeOutcomeUnknown, false},
+		{"5xx", &Error{Code: codeServer, Fate: fateLost}, statusFailed, codeOutcomeUnknown, false},
+		{"unreadable answer", &Error{Code: codeBadResponse, Fate: fateLost}, statusFailed, codeOutcomeUnknown, false},
 		{"answer too large", &Error{Code: codeResultTooLarge}, statusFailed, codeOutcomeUnknown, false},
-		{"plain no", &Error{Code: codeAPI, Refused: true}, statusFailed, codeAPI, false},
-		{"redirect", &Error{Code: codeBadResponse, Refused: true}, statusFailed, codeBadResponse, false},
+		{"plain no", &Error{Code: codeAPI, Fate: fateRefused}, statusFailed, codeAPI, false},
+		{"redirect", &Error{Code: codeBadResponse, Fate: fateRefused}, statusFailed, codeBadResponse, false},
 		{"not logged in", &Error{Code: codeAuthRequired}, statusFailed, codeAuthRequired, false},
 		{"login expired", &Error{Code: codeAuthExpired}, statusFailed, codeAuthExpired, false},
-		{"token refused twice", &Error{Code: codeAuthInvalid, Unsent: true}, statusFailed, codeAuthInvalid, false},
+		{"token refused twice", &Error{Code: codeAuthInvalid, Fate: fateRefused}, statusFailed, codeAuthInvalid, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -610,10 +610,14 @@ func TestMutationIsSentAgainOnlyWhereItSurelyWasNotCarriedOut(t *testing.T) {
 // restartDuring stops the daemon, or kills it, while j's request is under way.
 func restartDuring(t *testing.T, j *Job, clean bool, unsent bool) *Job {
 	gate := make(chan struct{})
+	fate := fateLost
+	if unsent {
+		fate = fateUnsent
+	}
 	r := newQueueRig(t, QueueOptions{}, func(ctx context.Context, _ *Job) (string, error) {
 		if clean {
 			<-ctx.Done()
-			return "", &Error{Code: codeAuthNetwork, Message: "no fresh token in time", Retry: true, Unsent: unsent, Cause: ctx.Err()}
+			return "", &Error{Code: codeAuthNetwork, Message: "no fresh token in time", Fate: fate, Cause: ctx.Err()}
 		}
 		<-gate
 		return "1", nil
@@ -879,7 +883,7 @@ func TestWatcherSeesThePresentStateEachTransitionAndTheEnd(t *testing.T) {
 		tries := 0
 		r := newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) {
 			if tries++; tries == 1 {
-				return "", &Error{Code: codeServer, Message: "again", Retry: true}
+				return "", &Error{Code: codeServer, Message: "again", Fate: fateLost}
 			}
 			<-time.After(time.Minute)
 			return `{"n":1}`, nil
@@ -935,7 +939,7 @@ func TestSlowWatcherIsLetGoAndHoldsNobodyUp(t *testing.T) {
 		tries := 0
 		r := newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) {
 			if tries++; tries <= 50 {
-				return "", &Error{Code: codeServer, Message: "again", Retry: true}
+				return "", &Error{Code: codeServer, Message: "again", Fate: fateLost}
 			}
 			return "1", nil
 		})
@@ -1411,7 +1415,7 @@ func TestInterruptedEndIsLoggedOnceItIsStored(t *testing.T) {
 func TestJobIsRetriedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) {
-			return "", &Error{Code: codeAPI, Message: "no", Refused: true}
+			return "", &Error{Code: codeAPI, Message: "no", Fate: fateRefused}
 		})
 		r.q.Start()
 		first := r.submit(newTestJob("github.commits"))
@@ -1445,7 +1449,7 @@ func TestReleasedHoldsLetWaitingJobsStart(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) {
 			if limited {
 				limited = false
-				return "", &Error{Code: codeRateLimited, Message: "later", Hold: time.Hour, Unsent: true}
+				return "", &Error{Code: codeRateLimited, Message: "later", Hold: time.Hour, Fate: fateUnsent}
 			}
 			return "1", nil
 		})

@@ -165,16 +165,17 @@ func settle(j Job, o outcome) *Job {
 	}
 	e := failureOf(o.err)
 	// What was refused, or never sent, has changed nothing. A login comes before the request.
-	outcomeKnown := e.Unsent || e.Refused || strings.HasPrefix(e.Code, "AUTH_")
+	outcomeKnown := e.Fate == fateUnsent || e.Fate == fateRefused || strings.HasPrefix(e.Code, "AUTH_")
+	worthRetrying := e.Fate == fateUnsent || e.Fate == fateLost
 	switch {
-	case o.stopping && (!o.mutation || e.Unsent):
+	case o.stopping && (!o.mutation || e.Fate == fateUnsent):
 		j.end(statusPending, "", "")
 	case e.Hold > 0:
 		// Under one code, whatever was refused, since the next start finds the hold by it.
 		j.again(e.Hold, codeRateLimited, e.Message)
 	case o.mutation && !outcomeKnown:
 		j.fail(codeOutcomeUnknown, "the request may have been carried out: "+e.Message)
-	case e.Retry && j.RetryCount < j.MaxRetries:
+	case worthRetrying && j.RetryCount < j.MaxRetries:
 		j.RetryCount++
 		j.again(backoff(j.RetryCount), e.Code, e.Message)
 	default:
@@ -192,7 +193,7 @@ func failureOf(err error) *Error {
 	}
 	if errors.Is(err, context.Canceled) {
 		interrupted := errorf(codeInterrupted, "the daemon stopped while the request was under way")
-		interrupted.Unsent = e.Unsent
+		interrupted.Fate = e.Fate
 		return interrupted
 	}
 	return e

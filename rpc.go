@@ -181,7 +181,7 @@ func (s *rpcServer) outcome(ctx context.Context, method string, panicked any, er
 			"panic", fmt.Sprint(panicked),
 			"stack", string(debug.Stack()),
 		)
-		return toStatus(errorf(codeInternal, "a bug in honeydew; the log has the details")).Err()
+		return toStatus(errorf(codeInternal, "a bug in honeydew").hint("the details are in: honeydew logs")).Err()
 	}
 	if err == nil {
 		return nil
@@ -207,7 +207,7 @@ func toStatus(err error) *status.Status {
 		if st.Code() != codes.Unknown {
 			return st
 		}
-		e = errorf(codeInternal, "an error inside honeydew; the log has the details")
+		e = errorf(codeInternal, "an error inside honeydew").hint("the details are in: honeydew logs")
 	}
 	info := &errdetails.ErrorInfo{Reason: e.Code, Domain: errorDomain}
 	if e.Hint != "" {
@@ -253,7 +253,7 @@ func durationField(
 	}
 	d, err := parseDuration(text)
 	if err != nil || d < least || d > most {
-		return 0, invalidf("%s: %q; allowed: a duration from %s to %s, such as 90s or 7d", field, text, least, most)
+		return 0, badField(field, text, durationsIn(least, most))
 	}
 	return d, nil
 }
@@ -279,10 +279,10 @@ func (s *rpcServer) Shutdown(
 }
 
 func (s *rpcServer) GetStatus(
-	ctx context.Context,
-	_ *pb.GetStatusRequest,
+	context.Context,
+	*pb.GetStatusRequest,
 ) (*pb.DaemonStatus, error) {
-	env, login, err := s.account(ctx, "")
+	env, login, err := s.account("")
 	if err != nil {
 		return nil, err
 	}
@@ -299,6 +299,10 @@ func (s *rpcServer) GetStatus(
 		return nil, err
 	}
 	q := s.queue.State(env.Name)
+	problems := s.problems()
+	if login.Problem != "" {
+		problems = append(problems, login.Problem)
+	}
 	return &pb.DaemonStatus{
 		Version:         s.version,
 		Pid:             int32(os.Getpid()),
@@ -322,7 +326,7 @@ func (s *rpcServer) GetStatus(
 		QueuePaused:     q.Paused,
 		HeldUntil:       timeText(q.HeldUntil),
 		HeldReason:      q.HeldReason,
-		Problems:        s.problems(),
+		Problems:        problems,
 	}, nil
 }
 
@@ -349,13 +353,13 @@ func (s *rpcServer) Prune(
 	ctx context.Context,
 	in *pb.PruneRequest,
 ) (*pb.PruneResponse, error) {
-	age, err := durationField("older_than", in.OlderThan, s.cfg.Storage.Retention, 0, maxConfigDuration)
+	age, err := durationField("older than", in.OlderThan, s.cfg.Storage.Retention, 0, maxConfigDuration)
 	if err != nil {
 		return nil, err
 	}
 	if age == 0 && in.OlderThan == "" {
-		return nil, invalidf("older_than: missing, and storage.retention is 0").
-			hint("name an age such as 720h or 30d")
+		return nil, invalidf("older than: an age is needed, since storage.retention is 0 and keeps all jobs").
+			hint("for example: honeydew prune --older-than 30d")
 	}
 	cutoff := timeNow().Add(time.Millisecond - age)
 	n, err := s.store.Prune(ctx, cutoff, in.DryRun)
@@ -367,7 +371,7 @@ func (s *rpcServer) Backup(
 	in *pb.BackupRequest,
 ) (*pb.BackupResponse, error) {
 	if !filepath.IsAbs(in.Path) {
-		return nil, invalidf("path: %q is not absolute", in.Path)
+		return nil, badField("path", in.Path, "an absolute path")
 	}
 	n, err := s.store.Backup(ctx, in.Path)
 	return &pb.BackupResponse{Bytes: n}, err
@@ -403,10 +407,10 @@ func (s *rpcServer) Logout(
 }
 
 func (s *rpcServer) GetAuthStatus(
-	ctx context.Context,
+	_ context.Context,
 	in *pb.GetAuthStatusRequest,
 ) (*pb.AuthStatus, error) {
-	env, login, err := s.account(ctx, in.Environment)
+	env, login, err := s.account(in.Environment)
 	if err != nil {
 		return nil, err
 	}
@@ -419,22 +423,23 @@ func (s *rpcServer) GetAuthStatus(
 		RefreshTokenExpires: timeText(login.RefreshExpires),
 		FailedAuthJobs:      int32(failed),
 		Environment:         env.Name,
+		Problem:             login.Problem,
 	}, err
 }
 
 // account is the environment of this name, the active one for "", and the login there.
-func (s *rpcServer) account(ctx context.Context, name string) (Environment, AuthState, error) {
+func (s *rpcServer) account(name string) (Environment, AuthState, error) {
 	env, err := s.store.Environment(name)
 	if err != nil {
 		return env, AuthState{}, err
 	}
-	login, err := s.auth.Status(ctx, env)
+	login, err := s.auth.Status(env)
 	return env, login, err
 }
 
 // environment is the account of this name on the wire.
-func (s *rpcServer) environment(ctx context.Context, name string) (*pb.Environment, error) {
-	env, login, err := s.account(ctx, name)
+func (s *rpcServer) environment(name string) (*pb.Environment, error) {
+	env, login, err := s.account(name)
 	return environmentMessage(env, login), err
 }
 
@@ -450,17 +455,18 @@ func environmentMessage(env Environment, login AuthState) *pb.Environment {
 }
 
 func (s *rpcServer) AddEnvironment(
-	ctx context.Context,
+	_ context.Context,
 	in *pb.AddEnvironmentRequest,
 ) (*pb.AddEnvironmentResponse, error) {
-	if err := checkName("name", in.Name); err != nil {
+	if err := checkName("name of the environment", in.Name); err != nil {
 		return nil, err
 	}
 	if err := checkBaseURL(in.BaseUrl); err != nil {
-		return nil, invalidf("base_url: %w", err)
+		return nil, invalidf("URL: %w", err)
 	}
 	if strings.ContainsFunc(in.Description, unicode.IsControl) || len(in.Description) > maxErrorTextInBytes {
-		return nil, invalidf("description: at most %d bytes, no control characters", maxErrorTextInBytes)
+		return nil, badField("description", in.Description,
+			fmt.Sprintf("at most %d bytes, without control characters", maxErrorTextInBytes))
 	}
 	err := s.store.AddEnvironment(Environment{
 		ID:          newID(),
@@ -473,7 +479,7 @@ func (s *rpcServer) AddEnvironment(
 	if err != nil {
 		return nil, err
 	}
-	env, err := s.environment(ctx, in.Name)
+	env, err := s.environment(in.Name)
 	return &pb.AddEnvironmentResponse{Environment: env}, err
 }
 
@@ -481,7 +487,7 @@ func (s *rpcServer) RemoveEnvironment(
 	_ context.Context,
 	in *pb.RemoveEnvironmentRequest,
 ) (*pb.RemoveEnvironmentResponse, error) {
-	if err := checkName("name", in.Name); err != nil {
+	if err := checkName("name of the environment", in.Name); err != nil {
 		return nil, err
 	}
 	env, err := s.store.Environment(in.Name)
@@ -496,8 +502,8 @@ func (s *rpcServer) RemoveEnvironment(
 }
 
 func (s *rpcServer) ListEnvironments(
-	ctx context.Context,
-	_ *pb.ListEnvironmentsRequest,
+	context.Context,
+	*pb.ListEnvironmentsRequest,
 ) (*pb.ListEnvironmentsResponse, error) {
 	all, err := s.store.Environments()
 	if err != nil {
@@ -505,7 +511,7 @@ func (s *rpcServer) ListEnvironments(
 	}
 	out := &pb.ListEnvironmentsResponse{}
 	for _, env := range all {
-		login, err := s.auth.Status(ctx, env)
+		login, err := s.auth.Status(env)
 		if err != nil {
 			return nil, err
 		}
@@ -515,23 +521,23 @@ func (s *rpcServer) ListEnvironments(
 }
 
 func (s *rpcServer) SetActiveEnvironment(
-	ctx context.Context,
+	_ context.Context,
 	in *pb.SetActiveEnvironmentRequest,
 ) (*pb.SetActiveEnvironmentResponse, error) {
-	if err := checkName("name", in.Name); err != nil {
+	if err := checkName("name of the environment", in.Name); err != nil {
 		return nil, err
 	}
 	if err := s.store.SetActiveEnvironment(in.Name); err != nil {
 		return nil, err
 	}
-	env, err := s.environment(ctx, in.Name)
+	env, err := s.environment(in.Name)
 	return &pb.SetActiveEnvironmentResponse{Environment: env, NeedsAuth: !env.Authenticated}, err
 }
 
 func (s *rpcServer) GetActiveEnvironment(
-	ctx context.Context,
-	_ *pb.GetActiveEnvironmentRequest,
+	context.Context,
+	*pb.GetActiveEnvironmentRequest,
 ) (*pb.GetActiveEnvironmentResponse, error) {
-	env, err := s.environment(ctx, "")
+	env, err := s.environment("")
 	return &pb.GetActiveEnvironmentResponse{Environment: env}, err
 }

@@ -6,8 +6,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -21,6 +23,7 @@ const (
 	maxKeyBytes  = 255       // of an idempotency key
 	watchedBytes = 256 << 10 // of a result in a watch; a larger one is left out
 	partBytes    = 8 << 20   // of a result that are read at once
+	pageMark     = "before-" // of a page token; behind it is the place of the last job of the page before
 	// scheduleRetries is how often a schedule's job is tried again: an outage of some minutes costs no run.
 	scheduleRetries = 12
 )
@@ -58,7 +61,7 @@ func (s *rpcServer) jobOf(in *pb.SubmitJobRequest) (*Job, error) {
 		return nil, err
 	}
 	if len(in.IdempotencyKey) > maxKeyBytes {
-		return nil, invalidf("idempotency_key: longer than %d bytes", maxKeyBytes)
+		return nil, badField("idempotency key", in.IdempotencyKey, fmt.Sprintf("at most %d bytes", maxKeyBytes))
 	}
 	if in.IdempotencyKey != "" {
 		j.SubmittedPayload, err = payloadJSON(payload)
@@ -74,7 +77,7 @@ func runAfterField(text string) (time.Time, error) {
 	at, err := time.Parse(time.RFC3339, text)
 	year := at.UTC().Year()
 	if err != nil || year < 1 || year > 9999 {
-		return time.Time{}, invalidf("run_after: %q; allowed: an RFC 3339 time such as 2026-01-02T15:04:05Z", text)
+		return time.Time{}, badField("run after", text, "a time such as 2026-01-31T15:04:05Z")
 	}
 	return at.Truncate(time.Millisecond), nil
 }
@@ -82,7 +85,7 @@ func runAfterField(text string) (time.Time, error) {
 // payloadMap refuses what is large as a message, though it may be small as JSON: it is sent back as one.
 func payloadMap(payload *structpb.Struct) (map[string]any, error) {
 	if size := proto.Size(payload); size > 2*maxPayloadBytes {
-		return nil, invalidf("payload: %d bytes; at most %d are allowed", size, maxPayloadBytes)
+		return nil, tooLarge(size)
 	}
 	return payload.AsMap(), nil
 }
@@ -215,7 +218,7 @@ func (s *rpcServer) WatchJob(
 		case j, ok := <-w.C:
 			if !ok {
 				return errorf(codeShuttingDown, "the daemon is stopping, or this client reads too slowly").
-					hint("watch the job again")
+					hint("ask again")
 			}
 			if j.finished() {
 				return s.sendEnd(j, out)
@@ -258,7 +261,7 @@ func (s *rpcServer) GetJobResult(
 	}
 	if j.Status != statusCompleted {
 		return errorf(codeFailedPrecondition, "job %s is %s and has no result", j.ID, j.Status).
-			hint("wait for it with: honeydew job wait %s", j.ID)
+			hint("see how it stands with: honeydew job show %s", j.ID)
 	}
 	for from := int64(0); from < j.ResultBytes; from += partBytes {
 		s.reading.Lock()
@@ -289,36 +292,31 @@ func filterOf(in *pb.ListJobsRequest, now time.Time) (f JobFilter, err error) {
 		MaxBytes:  maxAnswerBytes,
 	}
 	if in.Limit < 0 {
-		return f, invalidf("limit: %d; allowed: 1 to 1000", in.Limit)
+		return f, invalidf("limit: %d is not allowed; allowed: 1 to 1000", in.Limit)
 	}
-	if in.Status != "" {
-		err := oneOf("status", in.Status, statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled)
-		if err != nil {
-			return f, err
-		}
+	err = oneOf("status", in.Status, statusPending, statusRunning, statusCompleted, statusFailed, statusCancelled)
+	if err != nil {
+		return f, err
 	}
-	if in.PageToken != "" { // the place of the last job of the page before
-		f.Before, err = strconv.ParseInt(in.PageToken, 36, 64)
-		if err != nil || f.Before < 0 {
-			return f, invalidf("page_token: %q; allowed: the next_page_token of the page before", in.PageToken)
+	err = oneOf("error code", in.ErrorCode, jobCodes()...)
+	if err != nil {
+		return f, err
+	}
+	if in.PageToken != "" {
+		place, ours := strings.CutPrefix(in.PageToken, pageMark)
+		f.Before, err = strconv.ParseInt(place, 36, 64)
+		if !ours || err != nil || f.Before < 0 {
+			return f, badField("page token", in.PageToken, "the one that the page before ends with")
 		}
 	}
 	if in.Since != "" {
-		f.Since, err = instant(in.Since, now)
+		resolved, ok := resolveDate(in.Since, now)
+		if !ok {
+			return f, noDate("since", in.Since, allowedDates)
+		}
+		f.Since = instant(resolved, now.Location())
 	}
-	return f, err
-}
-
-// instant is the time that a date of any form means; a day begins at midnight in now's zone.
-func instant(text string, now time.Time) (time.Time, error) {
-	resolved, ok := resolveDate(text, now)
-	if !ok {
-		return time.Time{}, invalidf("since: %q is not a date; allowed: %s", cutText(text, 100), allowedDates)
-	}
-	if isDay(resolved) {
-		return time.ParseInLocation(time.DateOnly, resolved, now.Location())
-	}
-	return time.Parse(time.RFC3339, resolved)
+	return f, nil
 }
 
 func (s *rpcServer) ListJobs(
@@ -335,6 +333,9 @@ func (s *rpcServer) ListJobs(
 	if err != nil {
 		return nil, err
 	}
+	if len(jobs) == 0 {
+		return &pb.ListJobsResponse{}, s.checkNames(filter)
+	}
 	out := &pb.ListJobsResponse{}
 	size, payloads := 0, 0
 	for i, j := range jobs {
@@ -345,12 +346,28 @@ func (s *rpcServer) ListJobs(
 		size += proto.Size(msg) + 8
 		payloads += len(j.Payload)
 		if i == limit || (i > 0 && max(size, payloads) > maxAnswerBytes-1024) {
-			out.NextPageToken = strconv.FormatInt(jobs[i-1].Seq, 36)
+			out.NextPageToken = pageMark + strconv.FormatInt(jobs[i-1].Seq, 36)
 			break
 		}
 		out.Jobs = append(out.Jobs, msg)
 	}
 	return out, nil
+}
+
+// checkNames refuses the names in the filter of an empty list that are none. Jobs of a schedule that was removed, or of
+// a command of an earlier release, are listed like others.
+func (s *rpcServer) checkNames(f JobFilter) error {
+	if f.Command != "" {
+		_, err := s.commands.Lookup(f.Command)
+		if err != nil {
+			return err
+		}
+	}
+	if f.Schedule != "" {
+		_, err := s.store.Schedule(f.Schedule)
+		return err
+	}
+	return nil
 }
 
 func (s *rpcServer) ListCommands(
@@ -438,7 +455,7 @@ func retriesField(given *int32, fallback int32) (int32, error) {
 		return fallback, nil
 	}
 	if *given < 0 || *given > maxRetriesLimit {
-		return 0, invalidf("max_retries: %d; allowed: 0 to %d", *given, maxRetriesLimit)
+		return 0, invalidf("max retries: %d is not allowed; allowed: 0 to %d", *given, maxRetriesLimit)
 	}
 	return *given, nil
 }
@@ -448,7 +465,7 @@ func (s *rpcServer) UnscheduleJob(
 	in *pb.UnscheduleJobRequest,
 ) (*pb.UnscheduleJobResponse, error) {
 	if in.ScheduleId == "" && in.Name == "" {
-		return nil, invalidf("schedule_id or name: one is needed")
+		return nil, invalidf("the schedule's name or id is missing").hint("list them with: honeydew schedule list")
 	}
 	return &pb.UnscheduleJobResponse{}, s.store.RemoveSchedule(in.ScheduleId, in.Name)
 }
@@ -535,10 +552,10 @@ func (s *rpcServer) SetScheduleEnabled(
 }
 
 func (s *rpcServer) TriggerSchedule(
-	ctx context.Context,
+	_ context.Context,
 	in *pb.TriggerScheduleRequest,
 ) (*pb.TriggerScheduleResponse, error) {
-	id, err := s.scheduler.Trigger(ctx, in.Name)
+	id, err := s.scheduler.Trigger(in.Name)
 	return &pb.TriggerScheduleResponse{JobId: id}, err
 }
 

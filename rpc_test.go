@@ -462,6 +462,7 @@ func TestPayloadRules(t *testing.T) {
 	}{
 		{"unknown key", base("organisation", "acme"), `"organisation"`},
 		{"missing", payloadOf(t, map[string]any{"organization": "acme"}), "repository is missing"},
+		{"empty", base("repository", ""), "repository is missing"},
 		{"no payload", nil, "is missing"},
 		{"number for a string", base("author", 7.0), "author must be a string"},
 		{"list for a string", base("author", []any{"a"}), "author must be a string"},
@@ -519,15 +520,15 @@ func TestSubmitRefusals(t *testing.T) {
 		{"mistyped command", &daemonpb.SubmitJobRequest{Command: "github.comits"}, codes.InvalidArgument, codeUnknownCommand, "github.commits"},
 		{"login as a job", &daemonpb.SubmitJobRequest{Command: "auth.login"}, codes.InvalidArgument, codeUnknownCommand, "command"},
 		{"environment", &daemonpb.SubmitJobRequest{Environment: "nowhere"}, codes.NotFound, codeNotFound, "nowhere"},
-		{"negative retries", &daemonpb.SubmitJobRequest{MaxRetries: proto.Int32(-1)}, codes.InvalidArgument, codeInvalidArgument, "max_retries"},
-		{"endless retries", &daemonpb.SubmitJobRequest{MaxRetries: proto.Int32(101)}, codes.InvalidArgument, codeInvalidArgument, "max_retries"},
+		{"negative retries", &daemonpb.SubmitJobRequest{MaxRetries: proto.Int32(-1)}, codes.InvalidArgument, codeInvalidArgument, "max retries"},
+		{"endless retries", &daemonpb.SubmitJobRequest{MaxRetries: proto.Int32(101)}, codes.InvalidArgument, codeInvalidArgument, "max retries"},
 		{"no duration", &daemonpb.SubmitJobRequest{Timeout: "90"}, codes.InvalidArgument, codeInvalidArgument, "timeout"},
 		{"no time at all", &daemonpb.SubmitJobRequest{Timeout: "0s"}, codes.InvalidArgument, codeInvalidArgument, "timeout"},
 		{"days", &daemonpb.SubmitJobRequest{Timeout: "25h"}, codes.InvalidArgument, codeInvalidArgument, "timeout"},
-		{"no time", &daemonpb.SubmitJobRequest{RunAfter: "tomorrow"}, codes.InvalidArgument, codeInvalidArgument, "run_after"},
-		{"the year 10000 in UTC", &daemonpb.SubmitJobRequest{RunAfter: "9999-12-31T23:59:59-23:00"}, codes.InvalidArgument, codeInvalidArgument, "run_after"},
-		{"before the year 0 in UTC", &daemonpb.SubmitJobRequest{RunAfter: "0000-01-01T00:00:00+23:00"}, codes.InvalidArgument, codeInvalidArgument, "run_after"},
-		{"long key", &daemonpb.SubmitJobRequest{IdempotencyKey: strings.Repeat("k", 256)}, codes.InvalidArgument, codeInvalidArgument, "idempotency_key"},
+		{"no time", &daemonpb.SubmitJobRequest{RunAfter: "tomorrow"}, codes.InvalidArgument, codeInvalidArgument, "run after"},
+		{"the year 10000 in UTC", &daemonpb.SubmitJobRequest{RunAfter: "9999-12-31T23:59:59-23:00"}, codes.InvalidArgument, codeInvalidArgument, "run after"},
+		{"before the year 0 in UTC", &daemonpb.SubmitJobRequest{RunAfter: "0000-01-01T00:00:00+23:00"}, codes.InvalidArgument, codeInvalidArgument, "run after"},
+		{"long key", &daemonpb.SubmitJobRequest{IdempotencyKey: strings.Repeat("k", 256)}, codes.InvalidArgument, codeInvalidArgument, "idempotency key"},
 		{"no command", nil, codes.InvalidArgument, codeUnknownCommand, "command"},
 	} {
 		in := commits(t)
@@ -595,6 +596,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 			{&daemonpb.CancelJobRequest{JobId: "zzz"}, "zzz"},
 			{&daemonpb.RetryJobRequest{JobId: "zzz"}, ""},
 			{&daemonpb.GetJobStatusRequest{JobId: "zzz"}, ""},
+			{&daemonpb.ListJobsRequest{Schedule: "zzz"}, `no schedule "zzz"`},
 			{&daemonpb.WatchJobRequest{JobId: "zzz"}, ""},
 			{&daemonpb.GetJobResultRequest{JobId: "zzz"}, ""},
 			{schedule(&daemonpb.ScheduleJobRequest{Environment: "nowhere"}), "nowhere"},
@@ -625,30 +627,34 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		}},
 		{codes.InvalidArgument, codeUnknownCommand, []refusal{
 			{schedule(&daemonpb.ScheduleJobRequest{Command: "x"}), ""},
+			{&daemonpb.ListJobsRequest{Command: "github.comits"}, "github.commits"},
 		}},
 		{codes.InvalidArgument, codeInvalidArgument, []refusal{
-			{&daemonpb.CancelJobRequest{}, "job_id"},
+			{&daemonpb.CancelJobRequest{}, "job id"},
 			{&daemonpb.ListJobsRequest{Status: "done"}, "completed"},
 			{&daemonpb.ListJobsRequest{Limit: -1}, "limit"},
-			{&daemonpb.ListJobsRequest{PageToken: "!"}, "page_token"},
-			{&daemonpb.PruneRequest{OlderThan: "30"}, "older_than"},
-			{&daemonpb.PruneRequest{OlderThan: "-1h"}, "older_than"},
+			{&daemonpb.ListJobsRequest{PageToken: "!"}, "page token"},
+			{&daemonpb.ListJobsRequest{PageToken: "foo"}, `page token: "foo" is not allowed`},
+			{&daemonpb.ListJobsRequest{PageToken: "before--1"}, "page token"},
+			{&daemonpb.ListJobsRequest{ErrorCode: "FOO"}, "AUTH_EXPIRED"},
+			{&daemonpb.PruneRequest{OlderThan: "30"}, "older than"},
+			{&daemonpb.PruneRequest{OlderThan: "-1h"}, "12h, 7d or 2w, up to 100 years"},
 			{&daemonpb.BackupRequest{Path: "copy.db"}, "absolute"},
 			{&daemonpb.BackupRequest{}, "absolute"},
 			{&daemonpb.BackupRequest{Path: "/nonexistent/copy.db"}, "path"},
 			{schedule(&daemonpb.ScheduleJobRequest{Name: " a"}), "name"},
-			{schedule(&daemonpb.ScheduleJobRequest{CronExpr: "TZ=UTC"}), "cron_expr"},
+			{schedule(&daemonpb.ScheduleJobRequest{CronExpr: "TZ=UTC"}), "cron expression"},
 			{schedule(&daemonpb.ScheduleJobRequest{CronExpr: "0 0 30 2 *"}), "never fires"},
 			{schedule(&daemonpb.ScheduleJobRequest{Missed: "x"}), "run_once, skip"},
 			{schedule(&daemonpb.ScheduleJobRequest{Overlap: "x"}), "skip, allow"},
 			{schedule(&daemonpb.ScheduleJobRequest{Jitter: "10"}), "jitter"},
-			{schedule(&daemonpb.ScheduleJobRequest{Jitter: "25h"}), "jitter"},
+			{schedule(&daemonpb.ScheduleJobRequest{Jitter: "25h"}), `jitter: "25h" is not allowed; allowed: a duration such as 30s or 5m, from 0s to 24h`},
 			{&daemonpb.UnscheduleJobRequest{}, "name"},
-			{&daemonpb.PreviewScheduleRequest{CronExpr: "* * *"}, "cron_expr"},
+			{&daemonpb.PreviewScheduleRequest{CronExpr: "* * *"}, "cron expression"},
 			{&daemonpb.LoginRequest{Username: "a"}, "password"},
 			{&daemonpb.AddEnvironmentRequest{Name: "-x", BaseUrl: "https://x.test"}, "name"},
 			{&daemonpb.AddEnvironmentRequest{Name: "x", BaseUrl: "http://x.test/graphql"}, "allowed: https://"},
-			{&daemonpb.AddEnvironmentRequest{Name: "x"}, "base_url"},
+			{&daemonpb.AddEnvironmentRequest{Name: "x"}, "URL"},
 			{&daemonpb.AddEnvironmentRequest{Name: "x", BaseUrl: "https://x.test", Description: "a\x1b[2J"}, "description"},
 			{&daemonpb.RemoveEnvironmentRequest{}, "name"},
 			{&daemonpb.SetActiveEnvironmentRequest{}, "name"},
@@ -1251,7 +1257,7 @@ func TestPrune(t *testing.T) {
 	}
 	r.server.cfg.Storage.Retention = 0
 	_, err := r.Prune(t.Context(), &daemonpb.PruneRequest{})
-	wantError(t, "no age anywhere", err, codes.InvalidArgument, codeInvalidArgument, "older_than")
+	wantError(t, "no age anywhere", err, codes.InvalidArgument, codeInvalidArgument, "older than: an age")
 }
 
 func TestBackupIsAWholeDatabaseOfTheOwnersAlone(t *testing.T) {
@@ -1346,11 +1352,11 @@ func TestWatchEndsWhenTheDaemonStops(t *testing.T) {
 func TestStorageTroubleBeforeTheRequestIsTriedAgain(t *testing.T) {
 	for _, code := range []string{codeStorageFailed, codeStorageFull} {
 		e, ok := errors.AsType[*Error](attemptError(errorf(code, "the database failed")))
-		if !ok || e.Code != codeInternal || !e.Retry || !e.Unsent {
+		if !ok || e.Code != codeInternal || e.Fate != fateUnsent {
 			t.Errorf("%s became %+v", code, e)
 		}
 	}
-	refused := &Error{Code: codeAPI, Message: "no", Refused: true}
+	refused := &Error{Code: codeAPI, Message: "no", Fate: fateRefused}
 	if got := attemptError(refused); got != error(refused) {
 		t.Errorf("the API's answer became %v", got)
 	}

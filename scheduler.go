@@ -267,7 +267,7 @@ func (s *Scheduler) Add(sc Schedule, replace bool) (Schedule, error) {
 	sc.CreatedAt = s.now()
 	sc.Missed = cmp.Or(sc.Missed, missedRunOnce)
 	sc.Overlap = cmp.Or(sc.Overlap, overlapSkip)
-	if err := checkName("name", sc.Name); err != nil {
+	if err := checkName("name of the schedule", sc.Name); err != nil {
 		return sc, err
 	}
 	if err := oneOf("missed", sc.Missed, missedRunOnce, missedSkip); err != nil {
@@ -291,12 +291,12 @@ func (s *Scheduler) Add(sc Schedule, replace bool) (Schedule, error) {
 	return s.store.Schedule(sc.Name)
 }
 
-// oneOf refuses a value that is not among those allowed.
+// oneOf refuses a value that is not among those allowed; one that is not given is fine.
 func oneOf(field, value string, allowed ...string) error {
-	if slices.Contains(allowed, value) {
+	if value == "" || slices.Contains(allowed, value) {
 		return nil
 	}
-	return errorf(codeInvalidArgument, "%s: %q; allowed: %s", field, value, strings.Join(allowed, ", "))
+	return badField(field, value, strings.Join(allowed, ", "))
 }
 
 // changed makes the loop look again.
@@ -326,7 +326,7 @@ func (s *Scheduler) SetEnabled(name string, enabled bool) (Schedule, error) {
 }
 
 // Trigger makes the schedule's job now; its next time stays as it is.
-func (s *Scheduler) Trigger(_ context.Context, name string) (jobID string, err error) {
+func (s *Scheduler) Trigger(name string) (jobID string, err error) {
 	sc, err := s.store.Schedule(name)
 	if err != nil {
 		return "", err

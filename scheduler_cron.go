@@ -10,6 +10,8 @@ package main
 //     An hour of *, ? or with a step follows elapsed time: gaps are skipped, both passes of an overlap run.
 
 import (
+	"errors"
+	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -22,10 +24,10 @@ const (
 	maxCronBytes    = 256
 	cronSearchYears = 12 // 29 February may be eight years away; what does not fire in this time never does
 
-	cronAllowed = "five fields (minute, hour, day of month, month, day of week) or one of" +
-		" @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly, @every D"
-	cronExample = "for example 30 9 * * 1-5 (09:30 from Monday to Friday; Sunday is 0), */15 * * * *, @daily," +
-		" @every 90m or CRON_TZ=Europe/Berlin 0 9 * * *"
+	cronAllowed = "five fields (minute, hour, day of month, month, day of week), or one of" +
+		" @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly and @every 15m"
+	cronExample = "for example '30 9 * * 1-5' (09:30 from Monday to Friday; Sunday is 0), '*/15 * * * *', @daily," +
+		" '@every 90m' or 'CRON_TZ=Europe/Berlin 0 9 * * *'"
 )
 
 // cronExpr is a parsed expression; only parseCron makes one.
@@ -36,18 +38,24 @@ type cronExpr struct {
 	elapsed bool // follow elapsed time instead of the wall clock
 }
 
-// badCron is every refusal of this file.
-func badCron(format string, args ...any) *Error {
-	return errorf(codeInvalidArgument, "cron_expr: "+format, args...).hint("%s", cronExample)
-}
-
 // parseCron reads expr, whose times are in zone unless it names another; it must fire at some time after now.
 func parseCron(expr string, zone *time.Location, now time.Time) (cronExpr, error) {
+	e, err := readCron(expr, zone, now)
+	if err != nil {
+		return e, invalidf("cron expression %s: %w", quoted(expr), err).hint("%s", cronExample)
+	}
+	return e, nil
+}
+
+// readCron is parseCron, whose errors lack the expression.
+func readCron(expr string, zone *time.Location, now time.Time) (cronExpr, error) {
 	var none cronExpr
 	strange := func(r rune) bool { return r < ' ' || r > '~' } // zone names are ASCII, too
 	expr = strings.Trim(expr, " ")
 	if len(expr) > maxCronBytes || strings.ContainsFunc(expr, strange) {
-		return none, badCron("longer than %d bytes, or with a tab, control or non-ASCII character", maxCronBytes)
+		return none, fmt.Errorf(
+			"it is longer than %d bytes, or holds a tab, a control or a non-ASCII character",
+			maxCronBytes)
 	}
 	expr, zone, err := cutZone(expr, zone)
 	if err != nil {
@@ -66,13 +74,13 @@ func parseCron(expr string, zone *time.Location, now time.Time) (cronExpr, error
 	}
 	parsed, err := cron.ParseStandard(strings.Join(fields, " "))
 	if err != nil {
-		return none, badCron("%v; allowed, in lower case, are %s", err, cronAllowed)
+		return none, fmt.Errorf("it is not known; allowed, in lower case: %s", cronAllowed)
 	}
 	spec := parsed.(*cron.SpecSchedule)
 	spec.Location = time.UTC
 	e := cronExpr{spec: spec, zone: zone, elapsed: elapsed}
 	if e.next(now, now).IsZero() {
-		return none, badCron("%q never fires: no such day comes in the months it names", expr)
+		return none, errors.New("it never fires: no such day comes in the months it names")
 	}
 	return e, nil
 }
@@ -87,11 +95,11 @@ func cutZone(expr string, zone *time.Location) (string, *time.Location, error) {
 	rest = strings.Trim(rest, " ")
 	// Go would take an empty name for UTC; robfig/cron panics where the blank is missing.
 	if name == "" || rest == "" {
-		return "", nil, badCron("%s= needs a zone right after it, then a blank and an expression", prefix)
+		return "", nil, fmt.Errorf("%s= needs a time zone right after it, then a blank and an expression", prefix)
 	}
 	zone, err := time.LoadLocation(name)
 	if err != nil || name == "Local" {
-		return "", nil, badCron("unknown time zone %q; IANA names are allowed", name)
+		return "", nil, fmt.Errorf("no time zone %s; allowed: a name such as Europe/Berlin or UTC", quoted(name))
 	}
 	return rest, zone, nil
 }
@@ -101,8 +109,8 @@ func parseEvery(text string) (cronExpr, error) {
 	every, err := time.ParseDuration(text)
 	whole := err == nil && every%time.Second == 0
 	if !whole || every < time.Second {
-		return cronExpr{}, badCron(
-			"@every needs one duration of whole seconds, at least 1s, not %q; its units are h, m and s", text)
+		return cronExpr{}, errors.New(
+			"allowed are whole seconds, minutes and hours, 1s or more, such as @every 90s or @every 1h30m")
 	}
 	return cronExpr{
 		every: every,
@@ -133,7 +141,7 @@ func cronFields() []cronField {
 func checkFields(fields []string) error {
 	known := cronFields()
 	if len(fields) != len(known) {
-		return badCron("%d fields; allowed are %s", len(fields), cronAllowed)
+		return fmt.Errorf("it has %d fields; allowed: %s", len(fields), cronAllowed)
 	}
 	form := regexp.MustCompile(`^(?:[*?]|[0-9A-Za-z]+(?:-[0-9A-Za-z]+)?)(?:/[0-9]+)?$`)
 	for i, f := range known {
@@ -142,8 +150,8 @@ func checkFields(fields []string) error {
 			if form.MatchString(item) && f.takes(item) {
 				continue
 			}
-			return badCron("%s %q is not *, a value, a range a-b, one of these and /step, or a list;"+
-				" values are %s, a step is from 1 to %d",
+			return fmt.Errorf("%s %q is not allowed; allowed: *, values from %s, ranges a-b, lists a,b,"+
+				" and a step from /1 to /%d behind them",
 				f.name,
 				fields[i],
 				f.allowed,

@@ -438,7 +438,7 @@ func TestTriggerRunsNowAndLeavesTheNextTime(t *testing.T) {
 		r := newSchedulerRig(t, nil)
 		sc := r.add("CRON_TZ=UTC 0 6 * * *", nil)
 		advance(time.Hour)
-		id, err := r.s.Trigger(t.Context(), sc.Name)
+		id, err := r.s.Trigger(sc.Name)
 		if err != nil || r.jobs(sc)[0].ID != id {
 			t.Fatal(id, err)
 		}
@@ -446,7 +446,7 @@ func TestTriggerRunsNowAndLeavesTheNextTime(t *testing.T) {
 		if _, err := r.s.SetEnabled(sc.Name, false); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.s.Trigger(t.Context(), sc.Name); err != nil {
+		if _, err := r.s.Trigger(sc.Name); err != nil {
 			t.Fatalf("a paused schedule: %v", err)
 		}
 		if got := r.schedule(sc); got.Enabled || !got.NextRunAt.IsZero() {
@@ -454,7 +454,7 @@ func TestTriggerRunsNowAndLeavesTheNextTime(t *testing.T) {
 		}
 		advance(24 * time.Hour)
 		r.wantRuns(sc, "01 01:00:00", "01 01:00:00")
-		if _, err := r.s.Trigger(t.Context(), "no such"); codeOf(err) != codeNotFound {
+		if _, err := r.s.Trigger("no such"); codeOf(err) != codeNotFound {
 			t.Fatal(err)
 		}
 	})
@@ -633,11 +633,11 @@ func TestWeekOfOutagesLosesNoCommit(t *testing.T) {
 			hour := int(timeNow().Sub(begin).Hours())
 			switch {
 			case hour >= 24 && hour < 72: // the API is away for two days
-				return "", &Error{Code: codeNetwork, Message: "connection refused", Retry: true, Unsent: true}
+				return "", &Error{Code: codeNetwork, Message: "connection refused", Fate: fateUnsent}
 			case hour%7 == 3: // and has bad hours
-				return "", &Error{Code: codeServer, Message: "HTTP 502", Retry: true}
+				return "", &Error{Code: codeServer, Message: "HTTP 502", Fate: fateLost}
 			case hour%11 == 5:
-				return "", &Error{Code: codeAPI, Message: "no", Refused: true}
+				return "", &Error{Code: codeAPI, Message: "no", Fate: fateRefused}
 			}
 			return "1", nil
 		})

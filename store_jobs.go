@@ -305,7 +305,7 @@ func (t *tx) earlier(j *Job) (string, error) {
 		return "", err
 	}
 	if !same {
-		return "", errorf(codeAlreadyExists, "idempotency_key %q was used for another job, %s", j.IdempotencyKey, id).
+		return "", errorf(codeAlreadyExists, "the idempotency key %q was used for another job, %s", j.IdempotencyKey, id).
 			hint("use a new key for a new job")
 	}
 	return id, nil
@@ -530,7 +530,7 @@ const sqlJobSeq = "SELECT id, seq FROM jobs WHERE id >= ?1 AND id < ?1 || char(1
 // no other of the newest 10,000 has, for jobs submitted together differ there.
 func (s *Store) JobSeq(name string) (int64, error) {
 	if name == "" {
-		return 0, errorf(codeInvalidArgument, "job_id: missing").hint("list ids with: honeydew job list")
+		return 0, invalidf("the job id is missing").hint("list ids with: honeydew job list")
 	}
 	query := sqlJobSeq
 	part := name
@@ -551,7 +551,7 @@ func (s *Store) JobSeq(name string) (int64, error) {
 	}
 	first := found[0]
 	if len(found) > 1 && first.ID != name {
-		return 0, errorf(codeInvalidArgument, "job_id: %q is the %s of several ids, such as %s", name, where, first.ID).
+		return 0, invalidf("job id %q is the %s of several, such as %s", name, where, first.ID).
 			hint("give more characters")
 	}
 	return first.Seq, nil

@@ -373,7 +373,7 @@ func (s *Store) Backup(ctx context.Context, path string) (int64, error) {
 	// SQLite would create the copy by the umask; into an existing empty file it writes as it is.
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.partial")
 	if err != nil {
-		return 0, errorf(codeInvalidArgument, "path: %w", err).
+		return 0, errorf(codeInvalidArgument, "path: nothing can be written beside %s: %w", path, errors.Unwrap(err)).
 			hint("name a file in a folder that the daemon may write to")
 	}
 	defer f.Close()

@@ -2607,6 +2607,7 @@ type AuthStatus struct {
 	RefreshTokenExpires string                 `protobuf:"bytes,5,opt,name=refresh_token_expires,json=refreshTokenExpires,proto3" json:"refresh_token_expires,omitempty"`
 	FailedAuthJobs      int32                  `protobuf:"varint,6,opt,name=failed_auth_jobs,json=failedAuthJobs,proto3" json:"failed_auth_jobs,omitempty"` // since the environment's last login
 	Environment         string                 `protobuf:"bytes,7,opt,name=environment,proto3" json:"environment,omitempty"`
+	Problem             string                 `protobuf:"bytes,8,opt,name=problem,proto3" json:"problem,omitempty"` // why the stored login cannot be used, and what to do; empty where it can, or has just expired
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
@@ -2686,6 +2687,13 @@ func (x *AuthStatus) GetFailedAuthJobs() int32 {
 func (x *AuthStatus) GetEnvironment() string {
 	if x != nil {
 		return x.Environment
+	}
+	return ""
+}
+
+func (x *AuthStatus) GetProblem() string {
+	if x != nil {
+		return x.Problem
 	}
 	return ""
 }
@@ -3458,7 +3466,7 @@ type DaemonStatus struct {
 	QueuePaused     bool                   `protobuf:"varint,20,opt,name=queue_paused,json=queuePaused,proto3" json:"queue_paused,omitempty"`
 	HeldUntil       string                 `protobuf:"bytes,21,opt,name=held_until,json=heldUntil,proto3" json:"held_until,omitempty"` // the API asked for a pause of the active environment's queue
 	HeldReason      string                 `protobuf:"bytes,22,opt,name=held_reason,json=heldReason,proto3" json:"held_reason,omitempty"`
-	Problems        []string               `protobuf:"bytes,23,rep,name=problems,proto3" json:"problems,omitempty"` // what is degraded now: database, log
+	Problems        []string               `protobuf:"bytes,23,rep,name=problems,proto3" json:"problems,omitempty"` // what is degraded now: database, log, stored login
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -5803,7 +5811,7 @@ const file_daemon_proto_rawDesc = "" +
 	"\n" +
 	"logged_out\x18\x01 \x01(\bR\tloggedOut\"8\n" +
 	"\x14GetAuthStatusRequest\x12 \n" +
-	"\venvironment\x18\x01 \x01(\tR\venvironment\"\xa3\x02\n" +
+	"\venvironment\x18\x01 \x01(\tR\venvironment\"\xbd\x02\n" +
 	"\n" +
 	"AuthStatus\x12$\n" +
 	"\rauthenticated\x18\x01 \x01(\bR\rauthenticated\x12\x1a\n" +
@@ -5812,7 +5820,8 @@ const file_daemon_proto_rawDesc = "" +
 	"\x14access_token_expires\x18\x04 \x01(\tR\x12accessTokenExpires\x122\n" +
 	"\x15refresh_token_expires\x18\x05 \x01(\tR\x13refreshTokenExpires\x12(\n" +
 	"\x10failed_auth_jobs\x18\x06 \x01(\x05R\x0efailedAuthJobs\x12 \n" +
-	"\venvironment\x18\a \x01(\tR\venvironment\"\x87\x01\n" +
+	"\venvironment\x18\a \x01(\tR\venvironment\x12\x18\n" +
+	"\aproblem\x18\b \x01(\tR\aproblem\"\x87\x01\n" +
 	"\x15AddEnvironmentRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bbase_url\x18\x02 \x01(\tR\abaseUrl\x12 \n" +

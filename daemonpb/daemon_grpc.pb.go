@@ -105,7 +105,8 @@ type DaemonClient interface {
 	// max_retries, run_after or timeout. NotFound: environment. AlreadyExists: idempotency_key was used for a
 	// different job. ResourceExhausted: queue or disk full. Unavailable: shutting down.
 	SubmitJob(ctx context.Context, in *SubmitJobRequest, opts ...grpc.CallOption) (*SubmitJobResponse, error)
-	// SubmitJobs stores all of its jobs in one transaction, or none; errors as SubmitJob, with the job's index.
+	// SubmitJobs stores all of its jobs in one transaction, or none; errors as SubmitJob, with the job's place in the
+	// batch, counted from 1.
 	SubmitJobs(ctx context.Context, in *SubmitJobsRequest, opts ...grpc.CallOption) (*SubmitJobsResponse, error)
 	// CancelJob cancels a pending or running job; a running one's request is aborted.
 	// NotFound; FailedPrecondition: it has ended already.
@@ -124,7 +125,8 @@ type DaemonClient interface {
 	// NotFound; FailedPrecondition: the job is not completed.
 	GetJobResult(ctx context.Context, in *GetJobResultRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ResultChunk], error)
 	// ListJobs pages through jobs, newest first, without results; pages stop short of 3 MiB.
-	// InvalidArgument: status, limit, since or page_token.
+	// InvalidArgument: status, error_code, limit, since or page_token, or a command that neither is known nor has jobs.
+	// NotFound: a schedule that neither exists nor has jobs.
 	ListJobs(ctx context.Context, in *ListJobsRequest, opts ...grpc.CallOption) (*ListJobsResponse, error)
 	// ListCommands answers with every command that can be submitted or scheduled.
 	ListCommands(ctx context.Context, in *ListCommandsRequest, opts ...grpc.CallOption) (*ListCommandsResponse, error)
@@ -710,7 +712,8 @@ type DaemonServer interface {
 	// max_retries, run_after or timeout. NotFound: environment. AlreadyExists: idempotency_key was used for a
 	// different job. ResourceExhausted: queue or disk full. Unavailable: shutting down.
 	SubmitJob(context.Context, *SubmitJobRequest) (*SubmitJobResponse, error)
-	// SubmitJobs stores all of its jobs in one transaction, or none; errors as SubmitJob, with the job's index.
+	// SubmitJobs stores all of its jobs in one transaction, or none; errors as SubmitJob, with the job's place in the
+	// batch, counted from 1.
 	SubmitJobs(context.Context, *SubmitJobsRequest) (*SubmitJobsResponse, error)
 	// CancelJob cancels a pending or running job; a running one's request is aborted.
 	// NotFound; FailedPrecondition: it has ended already.
@@ -729,7 +732,8 @@ type DaemonServer interface {
 	// NotFound; FailedPrecondition: the job is not completed.
 	GetJobResult(*GetJobResultRequest, grpc.ServerStreamingServer[ResultChunk]) error
 	// ListJobs pages through jobs, newest first, without results; pages stop short of 3 MiB.
-	// InvalidArgument: status, limit, since or page_token.
+	// InvalidArgument: status, error_code, limit, since or page_token, or a command that neither is known nor has jobs.
+	// NotFound: a schedule that neither exists nor has jobs.
 	ListJobs(context.Context, *ListJobsRequest) (*ListJobsResponse, error)
 	// ListCommands answers with every command that can be submitted or scheduled.
 	ListCommands(context.Context, *ListCommandsRequest) (*ListCommandsResponse, error)
