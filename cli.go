@@ -95,6 +95,9 @@ type cli struct {
 // errSaid is an error about which the user has been told all.
 var errSaid = errors.New("")
 
+// errNotRunning: no daemon of this home runs.
+var errNotRunning = errors.New("the daemon is not running")
+
 // errInterrupted: the user wants no more of it.
 var errInterrupted = errors.New("interrupted")
 
@@ -424,6 +427,8 @@ func (c *cli) explain(err error) (exit int, text, hint string) {
 		return ended.code, text, hint
 	case errors.Is(err, errInterrupted), grpcCode == codes.Canceled:
 		return exitInterrupted, "interrupted", ""
+	case errors.Is(err, errNotRunning):
+		return exitNotRunning, text, "start it with: honeydew start"
 	case grpcCode == codes.Unavailable, grpcCode == codes.DeadlineExceeded:
 		return c.explainSilence(grpcCode, text)
 	case grpcCode == codes.Unimplemented:
@@ -459,6 +464,7 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 	}
 	// Whether a daemon runs is what its lock says: a socket tells a stopped or busy daemon from a dead one badly.
 	held, err := c.daemonHolds(code)
+	inWay := checkSocketFree(c.socketPath())
 	switch {
 	case outOfFiles(err), strings.Contains(text, syscall.EMFILE.Error()):
 		return exitFailed, "too many open files: this process may open no more, and so cannot ask the daemon",
@@ -469,6 +475,11 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 	case err != nil:
 		said = fmt.Sprintf("the daemon does not answer, and whether it runs is not known: %v", err)
 		return exitFailed, neutral(said), "look with: honeydew doctor"
+	case held && inWay != nil:
+		return exitFailed, neutral(inWay.Error()), "the daemon makes its socket again a second later"
+	case held && isNobodyThere(text):
+		said = fmt.Sprintf("the daemon (pid %s) is only starting, or is stopping: it does not listen", c.daemonPID())
+		return exitFailed, said, "try again; see also: honeydew logs"
 	case held:
 		pid := c.daemonPID()
 		said = fmt.Sprintf("the daemon runs (pid %s) but does not answer: busy or stopped", pid)
@@ -479,7 +490,7 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 		return exitFailed, "no answer came in time, and no daemon of this home runs",
 			"see which socket is asked with: honeydew doctor"
 	}
-	return exitNotRunning, "the daemon is not running", "start it with: honeydew start"
+	return c.explain(errNotRunning)
 }
 
 // otherSocket is the socket that $HONEYDEW_SOCKET names in place of the home's own, of which the home's lock says

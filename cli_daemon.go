@@ -176,10 +176,17 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
 		}
 		if lockErr != nil {
-			return lockErr
+			return exitError{exitConfig, lockErr}
 		}
 		if held {
 			if err := c.checkConfigured(); err != nil {
+				return err
+			}
+			out, err = c.awaitAnswer(ctx)
+			if err == nil {
+				return c.answer(out, "honeydew %s is already running", out.Version)
+			}
+			if !errors.Is(err, errNotRunning) {
 				return err
 			}
 		}
@@ -191,6 +198,31 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 			return err
 		}
 		return c.awaitReady(ctx, daemon, begin)
+	}
+}
+
+// awaitAnswer pings the daemon. One that holds its lock and has no socket is starting or stopping, and is waited for.
+func (c *cli) awaitAnswer(ctx context.Context) (*daemonpb.PingResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	for {
+		out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
+		if status.Code(err) != codes.Unavailable || c.otherSocket() != "" || checkSocketFree(c.socketPath()) != nil {
+			return out, err
+		}
+		held, lockErr := lockHeld(lockPath(c.home))
+		if lockErr != nil {
+			return nil, err
+		}
+		if !held {
+			return nil, errNotRunning
+		}
+		select {
+		case <-time.After(poll):
+			c.conn.ResetConnectBackoff() // a connection that failed would wait before it tries again
+		case <-ctx.Done():
+			return nil, err
+		}
 	}
 }
 
@@ -281,8 +313,7 @@ func sameFile(one, other string) bool {
 func openStderr(path string) (out *os.File, begin int64, err error) {
 	there, err := os.Lstat(path)
 	if err == nil && !there.Mode().IsRegular() {
-		return nil, 0, errorf(codeFailedPrecondition, "%s is in the way: it is no regular file", path).
-			hint("move it away")
+		return nil, 0, exitf(exitConfig, "%s %w; move it away", path, errNotRegular)
 	}
 	out, err = os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -345,14 +376,24 @@ func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd, begin int64) err
 		select {
 		case <-ended:
 			code := daemon.ProcessState.ExitCode()
+			if code == 0 {
+				return errorf(codeFailedPrecondition, "the daemon started, and was stopped again at once").
+					hint("start it again with: honeydew start")
+			}
 			if code != exitAlreadyRunning {
 				return c.startFailed(code, begin)
 			}
 			// Another one was quicker, or was there before and is not found.
 			_, err := c.config()
 			if err != nil {
-				return exitError{exitAlreadyRunning, fmt.Errorf("a daemon of this home runs already, with another configuration: %w", err)}
+				return exitError{exitAlreadyRunning,
+					fmt.Errorf("a daemon of this home runs already, with another configuration: %w", err)}
 			}
+			out, err := c.awaitAnswer(ctx)
+			if err != nil {
+				return err
+			}
+			return c.answer(out, "honeydew %s started", out.Version)
 		case <-ctx.Done():
 			return errorf(codeInternal, "the daemon has not become ready within %s", startPatience).
 				hint("it may go on starting; see: honeydew logs")
@@ -404,7 +445,7 @@ func (c *cli) stopVerb(f *flag.FlagSet) action {
 	return func(ctx context.Context, _ []string) error {
 		cfg, _ := c.config() // else the defaults: what is wrong with it keeps nobody from stopping
 		database := cfg.Storage.DatabasePath
-		if _, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err != nil {
+		if _, err := c.awaitAnswer(ctx); err != nil {
 			return c.stopFailed(err)
 		}
 		// $HONEYDEW_SOCKET may lead to the daemon of another home. One whose database fails does not say.
@@ -426,8 +467,8 @@ func (c *cli) stopVerb(f *flag.FlagSet) action {
 // stopFailed is err, but for a daemon that is not running: that is what was asked for.
 func (c *cli) stopFailed(err error) error {
 	exit, text, _ := c.explain(err)
-	held, lockErr := lockHeld(lockPath(c.home)) // $HONEYDEW_SOCKET may lead elsewhere
-	if exit != exitNotRunning || held || lockErr != nil {
+	held, lockErr := lockHeld(lockPath(c.home))
+	if exit != exitNotRunning || lockErr != nil || held && c.otherSocket() != "" {
 		return err
 	}
 	c.note("honeydew: %s", text)

@@ -124,7 +124,7 @@ func lockPath(home string) string { return filepath.Join(home, "daemon.lock") }
 func openRegular(path string, flag int) (*os.File, error) {
 	f, err := os.OpenFile(path, flag|nonBlock, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, notOpened(path, err)
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -134,6 +134,22 @@ func openRegular(path string, flag int) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("%s %w", path, errNotRegular), f.Close())
 	}
 	return f, nil
+}
+
+// notOpened is err, the failure to open path, or what is there instead of a regular file.
+func notOpened(path string, err error) error {
+	info, lookErr := os.Lstat(path)
+	if lookErr != nil || info.Mode().IsRegular() {
+		return err
+	}
+	target, linkErr := os.Readlink(path)
+	if linkErr != nil {
+		return fmt.Errorf("%s %w", path, errNotRegular)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is a link to %s, which does not exist", path, target)
+	}
+	return err
 }
 
 var errNotRegular = errors.New("is not a regular file")
