@@ -89,7 +89,6 @@ type cli struct {
 	client   daemonpb.DaemonClient
 	skewTold bool
 	stranger atomic.Pointer[error] // why nothing was sent to the socket
-	warned   sync.Once             // of a broken configuration
 }
 
 // errSaid is an error about which the user has been told all.
@@ -327,10 +326,16 @@ func (c *cli) notFound(args, names []string, group []verb) error {
 			return nil
 		}
 	}
+	near := nearest(wanted, names)
+	if near == "" && len(group) == 0 {
+		near = nearest(args[0], names)
+	}
 	meant := ""
-	near := cmp.Or(nearest(wanted, names), nearest(args[0], names))
-	if near != "" {
+	switch {
+	case near != "":
 		meant = "; did you mean: honeydew " + near
+	case hasSecond && len(group) > 0:
+		c.helpGroup(group)
 	}
 	return usagef("no command %q%s", wanted, meant).hint("see: honeydew --help")
 }
@@ -373,8 +378,10 @@ func (v *verb) misused(f *flag.FlagSet, err error) error {
 	if errors.Is(err, flag.ErrHelp) {
 		return err
 	}
-	const wrong = ": not what this flag takes"
-	text := strings.NewReplacer(": parse error", wrong, ": invalid syntax", wrong).Replace(err.Error())
+	text := strings.NewReplacer(
+		": parse error", "; allowed: true or false",
+		": invalid syntax", "; allowed: a whole number",
+	).Replace(err.Error())
 	var known []string
 	f.VisitAll(func(f *flag.Flag) {
 		known = append(known, f.Name)
@@ -428,7 +435,7 @@ func (c *cli) explain(err error) (exit int, text, hint string) {
 	case errors.Is(err, errInterrupted), grpcCode == codes.Canceled:
 		return exitInterrupted, "interrupted", ""
 	case errors.Is(err, errNotRunning):
-		return exitNotRunning, text, "start it with: honeydew start"
+		return c.explainDead()
 	case grpcCode == codes.Unavailable, grpcCode == codes.DeadlineExceeded:
 		return c.explainSilence(grpcCode, text)
 	case grpcCode == codes.Unimplemented:
@@ -439,7 +446,7 @@ func (c *cli) explain(err error) (exit int, text, hint string) {
 	case codeShuttingDown:
 		return exitNotRunning, "the daemon is shutting down", "start it again with: honeydew start"
 	case codeAuthRequired, codeAuthExpired, codeAuthInvalid:
-		return exitLogin, text, "log in with: honeydew login"
+		return exitLogin, text, cmp.Or(hint, "log in with: honeydew login")
 	case codeInvalidArgument, codeUnknownCommand:
 		return exitUsage, text, hint
 	}
@@ -464,6 +471,7 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 	}
 	// Whether a daemon runs is what its lock says: a socket tells a stopped or busy daemon from a dead one badly.
 	held, err := c.daemonHolds(code)
+	_, misconfigured := c.config()
 	inWay := checkSocketFree(c.socketPath())
 	switch {
 	case outOfFiles(err), strings.Contains(text, syscall.EMFILE.Error()):
@@ -475,6 +483,9 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 	case err != nil:
 		said = fmt.Sprintf("the daemon does not answer, and whether it runs is not known: %v", err)
 		return exitFailed, neutral(said), "look with: honeydew doctor"
+	case held && misconfigured != nil:
+		said = "a daemon runs, but where it listens cannot be read: " + errorText(misconfigured)
+		return exitFailed, said, "mend the file, and try again"
 	case held && inWay != nil:
 		return exitFailed, neutral(inWay.Error()), "the daemon makes its socket again a second later"
 	case held && isNobodyThere(text):
@@ -490,7 +501,26 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 		return exitFailed, "no answer came in time, and no daemon of this home runs",
 			"see which socket is asked with: honeydew doctor"
 	}
-	return c.explain(errNotRunning)
+	return c.explainDead()
+}
+
+// explainDead says that no daemon runs, and what a start needs first.
+func (c *cli) explainDead() (exit int, said, hint string) {
+	cfg, err := c.config()
+	if err != nil {
+		said = fmt.Sprintf("%v, and would not start: %s", errNotRunning, errorText(err))
+		return exitNotRunning, said, "mend the file, then: honeydew start"
+	}
+	return exitNotRunning, errNotRunning.Error(), cmp.Or(lostDatabase(cfg), "start it with: honeydew start")
+}
+
+// lostDatabase is what to do about a database that was there and is gone; "" where it is there, or never was.
+func lostDatabase(cfg *Config) string {
+	path := cfg.Storage.DatabasePath
+	if exists(path) || !exists(path+".lock") {
+		return ""
+	}
+	return path + " is gone: put it or a backup there first; then, or to begin with an empty one: honeydew start"
 }
 
 // otherSocket is the socket that $HONEYDEW_SOCKET names in place of the home's own, of which the home's lock says

@@ -156,7 +156,6 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 func (c *cli) startVerb(f *flag.FlagSet) action {
 	c.configFlag(f) // which also names the socket that is waited for
 	return func(ctx context.Context, _ []string) error {
-		c.warned.Do(func() {}) // the daemon says what is wrong with its configuration
 		out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
 		held, lockErr := lockHeld(lockPath(c.home))
 		if err == nil && lockErr == nil && !held {
@@ -173,7 +172,7 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 			return err
 		}
 		if err := prepareHome(c.home); err != nil {
-			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
+			return exitError{exitConfig, err}
 		}
 		if lockErr != nil {
 			return exitError{exitConfig, lockErr}
@@ -389,11 +388,6 @@ func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd, begin int64) err
 				return exitError{exitAlreadyRunning,
 					fmt.Errorf("a daemon of this home runs already, with another configuration: %w", err)}
 			}
-			out, err := c.awaitAnswer(ctx)
-			if err != nil {
-				return err
-			}
-			return c.answer(out, "honeydew %s started", out.Version)
 		case <-ctx.Done():
 			return errorf(codeInternal, "the daemon has not become ready within %s", startPatience).
 				hint("it may go on starting; see: honeydew logs")
@@ -478,10 +472,11 @@ func (c *cli) stopFailed(err error) error {
 func (c *cli) logsVerb(f *flag.FlagSet) action {
 	follow := f.Bool("f", false, "go on with new lines, across rotation")
 	f.BoolVar(follow, "follow", false, "the same as -f")
-	last := f.Int("n", 50, "begin with the last `N` lines; 0: all of the present file")
-	f.IntVar(last, "tail", 50, "the same as -n `N`")
+	wanted := logFilter{last: 50}
+	setLast := func(n int32) { wanted.last = int(n) }
+	number(f, "n", 0, "begin with the last `N` lines, not 50; 0: all of the present file", setLast)
+	number(f, "tail", 0, "the same as -n `N`", setLast)
 	return func(ctx context.Context, args []string) error {
-		wanted := logFilter{last: *last}
 		if len(args) > 0 {
 			wanted.job = args[0]
 		}
@@ -496,7 +491,13 @@ func (c *cli) logsVerb(f *flag.FlagSet) action {
 		if *follow {
 			return c.followLog(ctx, file, wanted)
 		}
-		return c.printLog(file, wanted)
+		printed, err := c.printLog(file, wanted)
+		if err == nil && printed == 0 && wanted.job != "" {
+			return errorf(codeNotFound, "%s says nothing of a job %s", cfg.Logging.File, quoted(wanted.job)).
+				hint("older lines are in the files beside it; see the job itself with: honeydew job show %s",
+					shellQuoted(wanted.job))
+		}
+		return err
 	}
 }
 
@@ -531,7 +532,7 @@ func (c *cli) followLog(ctx context.Context, file *os.File, wanted logFilter) er
 		if err := rewindTruncated(file); err != nil {
 			return err
 		}
-		if err := c.printLog(file, wanted); err != nil {
+		if _, err := c.printLog(file, wanted); err != nil {
 			return err
 		}
 		wanted.last = 0
@@ -577,14 +578,16 @@ func rewindTruncated(file *os.File) error {
 	return err
 }
 
-// printLog prints the whole lines that follow, those that are wanted, and leaves one that is still written for later.
-func (c *cli) printLog(file *os.File, wanted logFilter) error {
+// printLog prints the whole lines that follow, those that are wanted, and counts them. One that is still written is
+// left for later.
+func (c *cli) printLog(file *os.File, wanted logFilter) (printed int, err error) {
 	text, err := io.ReadAll(file)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	whole := text[:bytes.LastIndexByte(text, '\n')+1]
-	for _, line := range wanted.of(whole) {
+	lines := wanted.of(whole)
+	for _, line := range lines {
 		if c.json {
 			_, _ = c.out.Write(line) // the flush tells
 		} else {
@@ -592,5 +595,5 @@ func (c *cli) printLog(file *os.File, wanted logFilter) error {
 		}
 	}
 	_, err = file.Seek(int64(len(whole)-len(text)), io.SeekCurrent)
-	return errors.Join(err, c.out.Flush())
+	return len(lines), errors.Join(err, c.out.Flush())
 }

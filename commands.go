@@ -269,7 +269,7 @@ const maxNameBytes = 64 // of a name, as far as likeness goes
 // nearest is the name that s was most likely meant to be, "" if none is near.
 func nearest(s string, names []string) string {
 	name, distance := closest(s, names)
-	if distance > max(2, min(len(s), maxNameBytes)/3) {
+	if distance > max(1, (min(len(s), maxNameBytes)+1)/3) {
 		return ""
 	}
 	return name

@@ -198,7 +198,7 @@ func (d *Daemon) checkProcess() error {
 
 func (d *Daemon) readConfig() error {
 	if err := prepareHome(d.Home); err != nil {
-		return exitf(exitConfig, "home: %w", err)
+		return exitError{exitConfig, err}
 	}
 	cfg, err := loadConfig(d.Home, d.ConfigFile, d.UserHome)
 	if err != nil {
@@ -279,7 +279,8 @@ func (d *Daemon) writePID() error {
 func (d *Daemon) openDatabase() error {
 	path, err := realPath(d.cfg.Storage.DatabasePath)
 	if err != nil {
-		return exitf(exitStorage, "storage.database_path %s: %w", d.cfg.Storage.DatabasePath, err)
+		why := fmt.Errorf("%s: %w", d.cfg.Storage.DatabasePath, cmp.Or(errors.Unwrap(err), err))
+		return exitError{exitStorage, d.cfg.fault("storage.database_path", why)}
 	}
 	held := exitf(exitStorage, "the database %s is in use by the daemon of another home", path)
 	d.dbLock, err = d.hold("database lock", path+".lock", held)
@@ -299,10 +300,22 @@ func (d *Daemon) openDatabase() error {
 	}
 	d.store, err = openStore(path, d.cfg.Storage.Synchronous, d.cfg.API.GraphQLEndpoint)
 	if err != nil {
-		return d.judge(err)
+		return d.judge(refusedDatabase(path, err))
 	}
 	d.later(d.store.Close)
 	return nil
+}
+
+// refusedDatabase adds what to do to the refusal of the file at path. Failures of the system and of SQLite stay as they
+// are.
+func refusedDatabase(path string, err error) error {
+	_, ofSystem := errors.AsType[*fs.PathError](err)
+	if err == nil || ofSystem || primaryCode(err) != 0 {
+		return err
+	}
+	name := shellQuoted(path)
+	return errorf(codeStorageFailed, "%w", err).
+		hint("put a backup in its place, or begin anew: mv %s %s.old && honeydew start", name, name)
 }
 
 // build makes the parts between the database and the socket.

@@ -124,7 +124,8 @@ func hasLog(path string) bool {
 // checkVersion refuses a database of a release to come: what this one would write into it, nobody knows.
 func checkVersion(version int64) error {
 	if version > schemaVersion {
-		return fmt.Errorf("made by a newer honeydew: its version is %d, this program knows %d", version, schemaVersion)
+		return fmt.Errorf("made by a newer honeydew (its version is %d, this program knows %d); use that one",
+			version, schemaVersion)
 	}
 	return nil
 }
