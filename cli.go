@@ -381,6 +381,7 @@ func (v *verb) misused(f *flag.FlagSet, err error) error {
 	text := strings.NewReplacer(
 		": parse error", "; allowed: true or false",
 		": invalid syntax", "; allowed: a whole number",
+		": allowed", "; allowed",
 	).Replace(err.Error())
 	var known []string
 	f.VisitAll(func(f *flag.Flag) {
@@ -409,7 +410,7 @@ func number(f *flag.FlagSet, name string, least int64, usage string, set func(in
 			return errors.Unwrap(err) // without the name of the function
 		}
 		if n < least {
-			return fmt.Errorf("%d; allowed: %d and more", n, least)
+			return fmt.Errorf("allowed: %d and more", least)
 		}
 		set(int32(n))
 		return nil
@@ -467,7 +468,7 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 	elsewhere := c.otherSocket()
 	if elsewhere != "" && code == codes.Unavailable && isNobodyThere(text) {
 		said = "the daemon is not running: nobody listens at " + elsewhere + ", which $HONEYDEW_SOCKET names"
-		return exitNotRunning, neutral(said), "start it with: honeydew start, or unset HONEYDEW_SOCKET"
+		return exitNotRunning, neutral(said), "unset HONEYDEW_SOCKET; then, if none runs: honeydew start"
 	}
 	// Whether a daemon runs is what its lock says: a socket tells a stopped or busy daemon from a dead one badly.
 	held, err := c.daemonHolds(code)
@@ -479,7 +480,7 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 			"raise the limit, for example with: ulimit -n 256"
 	case strings.Contains(text, syscall.EACCES.Error()):
 		return exitFailed, "the daemon's socket is not yours to use",
-			"it belongs to another user, or $HONEYDEW_SOCKET names the wrong file"
+			"it belongs to another user; let HONEYDEW_HOME, or HONEYDEW_SOCKET if it is set, name your own"
 	case err != nil:
 		said = fmt.Sprintf("the daemon does not answer, and whether it runs is not known: %v", err)
 		return exitFailed, neutral(said), "look with: honeydew doctor"

@@ -359,7 +359,7 @@ func (c *cli) queuePause(ctx context.Context, _ []string) error {
 
 func (c *cli) queueResumeVerb(f *flag.FlagSet) action {
 	in := &daemonpb.ResumeQueueRequest{}
-	f.BoolVar(&in.ReleaseHolds, "now", false, "also those for which the API asked to wait")
+	f.BoolVar(&in.ReleaseHolds, "now", false, "also end the wait that the API asked for")
 	return func(ctx context.Context, _ []string) error {
 		out, err := c.client.ResumeQueue(ctx, in)
 		if err != nil {

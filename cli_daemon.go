@@ -44,7 +44,7 @@ func (c *cli) daemonVerbs() []verb {
 		},
 		{
 			name:    "stop",
-			short:   "Stop the daemon; running jobs may end",
+			short:   "Stop the daemon; running jobs may finish first",
 			example: "honeydew stop --force",
 			setup:   c.stopVerb,
 		},
@@ -175,7 +175,10 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 			return exitError{exitConfig, err}
 		}
 		if lockErr != nil {
-			return exitError{exitConfig, lockErr}
+			return exitError{exitConfig, errorf(codeFailedPrecondition, "%w", lockErr).hint("see: honeydew doctor")}
+		}
+		if err := c.checkSocket(); err != nil {
+			return err
 		}
 		if held {
 			if err := c.checkConfigured(); err != nil {
@@ -188,9 +191,6 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 			if !errors.Is(err, errNotRunning) {
 				return err
 			}
-		}
-		if err := c.checkSocket(); err != nil {
-			return err
 		}
 		daemon, begin, err := c.spawn()
 		if err != nil {
@@ -238,7 +238,7 @@ func (c *cli) checkConfigured() error {
 	if err != nil || c.file == "" || noted == c.file {
 		return err
 	}
-	return exitError{exitAlreadyRunning, fmt.Errorf("a daemon of this home runs already, with %s",
+	return exitError{exitAlreadyRunning, fmt.Errorf("a daemon already runs for this home, with %s",
 		cmp.Or(noted, "the configuration in its home"))}
 }
 
@@ -386,11 +386,11 @@ func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd, begin int64) err
 			_, err := c.config()
 			if err != nil {
 				return exitError{exitAlreadyRunning,
-					fmt.Errorf("a daemon of this home runs already, with another configuration: %w", err)}
+					fmt.Errorf("a daemon already runs for this home, with another configuration: %w", err)}
 			}
 		case <-ctx.Done():
 			return errorf(codeInternal, "the daemon has not become ready within %s", startPatience).
-				hint("it may go on starting; see: honeydew logs")
+				hint("it may still be starting; see: honeydew logs")
 		case <-time.After(poll):
 			c.conn.ResetConnectBackoff() // a connection that failed would wait before it tries again
 			out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
@@ -435,7 +435,7 @@ func awaitEnd(ctx context.Context, database string) error {
 
 func (c *cli) stopVerb(f *flag.FlagSet) action {
 	in := &daemonpb.ShutdownRequest{}
-	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they are taken up again at the next start")
+	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they run again after the next start")
 	return func(ctx context.Context, _ []string) error {
 		cfg, _ := c.config() // else the defaults: what is wrong with it keeps nobody from stopping
 		database := cfg.Storage.DatabasePath
@@ -474,7 +474,7 @@ func (c *cli) logsVerb(f *flag.FlagSet) action {
 	f.BoolVar(follow, "follow", false, "the same as -f")
 	wanted := logFilter{last: 50}
 	setLast := func(n int32) { wanted.last = int(n) }
-	number(f, "n", 0, "begin with the last `N` lines, not 50; 0: all of the present file", setLast)
+	number(f, "n", 0, "begin with the last `N` lines (50 if not given); 0: all of the present file", setLast)
 	number(f, "tail", 0, "the same as -n `N`", setLast)
 	return func(ctx context.Context, args []string) error {
 		if len(args) > 0 {

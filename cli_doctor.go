@@ -118,7 +118,7 @@ func (c *cli) examine(ctx context.Context) findings {
 		"configuration",
 		cmp.Or(cfg.File, "none; the defaults hold"),
 		err,
-		"mend the file",
+		"mend the file, or make it readable",
 	)
 	err = checkHome(c.home)
 	all.add(
