@@ -136,17 +136,10 @@ func openRegular(path string, flag int) (*os.File, error) {
 	return f, nil
 }
 
-// notOpened is err, the failure to open path, or what is there instead of a regular file.
+// notOpened is err, the failure to open path, or what is there: a link that leads nowhere.
 func notOpened(path string, err error) error {
-	info, lookErr := os.Lstat(path)
-	if lookErr != nil || info.Mode().IsRegular() {
-		return err
-	}
-	target, linkErr := os.Readlink(path)
-	if linkErr != nil {
-		return fmt.Errorf("%s %w", path, errNotRegular)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
+	target, notLink := os.Readlink(path)
+	if notLink == nil && errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is a link to %s, which does not exist", path, target)
 	}
 	return err
