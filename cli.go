@@ -518,7 +518,8 @@ func (c *cli) explainDead() (exit int, said, hint string) {
 // lostDatabase is what to do about a database that was there and is gone; "" where it is there, or never was.
 func lostDatabase(cfg *Config) string {
 	path := cfg.Storage.DatabasePath
-	if exists(path) || !exists(path+".lock") {
+	lock, err := os.Stat(path + ".lock")
+	if exists(path) || err != nil || lock.Size() == 0 { // whoever has opened the database has noted that there
 		return ""
 	}
 	return path + " is gone: put it or a backup there first; then, or to begin with an empty one: honeydew start"
