@@ -138,8 +138,10 @@ func (c *cli) examine(ctx context.Context) findings {
 		err,
 		fmt.Sprintf("make %s readable, or move it away", lockPath(c.home)),
 	)
-	if held || err != nil {
+	if held {
 		c.examineDaemon(ctx, &all)
+	}
+	if held || err != nil {
 		return all
 	}
 	c.examineDatabase(&all, cfg)

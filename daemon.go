@@ -306,9 +306,12 @@ func (d *Daemon) openDatabase() error {
 	return nil
 }
 
-// refusedDatabase adds what to do to the refusal of the file at path. Failures of the system and of SQLite stay as they
-// are.
+// refusedDatabase adds what to do to the refusal of the file at path, and to a disk that has no room for it. Other
+// failures of the system and of SQLite stay as they are.
 func refusedDatabase(path string, err error) error {
+	if primaryCode(err) == sqliteFull {
+		return errorf(codeStorageFull, "the disk is full: %w", err).hint("free some space; then: honeydew start")
+	}
 	_, ofSystem := errors.AsType[*fs.PathError](err)
 	if err == nil || ofSystem || primaryCode(err) != 0 {
 		return err

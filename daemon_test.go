@@ -945,6 +945,27 @@ func TestProblemsNameWhatIsDegraded(t *testing.T) {
 	free()
 }
 
+func TestWhatToDoAboutADatabaseThatIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "daemon.db")
+	foreign := inspectDatabase(putFile(t, t.TempDir(), "daemon.db", "mine"))
+	_, absent := os.Open(path)
+	for want, err := range map[string]error{
+		"begin anew: mv " + shellQuoted(path): foreign,
+		"":                                    absent,
+	} {
+		told := ""
+		if e, ok := errors.AsType[*Error](refusedDatabase(path, err)); ok {
+			told = e.Hint
+		}
+		if !strings.Contains(told, want) || (want == "") != (told == "") {
+			t.Errorf("%v: hint %q, want %q", err, told, want)
+		}
+	}
+	if err := refusedDatabase(path, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestFilesOfAnotherUserAreRefused(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can make a file another user's")
