@@ -89,11 +89,13 @@ type cli struct {
 	client   daemonpb.DaemonClient
 	skewTold bool
 	stranger atomic.Pointer[error] // why nothing was sent to the socket
-	warned   sync.Once             // of a broken configuration
 }
 
 // errSaid is an error about which the user has been told all.
 var errSaid = errors.New("")
+
+// errNotRunning: no daemon of this home runs.
+var errNotRunning = errors.New("the daemon is not running")
 
 // errInterrupted: the user wants no more of it.
 var errInterrupted = errors.New("interrupted")
@@ -326,10 +328,16 @@ func (c *cli) notFound(args, names []string, group []verb) error {
 			return nil
 		}
 	}
+	near := nearest(wanted, names)
+	if near == "" && len(group) == 0 {
+		near = nearest(args[0], names)
+	}
 	meant := ""
-	near := cmp.Or(nearest(wanted, names), nearest(args[0], names))
-	if near != "" {
+	switch {
+	case near != "":
 		meant = "; did you mean: honeydew " + near
+	case hasSecond && len(group) > 0:
+		c.helpGroup(group)
 	}
 	return usagef("no command %q%s", wanted, meant).hint("see: honeydew --help")
 }
@@ -382,8 +390,11 @@ func (v *verb) misused(f *flag.FlagSet, err error) error {
 	if errors.Is(err, flag.ErrHelp) {
 		return err
 	}
-	const wrong = ": not what this flag takes"
-	text := strings.NewReplacer(": parse error", wrong, ": invalid syntax", wrong).Replace(err.Error())
+	text := strings.NewReplacer(
+		": parse error", "; allowed: true or false",
+		": invalid syntax", "; allowed: a whole number",
+		": allowed", "; allowed",
+	).Replace(err.Error())
 	var known []string
 	f.VisitAll(func(f *flag.Flag) {
 		known = append(known, f.Name)
@@ -411,7 +422,7 @@ func number(f *flag.FlagSet, name string, least int64, usage string, set func(in
 			return errors.Unwrap(err) // without the name of the function
 		}
 		if n < least {
-			return fmt.Errorf("%d; allowed: %d and more", n, least)
+			return fmt.Errorf("allowed: %d and more", least)
 		}
 		set(int32(n))
 		return nil
@@ -436,6 +447,8 @@ func (c *cli) explain(err error) (exit int, text, hint string) {
 		return ended.code, text, hint
 	case errors.Is(err, errInterrupted), grpcCode == codes.Canceled:
 		return exitInterrupted, "interrupted", ""
+	case errors.Is(err, errNotRunning):
+		return c.explainDead()
 	case grpcCode == codes.Unavailable, grpcCode == codes.DeadlineExceeded:
 		return c.explainSilence(grpcCode, text)
 	case grpcCode == codes.Unimplemented:
@@ -467,20 +480,30 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 	elsewhere := c.otherSocket()
 	if elsewhere != "" && code == codes.Unavailable && isNobodyThere(text) {
 		said = "the daemon is not running: nobody listens at " + elsewhere + ", which $HONEYDEW_SOCKET names"
-		return exitNotRunning, neutral(said), "start it with: honeydew start, or unset HONEYDEW_SOCKET"
+		return exitNotRunning, neutral(said), "unset HONEYDEW_SOCKET; then, if none runs: honeydew start"
 	}
 	// Whether a daemon runs is what its lock says: a socket tells a stopped or busy daemon from a dead one badly.
 	held, err := c.daemonHolds(code)
+	_, misconfigured := c.config()
+	inWay := checkSocketFree(c.socketPath())
 	switch {
 	case outOfFiles(err), strings.Contains(text, syscall.EMFILE.Error()):
 		return exitFailed, "too many open files: this process may open no more, and so cannot ask the daemon",
 			"raise the limit, for example with: ulimit -n 256"
 	case strings.Contains(text, syscall.EACCES.Error()):
 		return exitFailed, "the daemon's socket is not yours to use",
-			"it belongs to another user, or $HONEYDEW_SOCKET names the wrong file"
+			"it belongs to another user; let HONEYDEW_HOME, or HONEYDEW_SOCKET if it is set, name your own"
 	case err != nil:
 		said = fmt.Sprintf("the daemon does not answer, and whether it runs is not known: %v", err)
 		return exitFailed, neutral(said), "look with: honeydew doctor"
+	case held && misconfigured != nil:
+		said = "a daemon runs, but where it listens cannot be read: " + errorText(misconfigured)
+		return exitFailed, said, "mend the file, and try again"
+	case held && inWay != nil:
+		return exitFailed, neutral(inWay.Error()), "the daemon makes its socket again a second later"
+	case held && isNobodyThere(text):
+		said = fmt.Sprintf("the daemon (pid %s) is only starting, or is stopping: it does not listen", c.daemonPID())
+		return exitFailed, said, "try again; see also: honeydew logs"
 	case held:
 		pid := c.daemonPID()
 		said = fmt.Sprintf("the daemon runs (pid %s) but does not answer: busy or stopped", pid)
@@ -491,7 +514,27 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 		return exitFailed, "no answer came in time, and no daemon of this home runs",
 			"see which socket is asked with: honeydew doctor"
 	}
-	return exitNotRunning, "the daemon is not running", "start it with: honeydew start"
+	return c.explainDead()
+}
+
+// explainDead says that no daemon runs, and what a start needs first.
+func (c *cli) explainDead() (exit int, said, hint string) {
+	cfg, err := c.config()
+	if err != nil {
+		said = fmt.Sprintf("%v, and would not start: %s", errNotRunning, errorText(err))
+		return exitNotRunning, said, "mend the file, then: honeydew start"
+	}
+	return exitNotRunning, errNotRunning.Error(), cmp.Or(lostDatabase(cfg), "start it with: honeydew start")
+}
+
+// lostDatabase is what to do about a database that was there and is gone; "" where it is there, or never was.
+func lostDatabase(cfg *Config) string {
+	path := cfg.Storage.DatabasePath
+	lock, err := os.Stat(path + ".lock")
+	if exists(path) || err != nil || lock.Size() == 0 { // whoever has opened the database has noted that there
+		return ""
+	}
+	return path + " is gone: put it or a backup there first; then, or to begin with an empty one: honeydew start"
 }
 
 // otherSocket is the socket that $HONEYDEW_SOCKET names in place of the home's own, of which the home's lock says

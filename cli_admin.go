@@ -12,8 +12,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -174,7 +176,8 @@ func (c *cli) logoutVerb(f *flag.FlagSet) action {
 	}
 }
 
-// loginState says in words whether somebody is logged in.
+// loginState says in words whether somebody is logged in. A login that has expired and one whose key is gone need the
+// same.
 func loginState(authenticated, needsReauth bool) string {
 	switch {
 	case needsReauth:
@@ -195,12 +198,18 @@ func (c *cli) authStatusVerb(f *flag.FlagSet) action {
 		}
 		failed := ""
 		if out.FailedAuthJobs > 0 {
-			failed = fmt.Sprintf("%d since the last login; retry them with: honeydew job retry --status failed",
-				out.FailedAuthJobs)
+			const retry = "%d since the last login; log in, then: " +
+				"for code in AUTH_REQUIRED AUTH_EXPIRED AUTH_INVALID AUTH_NETWORK_ERROR; " +
+				"do honeydew job retry --code $code; done"
+			failed = fmt.Sprintf(retry, out.FailedAuthJobs)
+		}
+		login := strings.TrimPrefix(loginState(out.Authenticated, out.NeedsReauth), "login ")
+		if in.Environment != "" && !out.Authenticated {
+			login += " --environment " + in.Environment
 		}
 		c.pairs(
 			"environment:", out.Environment,
-			"login:", strings.TrimPrefix(loginState(out.Authenticated, out.NeedsReauth), "login "),
+			"login:", login,
 			"problem:", out.Problem,
 			"username:", out.Username,
 			"access token expires:", localTime(out.AccessTokenExpires),
@@ -351,7 +360,7 @@ func (c *cli) queuePause(ctx context.Context, _ []string) error {
 
 func (c *cli) queueResumeVerb(f *flag.FlagSet) action {
 	in := &daemonpb.ResumeQueueRequest{}
-	f.BoolVar(&in.ReleaseHolds, "now", false, "also those for which the API asked to wait")
+	f.BoolVar(&in.ReleaseHolds, "now", false, "also end the wait that the API asked for")
 	return func(ctx context.Context, _ []string) error {
 		out, err := c.client.ResumeQueue(ctx, in)
 		if err != nil {
@@ -370,6 +379,10 @@ func (c *cli) pruneVerb(f *flag.FlagSet) action {
 		"delete what ended longer than `AGE` ago, such as 7d (default: storage.retention)")
 	f.BoolVar(&in.DryRun, "dry-run", false, "only count")
 	return func(ctx context.Context, _ []string) error {
+		before, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
+		if err != nil {
+			return err
+		}
 		out, err := c.client.Prune(ctx, in)
 		if err != nil {
 			return err
@@ -378,12 +391,27 @@ func (c *cli) pruneVerb(f *flag.FlagSet) action {
 		if in.DryRun {
 			return c.answer(out, "%s would be deleted.", jobs)
 		}
-		return c.answer(out, "%s deleted.", jobs)
+		after, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
+		if err != nil {
+			return err
+		}
+		return c.answer(out, "%s deleted; the database took %s and takes %s now.",
+			jobs, bytesText(before.DatabaseBytes), bytesText(after.DatabaseBytes))
 	}
 }
 
 func (c *cli) backup(ctx context.Context, args []string) error {
 	path := c.absolute(args[0])
+	_, missing := os.Stat(filepath.Dir(path))
+	at, err := os.Stat(path)
+	switch {
+	case err == nil && at.IsDir():
+		return usagef("backup: %s is a folder", path).
+			hint("name a file in it: honeydew backup %s", shellQuoted(filepath.Join(path, "honeydew.db")))
+	case errors.Is(missing, fs.ErrNotExist):
+		return usagef("backup: there is no folder %s", filepath.Dir(path)).
+			hint("make it with: mkdir -p %s", shellQuoted(filepath.Dir(path)))
+	}
 	if !utf8.ValidString(path) { // of the working directory
 		return usagef("backup: the path is no UTF-8: %q", path).hint("write it elsewhere")
 	}

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"path"
@@ -47,12 +46,7 @@ func (c *cli) socketPath() string {
 	if named != "" {
 		return c.absolute(named)
 	}
-	cfg, err := c.config()
-	if err != nil {
-		c.warned.Do(func() {
-			fmt.Fprintln(c.stderr, "warning:", errorText(err)) // not by note: gRPC dials in a goroutine of its own
-		})
-	}
+	cfg, _ := c.config() // else the defaults; explainSilence says what is wrong where nobody answers there
 	return cfg.Daemon.SocketPath
 }
 

@@ -44,7 +44,7 @@ func (c *cli) daemonVerbs() []verb {
 		},
 		{
 			name:    "stop",
-			short:   "Stop the daemon; running jobs may end",
+			short:   "Stop the daemon; running jobs may finish first",
 			example: "honeydew stop --force",
 			setup:   c.stopVerb,
 		},
@@ -151,7 +151,6 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 func (c *cli) startVerb(f *flag.FlagSet) action {
 	c.configFlag(f) // which also names the socket that is waited for
 	return func(ctx context.Context, _ []string) error {
-		c.warned.Do(func() {}) // the daemon says what is wrong with its configuration
 		out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
 		held, lockErr := lockHeld(lockPath(c.home))
 		if err == nil && lockErr == nil && !held {
@@ -168,24 +167,56 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 			return err
 		}
 		if err := prepareHome(c.home); err != nil {
-			return exitError{exitConfig, fmt.Errorf("home: %w", err)}
+			return exitError{exitConfig, err}
 		}
 		if lockErr != nil {
-			return lockErr
+			return exitError{exitConfig, errorf(codeFailedPrecondition, "%w", lockErr).hint("see: honeydew doctor")}
+		}
+		if err := c.checkSocket(); err != nil {
+			return err
 		}
 		if held {
 			if err := c.checkConfigured(); err != nil {
 				return err
 			}
-		}
-		if err := c.checkSocket(); err != nil {
-			return err
+			out, err = c.awaitAnswer(ctx)
+			if err == nil {
+				return c.answer(out, "honeydew %s is already running", out.Version)
+			}
+			if !errors.Is(err, errNotRunning) {
+				return err
+			}
 		}
 		daemon, begin, err := c.spawn()
 		if err != nil {
 			return err
 		}
 		return c.awaitReady(ctx, daemon, begin)
+	}
+}
+
+// awaitAnswer pings the daemon. One that holds its lock and has no socket is starting or stopping, and is waited for.
+func (c *cli) awaitAnswer(ctx context.Context) (*daemonpb.PingResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	for {
+		out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
+		if status.Code(err) != codes.Unavailable || c.otherSocket() != "" || checkSocketFree(c.socketPath()) != nil {
+			return out, err
+		}
+		held, lockErr := lockHeld(lockPath(c.home))
+		if lockErr != nil {
+			return nil, err
+		}
+		if !held {
+			return nil, errNotRunning
+		}
+		select {
+		case <-time.After(poll):
+			c.conn.ResetConnectBackoff() // a connection that failed would wait before it tries again
+		case <-ctx.Done():
+			return nil, err
+		}
 	}
 }
 
@@ -202,7 +233,7 @@ func (c *cli) checkConfigured() error {
 	if err != nil || c.file == "" || noted == c.file {
 		return err
 	}
-	return exitError{exitAlreadyRunning, fmt.Errorf("a daemon of this home runs already, with %s",
+	return exitError{exitAlreadyRunning, fmt.Errorf("a daemon already runs for this home, with %s",
 		cmp.Or(noted, "the configuration in its home"))}
 }
 
@@ -276,8 +307,7 @@ func sameFile(one, other string) bool {
 func openStderr(path string) (out *os.File, begin int64, err error) {
 	there, err := os.Lstat(path)
 	if err == nil && !there.Mode().IsRegular() {
-		return nil, 0, errorf(codeFailedPrecondition, "%s is in the way: it is no regular file", path).
-			hint("move it away")
+		return nil, 0, exitf(exitConfig, "%s %w; move it away", path, errNotRegular)
 	}
 	out, err = os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -340,17 +370,22 @@ func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd, begin int64) err
 		select {
 		case <-ended:
 			code := daemon.ProcessState.ExitCode()
+			if code == 0 {
+				return errorf(codeFailedPrecondition, "the daemon started, and was stopped again at once").
+					hint("start it again with: honeydew start")
+			}
 			if code != exitAlreadyRunning {
 				return c.startFailed(code, begin)
 			}
 			// Another one was quicker, or was there before and is not found.
 			_, err := c.config()
 			if err != nil {
-				return exitError{exitAlreadyRunning, fmt.Errorf("a daemon of this home runs already, with another configuration: %w", err)}
+				return exitError{exitAlreadyRunning,
+					fmt.Errorf("a daemon already runs for this home, with another configuration: %w", err)}
 			}
 		case <-ctx.Done():
 			return errorf(codeInternal, "the daemon has not become ready within %s", startPatience).
-				hint("it may go on starting; see: honeydew logs")
+				hint("it may still be starting; see: honeydew logs")
 		case <-time.After(poll):
 			c.conn.ResetConnectBackoff() // a connection that failed would wait before it tries again
 			out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
@@ -395,11 +430,11 @@ func awaitEnd(ctx context.Context, database string) error {
 
 func (c *cli) stopVerb(f *flag.FlagSet) action {
 	in := &daemonpb.ShutdownRequest{}
-	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they are taken up again at the next start")
+	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they run again after the next start")
 	return func(ctx context.Context, _ []string) error {
 		cfg, _ := c.config() // else the defaults: what is wrong with it keeps nobody from stopping
 		database := cfg.Storage.DatabasePath
-		if _, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err != nil {
+		if _, err := c.awaitAnswer(ctx); err != nil {
 			return c.stopFailed(err)
 		}
 		// $HONEYDEW_SOCKET may lead to the daemon of another home. One whose database fails does not say.
@@ -421,8 +456,8 @@ func (c *cli) stopVerb(f *flag.FlagSet) action {
 // stopFailed is err, but for a daemon that is not running: that is what was asked for.
 func (c *cli) stopFailed(err error) error {
 	exit, text, _ := c.explain(err)
-	held, lockErr := lockHeld(lockPath(c.home)) // $HONEYDEW_SOCKET may lead elsewhere
-	if exit != exitNotRunning || held || lockErr != nil {
+	held, lockErr := lockHeld(lockPath(c.home))
+	if exit != exitNotRunning || lockErr != nil || held && c.otherSocket() != "" {
 		return err
 	}
 	c.note("honeydew: %s", text)
@@ -432,10 +467,11 @@ func (c *cli) stopFailed(err error) error {
 func (c *cli) logsVerb(f *flag.FlagSet) action {
 	follow := f.Bool("f", false, "go on with new lines, across rotation")
 	f.BoolVar(follow, "follow", false, "the same as -f")
-	last := f.Int("n", 50, "begin with the last `N` lines; 0: all of the present file")
-	f.IntVar(last, "tail", 50, "the same as -n `N`")
+	wanted := logFilter{last: 50}
+	setLast := func(n int32) { wanted.last = int(n) }
+	number(f, "n", 0, "begin with the last `N` lines (50 if not given); 0: all of the present file", setLast)
+	number(f, "tail", 0, "the same as -n `N`", setLast)
 	return func(ctx context.Context, args []string) error {
-		wanted := logFilter{last: *last}
 		if len(args) > 0 {
 			wanted.job = args[0]
 		}
@@ -450,7 +486,13 @@ func (c *cli) logsVerb(f *flag.FlagSet) action {
 		if *follow {
 			return c.followLog(ctx, file, wanted)
 		}
-		return c.printLog(file, wanted)
+		printed, err := c.printLog(file, wanted)
+		if err == nil && printed == 0 && wanted.job != "" {
+			return errorf(codeNotFound, "%s says nothing of a job %s", cfg.Logging.File, quoted(wanted.job)).
+				hint("older lines are in the files beside it; see the job itself with: honeydew job show %s",
+					shellQuoted(wanted.job))
+		}
+		return err
 	}
 }
 
@@ -485,7 +527,7 @@ func (c *cli) followLog(ctx context.Context, file *os.File, wanted logFilter) er
 		if err := rewindTruncated(file); err != nil {
 			return err
 		}
-		if err := c.printLog(file, wanted); err != nil {
+		if _, err := c.printLog(file, wanted); err != nil {
 			return err
 		}
 		wanted.last = 0
@@ -531,14 +573,16 @@ func rewindTruncated(file *os.File) error {
 	return err
 }
 
-// printLog prints the whole lines that follow, those that are wanted, and leaves one that is still written for later.
-func (c *cli) printLog(file *os.File, wanted logFilter) error {
+// printLog prints the whole lines that follow, those that are wanted, and counts them. One that is still written is
+// left for later.
+func (c *cli) printLog(file *os.File, wanted logFilter) (printed int, err error) {
 	text, err := io.ReadAll(file)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	whole := text[:bytes.LastIndexByte(text, '\n')+1]
-	for _, line := range wanted.of(whole) {
+	lines := wanted.of(whole)
+	for _, line := range lines {
 		if c.json {
 			_, _ = c.out.Write(line) // the flush tells
 		} else {
@@ -546,5 +590,5 @@ func (c *cli) printLog(file *os.File, wanted logFilter) error {
 		}
 	}
 	_, err = file.Seek(int64(len(whole)-len(text)), io.SeekCurrent)
-	return errors.Join(err, c.out.Flush())
+	return len(lines), errors.Join(err, c.out.Flush())
 }

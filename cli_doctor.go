@@ -15,7 +15,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -75,9 +74,13 @@ func (all *findings) add(check, good string, err error, fix string) {
 		Message: good,
 	}
 	if err != nil {
+		e, _ := asError(err)
 		f.OK = false
-		f.Message = errorText(err)
-		f.Fix = fix
+		f.Message = neutral(e.Message)
+		f.Fix = cmp.Or(neutral(e.Hint), fix)
+	}
+	if outOfFiles(err) {
+		f.Fix = "raise the limit of open files, for example with: ulimit -n 1024"
 	}
 	*all = append(*all, f)
 }
@@ -115,14 +118,14 @@ func (c *cli) examine(ctx context.Context) findings {
 		"configuration",
 		cmp.Or(cfg.File, "none; the defaults hold"),
 		err,
-		"mend that line of config.yaml",
+		"mend the file, or make it readable",
 	)
 	err = checkHome(c.home)
 	all.add(
 		"home",
 		c.home+" is yours alone",
 		err,
-		"run: honeydew start, or chmod 700 "+c.home,
+		"make it with: honeydew start",
 	)
 	if err != nil {
 		return all
@@ -133,29 +136,26 @@ func (c *cli) examine(ctx context.Context) findings {
 		"lock",
 		"daemon.lock can be used",
 		err,
-		"make "+lockPath(c.home)+" readable",
+		fmt.Sprintf("make %s readable, or move it away", lockPath(c.home)),
 	)
-	if held || err != nil {
+	if held {
 		c.examineDaemon(ctx, &all)
+	}
+	if held || err != nil {
 		return all
 	}
-	all.add(
-		"database",
-		"its header is sound",
-		exceptAbsent(inspectDatabase(cfg.Storage.DatabasePath)),
-		"restore a backup, or move the file away and start anew",
-	)
+	c.examineDatabase(&all, cfg)
 	dead := "not running"
-	line, when := lastWords(c.stderrPath())
+	fix := "start it with: honeydew start"
+	line := c.lastWords()
 	if line != "" {
-		dead += fmt.Sprintf("; what it last said, at %s: %s", when.Format(zonedTime), line)
+		dead += "; the last one said: " + line
+		fix = "see to that first; then: honeydew start"
 	}
-	all.add(
-		"daemon",
-		"",
-		errors.New(dead),
-		"start it with: honeydew start",
-	)
+	if slices.ContainsFunc(all, func(f finding) bool { return !f.OK }) {
+		fix = "mend what is said above first; then: honeydew start"
+	}
+	all.add("daemon", "", errors.New(dead), fix)
 	return all
 }
 
@@ -165,9 +165,9 @@ func (c *cli) examineFiles(all *findings, cfg *Config) {
 	_, err := readSecret(key, keyFileBytes)
 	all.add(
 		"key",
-		"nobody else can read it",
+		unlessAbsent(key, "nobody else can read it"),
 		exceptAbsent(err),
-		"run: chmod 600 "+key,
+		ownFix(key),
 	)
 	passphrase := cfg.Auth.PassphraseFile
 	if passphrase != "" {
@@ -176,15 +176,15 @@ func (c *cli) examineFiles(all *findings, cfg *Config) {
 			"passphrase",
 			"the passphrase file can be read",
 			err,
-			"create "+passphrase+" with mode 600",
+			ownFix(passphrase),
 		)
 	}
 	socket := cfg.Daemon.SocketPath
 	all.add(
 		"socket path",
 		socket,
-		checkSocketPath(socket),
-		"set daemon.socket_path to a shorter path",
+		cmp.Or(checkSocketPath(socket), checkSocketFree(socket)),
+		"move it away",
 	)
 	dirs := []string{filepath.Dir(cfg.Storage.DatabasePath), filepath.Dir(cfg.Logging.File)}
 	for _, dir := range slices.Compact(dirs) {
@@ -192,9 +192,46 @@ func (c *cli) examineFiles(all *findings, cfg *Config) {
 			"disk",
 			dir+" can be written to",
 			tryWrite(dir),
-			"make room, or make the directory writable",
+			"make room, or a folder that you may write to: mkdir -p "+shellQuoted(dir),
 		)
 	}
+}
+
+// unlessAbsent is good, unless there is nothing at path yet.
+func unlessAbsent(path, good string) string {
+	if exists(path) {
+		return good
+	}
+	return "none yet; the first start makes it"
+}
+
+// ownFix is how the file at path becomes one that only its user can read.
+func ownFix(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "make the file, or take it out of the configuration"
+	}
+	uid, known := ownerOf(info)
+	if known && uid != os.Getuid() {
+		return fmt.Sprintf("run: sudo chown %d %s", os.Getuid(), shellQuoted(path))
+	}
+	return "run: chmod 600 " + shellQuoted(path)
+}
+
+// examineDatabase looks at the database that no daemon has open.
+func (c *cli) examineDatabase(all *findings, cfg *Config) {
+	path := cfg.Storage.DatabasePath
+	lost := lostDatabase(cfg)
+	err := refusedDatabase(path, exceptAbsent(inspectDatabase(path)))
+	if lost != "" {
+		err = errors.New("it was here, and is gone")
+	}
+	all.add(
+		"database",
+		unlessAbsent(path, "its header is sound"),
+		err,
+		cmp.Or(lost, "make it readable and writable for you"),
+	)
 }
 
 // examineDaemon asks the daemon that runs.
@@ -223,36 +260,35 @@ func (c *cli) examineDaemon(ctx context.Context, all *findings) {
 		faultIf(len(s.Problems) > 0, "%s", strings.Join(s.Problems, "; ")),
 		"see: honeydew logs",
 	)
+	login, fix, _ := strings.Cut(loginState(s.Authenticated, s.NeedsReauth), "; ")
 	all.add(
 		"login",
-		"logged in to "+s.Environment,
-		faultIf(!s.Authenticated, "not logged in to %s", s.Environment),
-		"log in with: honeydew login",
+		s.Environment+": "+login,
+		faultIf(!s.Authenticated, "%s: %s", s.Environment, login),
+		fix,
 	)
-	stands := faultIf(s.HeldUntil != "", "the API asked to wait until %s", localTime(s.HeldUntil))
-	if s.QueuePaused {
-		stands = errors.New("the queue is paused")
+	stands := "jobs may run"
+	if s.HeldUntil != "" {
+		stands = fmt.Sprintf("the API asked to wait until %s; to go on at once: honeydew queue resume --now",
+			localTime(s.HeldUntil))
 	}
 	all.add(
 		"queue",
-		"jobs may run",
 		stands,
-		"resume it with: honeydew queue resume; "+
-			"where the API asked to wait, it goes on by itself, or with: honeydew queue resume --now",
+		faultIf(s.QueuePaused, "the queue is paused"),
+		"resume it with: honeydew queue resume",
 	)
 }
 
-// lastWords are the line in the file at path that says best why the last daemon in the background ended: its own last
-// sentence, or where the stack of its crash begins.
-func lastWords(path string) (line string, when time.Time) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return "", when
+// lastWords is the line that says best why the last daemon in the background ended: its own last sentence, or where the
+// stack of its crash begins. A start that came further has noted that in the lock, and older words are no news.
+func (c *cli) lastWords() (line string) {
+	said, err := os.Stat(c.stderrPath())
+	began, lockErr := os.Stat(lockPath(c.home))
+	if err != nil || lockErr == nil && said.ModTime().Before(began.ModTime()) {
+		return ""
 	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", when
-	}
+	text, _ := os.ReadFile(c.stderrPath()) // else no words
 	for one := range strings.Lines(string(text)) {
 		for _, first := range []string{"honeydew: ", "panic: ", "fatal error: "} {
 			if strings.HasPrefix(one, first) {
@@ -260,7 +296,7 @@ func lastWords(path string) (line string, when time.Time) {
 			}
 		}
 	}
-	return line, info.ModTime()
+	return line
 }
 
 // tryWrite writes and removes a small file, which also finds a full disk.
@@ -354,11 +390,6 @@ func systemdEscape(text string) string {
 
 func xmlEscape(text string) string {
 	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(text)
-}
-
-// shellQuoted is text as one word of a shell.
-func shellQuoted(text string) string {
-	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
 func (c *cli) serviceInstallVerb(f *flag.FlagSet) action {

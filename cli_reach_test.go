@@ -50,7 +50,7 @@ func TestWhetherADaemonRunsIsWhatItsLockSays(t *testing.T) {
 		stderr, hint   string
 	}{
 		{"nothing there", false, false, "ping", exitNotRunning, "the daemon is not running", "honeydew start"},
-		{"locked, no socket", true, false, "ping", exitFailed, "the daemon runs (pid 4711) but does not answer: busy or stopped", "kill -CONT 4711"},
+		{"locked, no socket", true, false, "ping", exitFailed, "the daemon (pid 4711) is only starting, or is stopping", "try again"},
 		{"locked, silent", true, true, "ping", exitFailed, "the daemon runs (pid 4711) but does not answer: busy or stopped", "kill -CONT 4711"},
 		{"locked, silent, status", true, true, "status", exitFailed, "the daemon runs (pid 4711)", "kill -CONT 4711"},
 		{"locked, silent, stop", true, true, "stop", exitFailed, "the daemon runs (pid 4711)", "kill -CONT 4711"},
@@ -77,6 +77,35 @@ func TestWhetherADaemonRunsIsWhatItsLockSays(t *testing.T) {
 	}
 }
 
+func TestWhatIsInTheSocketsPlaceIsNamed(t *testing.T) {
+	home := shortDir(t)
+	path := putFile(t, home, "daemon.sock", "mine")
+	holdLock(t, lockPath(home))
+	for _, verb := range []string{"ping", "stop", "start"} {
+		got := testProcess(t, home, verb).run(t.Context(), t)
+		if got.code != exitFailed || !strings.Contains(got.stderr, path+" is in the way: it is not a socket; move it away") {
+			t.Errorf("%s: exit %d: %s", verb, got.code, got.stderr)
+		}
+	}
+}
+
+func TestStopWaitsForADaemonThatHasNoSocket(t *testing.T) {
+	home := shortDir(t)
+	held, err := takeLock(lockPath(home))
+	if err != nil {
+		t.Fatal(err)
+	}
+	released := make(chan error, 1)
+	time.AfterFunc(endPatience+poll, func() { released <- held.release() })
+	got := testProcess(t, home, "stop").run(t.Context(), t)
+	if got.code != 0 || !strings.Contains(got.stderr, "the daemon is not running") {
+		t.Errorf("exit %d: %s", got.code, got.stderr)
+	}
+	if err := <-released; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAnotherSocketIsNotWhatTheLockSpeaksOf(t *testing.T) {
 	home := shortDir(t)
 	holdLock(t, lockPath(home))
@@ -85,7 +114,7 @@ func TestAnotherSocketIsNotWhatTheLockSpeaksOf(t *testing.T) {
 	for socket, want := range map[string]cliRun{
 		nowhere:                            {code: exitNotRunning, stderr: "nobody listens at " + nowhere + ", which $HONEYDEW_SOCKET names"},
 		silent:                             {code: exitFailed, stderr: "does not answer"},
-		filepath.Join(home, "daemon.sock"): {code: exitFailed, stderr: "the daemon runs"},
+		filepath.Join(home, "daemon.sock"): {code: exitFailed, stderr: "is only starting, or is stopping"},
 	} {
 		p := testProcess(t, home, "ping")
 		inner := p.getenv

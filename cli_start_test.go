@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestADaemonInTheBackgroundInheritsNothing(t *testing.T) {
@@ -129,9 +130,20 @@ func TestTheLastWordsOfADaemon(t *testing.T) {
 		"honeydew: old\npanic: new\n\ngoroutine 1 [running]:\nmain.main()\n": "panic: new",
 		"something else\n": "",
 	} {
-		path := putFile(t, t.TempDir(), "daemon.stderr", text)
-		if got, _ := lastWords(path); got != want {
+		c, _ := testCLI(t, 0)
+		c.home = t.TempDir()
+		path := putFile(t, c.home, "daemon.stderr", text)
+		if got := c.lastWords(); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+		// A start that came as far as the lock has left them behind.
+		putFile(t, c.home, "daemon.lock", "")
+		hourAgo := time.Now().Add(-time.Hour)
+		if err := os.Chtimes(path, hourAgo, hourAgo); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.lastWords(); got != "" {
+			t.Errorf("of an earlier run: %q", got)
 		}
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -75,7 +76,8 @@ type Daemon struct {
 	lock         *lockFile // of the home
 	dbLock       *lockFile // of the database
 	server       *grpc.Server
-	socket       *ourSocket // watchFiles may make a new one
+	socket       *ourSocket            // watchFiles may make a new one
+	socketFault  atomic.Pointer[error] // why it cannot; nil: it need not
 	background   sync.WaitGroup
 	failed       chan error         // by a server that ended by itself
 	undo         []func() error     // what the stop does, last first
@@ -139,6 +141,9 @@ func (d *Daemon) tellManager(state string) {
 // judge is the exit that a failure of the database leads to. Damage is believed only at a second look, by a connection
 // of its own: one read that failed may have been the disk's fault, and a service manager starts us again.
 func (d *Daemon) judge(err error) error {
+	if indexLost(err) {
+		return exitError{exitAgain, storageError(err)}
+	}
 	switch primaryCode(err) {
 	case 0: // not SQLite's words, but our own
 		return exitError{exitStorage, err}
@@ -193,7 +198,7 @@ func (d *Daemon) checkProcess() error {
 
 func (d *Daemon) readConfig() error {
 	if err := prepareHome(d.Home); err != nil {
-		return exitf(exitConfig, "home: %w", err)
+		return exitError{exitConfig, err}
 	}
 	cfg, err := loadConfig(d.Home, d.ConfigFile, d.UserHome)
 	if err != nil {
@@ -274,7 +279,8 @@ func (d *Daemon) writePID() error {
 func (d *Daemon) openDatabase() error {
 	path, err := realPath(d.cfg.Storage.DatabasePath)
 	if err != nil {
-		return exitf(exitStorage, "storage.database_path %s: %w", d.cfg.Storage.DatabasePath, err)
+		why := fmt.Errorf("%s: %w", d.cfg.Storage.DatabasePath, cmp.Or(errors.Unwrap(err), err))
+		return exitError{exitStorage, d.cfg.fault("storage.database_path", why)}
 	}
 	held := exitf(exitStorage, "the database %s is in use by the daemon of another home", path)
 	d.dbLock, err = d.hold("database lock", path+".lock", held)
@@ -294,10 +300,25 @@ func (d *Daemon) openDatabase() error {
 	}
 	d.store, err = openStore(path, d.cfg.Storage.Synchronous, d.cfg.API.GraphQLEndpoint)
 	if err != nil {
-		return d.judge(err)
+		return d.judge(refusedDatabase(path, err))
 	}
 	d.later(d.store.Close)
 	return nil
+}
+
+// refusedDatabase adds what to do to the refusal of the file at path, and to a disk that has no room for it. Other
+// failures of the system and of SQLite stay as they are.
+func refusedDatabase(path string, err error) error {
+	if primaryCode(err) == sqliteFull {
+		return errorf(codeStorageFull, "the disk is full: %w", err).hint("free some space; then: honeydew start")
+	}
+	_, ofSystem := errors.AsType[*fs.PathError](err)
+	if err == nil || ofSystem || primaryCode(err) != 0 {
+		return err
+	}
+	name := shellQuoted(path)
+	return errorf(codeStorageFailed, "%w", err).
+		hint("put a backup in its place, or begin anew: mv %s %s.old && honeydew start", name, name)
 }
 
 // build makes the parts between the database and the socket.
@@ -457,25 +478,28 @@ func (d *Daemon) watchFiles(ctx context.Context) {
 		if err := d.store.SettleEpoch(d.dbLock.note); err != nil {
 			d.log.Error("the database's epoch cannot be settled", "error", err.Error())
 		}
-		if err := d.restoreSocket(); err != nil {
-			d.log.Error("the socket was removed and cannot be made again", "error", err.Error())
-		}
+		d.restoreSocket()
 	}
 }
 
-// restoreSocket makes the socket again if nothing is at its path.
-func (d *Daemon) restoreSocket() error {
-	if exists(d.socket.path) {
-		return nil
+// restoreSocket makes the socket again if it is not at its path any more. What is there instead stays, and is named
+// once.
+func (d *Daemon) restoreSocket() {
+	if unmoved(d.socket.path, d.socket.info) == nil {
+		d.socketFault.Store(nil)
+		return
 	}
 	socket, err := listenSocket(d.socket.path)
 	if err != nil {
-		return err
+		if d.socketFault.Swap(&err) == nil {
+			d.log.Error("the socket was removed and cannot be made again", "error", err.Error())
+		}
+		return
 	}
 	d.socket = socket
+	d.socketFault.Store(nil)
 	d.serve(socket)
 	d.log.Warn("the socket was removed; it was made again", "socket", socket.path)
-	return nil
 }
 
 // shutdown ends the daemon; with force no job is waited for.
@@ -642,6 +666,10 @@ func (d *Daemon) problems() (all []string) {
 	failing := d.queue.State("").Failing
 	if failing > 0 {
 		all = append(all, fmt.Sprintf("database: %d results wait to be stored, and no job is started", failing))
+	}
+	atSocket := d.socketFault.Load()
+	if atSocket != nil {
+		all = append(all, "socket: "+(*atSocket).Error())
 	}
 	inLog := d.logFile.Problem()
 	if inLog != "" {

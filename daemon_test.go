@@ -308,7 +308,7 @@ func TestStartThatCannotSucceedSaysWhyAndEnds(t *testing.T) {
 		{"long socket path", "daemon:\n  socket_path: /tmp/" + strings.Repeat("s", 110) + "\n", nil, exitConfig, "at most 107"},
 		{"garbage for a database", "", func(r *daemonRig) { putFile(r, r.home, "daemon.db", garbage) }, exitStorage, "not a honeydew database"},
 		{"empty database", "", func(r *daemonRig) { putFile(r, r.home, "daemon.db", "") }, exitStorage, "damaged"},
-		{"database in a missing directory", "storage:\n  database_path: nowhere/daemon.db\n", nil, exitStorage, "daemon.db"},
+		{"database in a missing directory", "storage:\n  database_path: nowhere/daemon.db\n", nil, exitStorage, "/nowhere/daemon.db: no such file"},
 		{"key that others can read", "", func(r *daemonRig) {
 			putFile(r, r.home, "key", strings.Repeat("k", 64))
 			if err := os.Chmod(filepath.Join(r.home, "key"), 0o644); err != nil {
@@ -585,6 +585,79 @@ func TestRemovedSocketIsMadeAgain(t *testing.T) {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the socket is left behind: %v", err)
 	}
+}
+
+// What takes the socket's place stays as it is, is named, and is outlived.
+func TestWhatTakesTheSocketsPlaceIsNamed(t *testing.T) {
+	r := newDaemonRig(t, "")
+	r.start()
+	path := filepath.Join(r.home, "daemon.sock")
+	await := func(what string, done func() bool) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal(what)
+			}
+		}
+	}
+	problems := func() string {
+		s, err := r.GetStatus(t.Context(), &daemonpb.GetStatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(s.Problems, "; ")
+	}
+	problems() // makes the connection, which stays
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	putFile(t, r.home, "daemon.sock", "mine")
+	await("it is not named", func() bool { return strings.Contains(problems(), path+" is in the way: it is not a socket") })
+	if got := string(mustRead(t, path)); got != "mine" {
+		t.Errorf("the file is now %q", got)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	await("no socket was made", func() bool { return problems() == "" })
+	stale := filepath.Join(r.home, "daemon.stale")
+	silent, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent.SetUnlinkOnClose(false)
+	silent.Close()
+	if err := os.Rename(stale, path); err != nil {
+		t.Fatal(err)
+	}
+	await("nobody listens", func() bool {
+		c, err := net.Dial("unix", path)
+		return err == nil && c.Close() == nil
+	})
+	r.stop()
+}
+
+// The index of the log is no more than that: cut short, it costs a start, and nothing that was acked.
+func TestIndexCutShortCostsAStart(t *testing.T) {
+	r := newDaemonRig(t, "")
+	r.start()
+	out, err := r.SubmitJob(t.Context(), commits(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(r.home, "daemon.db-shm"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if late, err := r.SubmitJob(t.Context(), commits(t)); err == nil {
+		t.Errorf("job %s was acked", late.JobId)
+	}
+	wantExit(t, r.end(10*time.Second), exitAgain, "cut short") // which a service manager starts again
+	r.notified()
+	r.start()
+	if _, err := r.GetJobStatus(t.Context(), &daemonpb.GetJobStatusRequest{JobId: out.JobId}); err != nil {
+		t.Errorf("the acked job: %v", err)
+	}
+	r.stop()
 }
 
 // A log of another database is never applied: not to a copy put in its place, not to a new database.
@@ -870,6 +943,27 @@ func TestProblemsNameWhatIsDegraded(t *testing.T) {
 	}
 	r.q.failing = 0
 	free()
+}
+
+func TestWhatToDoAboutADatabaseThatIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "daemon.db")
+	foreign := inspectDatabase(putFile(t, t.TempDir(), "daemon.db", "mine"))
+	_, absent := os.Open(path)
+	for want, err := range map[string]error{
+		"begin anew: mv " + shellQuoted(path): foreign,
+		"":                                    absent,
+	} {
+		told := ""
+		if e, ok := errors.AsType[*Error](refusedDatabase(path, err)); ok {
+			told = e.Hint
+		}
+		if !strings.Contains(told, want) || (want == "") != (told == "") {
+			t.Errorf("%v: hint %q, want %q", err, told, want)
+		}
+	}
+	if err := refusedDatabase(path, nil); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestFilesOfAnotherUserAreRefused(t *testing.T) {

@@ -124,7 +124,7 @@ func lockPath(home string) string { return filepath.Join(home, "daemon.lock") }
 func openRegular(path string, flag int) (*os.File, error) {
 	f, err := os.OpenFile(path, flag|nonBlock, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, notOpened(path, err)
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -134,6 +134,15 @@ func openRegular(path string, flag int) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("%s %w", path, errNotRegular), f.Close())
 	}
 	return f, nil
+}
+
+// notOpened is err, the failure to open path, or what is there: a link that leads nowhere.
+func notOpened(path string, err error) error {
+	target, notLink := os.Readlink(path)
+	if notLink == nil && errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is a link to %s, which does not exist", path, target)
+	}
+	return err
 }
 
 var errNotRegular = errors.New("is not a regular file")
@@ -232,7 +241,8 @@ func realPath(path string) (string, error) {
 // holds other things, and nothing of honeydew's, was named by mistake and stays as it is.
 func prepareHome(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+		return errorf(codeFailedPrecondition, "the home cannot be made: %w", err).
+			hint("let HONEYDEW_HOME name a folder that you may write to")
 	}
 	err := checkHome(dir)
 	if errors.Is(err, errOpenHome) {
@@ -247,12 +257,17 @@ var errOpenHome = errors.New("is open to others")
 // checkHome looks at the home without changing it.
 func checkHome(dir string) error {
 	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no folder %s yet", dir)
+	}
 	if err != nil {
 		return err
 	}
 	uid, known := ownerOf(info)
 	if known && uid != os.Getuid() {
-		return fmt.Errorf("%s belongs to uid %d, not to you (uid %d)", dir, uid, os.Getuid())
+		return errorf(codeFailedPrecondition, "%s belongs to uid %d, not to you (uid %d)", dir, uid, os.Getuid()).
+			hint("take it back with: sudo chown -R %d %s, or let HONEYDEW_HOME name another folder",
+				os.Getuid(), shellQuoted(dir))
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -263,11 +278,18 @@ func checkHome(dir string) error {
 		return name == "config.yaml" || name == "key" || strings.HasPrefix(name, "daemon.")
 	}
 	if len(entries) > 0 && !slices.ContainsFunc(entries, ours) {
-		return fmt.Errorf("%s holds other things and no file of honeydew's; name an empty or a new folder", dir)
+		return errorf(codeFailedPrecondition, "%s holds other things and no file of honeydew's", dir).
+			hint("let HONEYDEW_HOME name an empty or a new folder")
 	}
 	mode := info.Mode().Perm()
 	if mode&0o077 != 0 && runtime.GOOS != "windows" {
-		return fmt.Errorf("%s %w (mode %04o)", dir, errOpenHome, mode)
+		return errorf(codeFailedPrecondition, "%s %w (mode %04o)", dir, errOpenHome, mode).
+			hint("run: chmod 700 %s", shellQuoted(dir))
 	}
 	return nil
+}
+
+// shellQuoted is text as one word of a shell.
+func shellQuoted(text string) string {
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }

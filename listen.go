@@ -49,12 +49,8 @@ func listenSocket(path string) (*ourSocket, error) {
 
 // removeStaleSocket removes what an ended daemon left at path. A socket that answers belongs to another home's daemon.
 func removeStaleSocket(path string) error {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return exceptAbsent(err)
-	}
-	if info.Mode().Type()&fs.ModeSocket == 0 && runtime.GOOS != "windows" {
-		return fmt.Errorf("%s is in the way: it is not a socket", path)
+	if err := checkSocketFree(path); err != nil || !exists(path) {
+		return err
 	}
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err != nil {
@@ -62,6 +58,18 @@ func removeStaleSocket(path string) error {
 	}
 	inUse := fmt.Errorf("%s is in use by another daemon; set daemon.socket_path to another path", path)
 	return errors.Join(inUse, c.Close())
+}
+
+// checkSocketFree says what lies where the socket belongs, if that is something else.
+func checkSocketFree(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return exceptAbsent(err)
+	}
+	if info.Mode().Type()&fs.ModeSocket == 0 && runtime.GOOS != "windows" {
+		return fmt.Errorf("%s is in the way: it is not a socket; move it away", path)
+	}
+	return nil
 }
 
 // checkSocketPath refuses what the system's socket addresses cannot hold.

@@ -222,11 +222,11 @@ func (s *Store) Fatal() <-chan error {
 	return s.fatal
 }
 
-// failure turns what the database said into an error for clients; nil stays nil. Damage, met by a write or a read, ends
-// the daemon.
+// failure turns what the database said into an error for clients; nil stays nil. Damage and a lost index, met by a
+// write or a read, end the daemon.
 func (s *Store) failure(err error) error {
 	code := primaryCode(err)
-	if code == sqliteCorrupt || code == sqliteNotADB {
+	if code == sqliteCorrupt || code == sqliteNotADB || indexLost(err) {
 		s.endDaemon(err)
 	}
 	return storageError(err)

@@ -37,6 +37,8 @@ const (
 	sqliteCantOpen = 14
 	sqliteNotADB   = 26
 
+	sqliteInPage = sqliteIOErr | 34<<8 // an extended one: the -shm file was cut short under its mapping
+
 	epochKey = "epoch" // the row of the config table that says which life of the database this is
 	noEpoch  = "none"
 )
@@ -122,7 +124,8 @@ func hasLog(path string) bool {
 // checkVersion refuses a database of a release to come: what this one would write into it, nobody knows.
 func checkVersion(version int64) error {
 	if version > schemaVersion {
-		return fmt.Errorf("made by a newer honeydew: its version is %d, this program knows %d", version, schemaVersion)
+		return fmt.Errorf("made by a newer honeydew (its version is %d, this program knows %d); use that one",
+			version, schemaVersion)
 	}
 	return nil
 }
@@ -333,11 +336,22 @@ func primaryCode(err error) int {
 	return e.Code() & 0xff
 }
 
+// indexLost reports whether err says that the -shm file was cut short. It is an index of the log: while it is open no
+// write can succeed, and the next one to open the database makes it anew.
+func indexLost(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && e.Code() == sqliteInPage
+}
+
 // storageError turns an error of the database into one for clients, with what to do about it. An *Error passes through,
 // and nil stays nil.
 func storageError(err error) error {
 	if err == nil || isRefusal(err) {
 		return err
+	}
+	if indexLost(err) {
+		return errorf(codeStorageFailed, "daemon.db-shm was cut short by another program, so the daemon ends: %w", err).
+			hint("nothing is lost; start it again with: honeydew start")
 	}
 	switch primaryCode(err) {
 	case sqliteFull:
