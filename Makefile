@@ -8,7 +8,7 @@ export GOFLAGS = -trimpath -tags=grpcnotrace
 # The tools are pinned with all that they are made of: tools/go.mod, and the sums of its go.sum.
 TOOL = go tool -modfile=$(CURDIR)/tools/go.mod
 
-.PHONY: build proto graphql test race e2e demo sandbox lint vulns cover examples emulated audit picture dist fuzz bench clean
+.PHONY: build proto graphql test race e2e demo sandbox lint vulns cover examples emulated audit picture dist verify fuzz bench clean
 
 build: ## bin/honeydew, and bin/daemon, the same binary under the name that makes it the daemon
 	go build -ldflags '$(LDFLAGS)' -o bin/honeydew .
@@ -75,8 +75,11 @@ picture: build ## session.svg for the README, from a real session
 	go build -C sandbox -o ../bin/sandbox .
 	scripts/picture.sh
 
-dist: ## archives of every platform, reproducible
-	VERSION=$(VERSION) LDFLAGS='$(LDFLAGS)' scripts/dist.sh
+dist: ## archives of every platform, reproducible; TARGETS='linux/arm64 ...' for some, SIGN_KEY=FILE to sign their sums
+	VERSION=$(VERSION) LDFLAGS='$(LDFLAGS)' TARGETS='$(TARGETS)' SIGN_KEY='$(SIGN_KEY)' scripts/dist.sh
+
+verify: ## make ARCHIVE=FILE again from the commit that it names, and compare
+	scripts/verify.sh '$(ARCHIVE)'
 
 fuzz: ## every fuzz target, FUZZTIME each
 	for t in $$(go test -list '^Fuzz' . | grep ^Fuzz); do go test -run '^$$' -fuzz "^$$t$$" -fuzztime $${FUZZTIME:-30s} . || exit 1; done
