@@ -65,8 +65,9 @@ examples: build ## the example clients, against the sandbox
 	examples/run.sh
 
 emulated: ## the main path on other processors; needs qemu-user-static and binfmt
-	for arch in arm64 arm 386 riscv64; do GOARM=6 GOARCH=$$arch go build -ldflags '$(LDFLAGS)' -o bin/honeydew-$$arch . && \
-	  HONEYDEW_BIN=$(CURDIR)/bin/honeydew-$$arch go test -C sandbox -count=1 -run 'TestScripts/(start|login|provider|jobs|kill)$$' . || exit 1; done
+	for arch in arm64 arm 386 riscv64; do GOARM=6 GOARCH=$$arch go build -ldflags '$(LDFLAGS)' -o bin/$$arch/honeydew . && \
+	  ln -sf honeydew bin/$$arch/daemon && bin/$$arch/honeydew version && HONEYDEW_BIN=$(CURDIR)/bin/$$arch/honeydew \
+	  go test -C sandbox -count=1 -run 'TestScripts/(start|login|provider|jobs|kill)$$' . || exit 1; done
 
 audit: ## the figures, the reading order, and every place that touches the outside or a secret
 	scripts/audit.sh
