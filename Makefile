@@ -5,15 +5,17 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 # One setting for all, so that nothing is compiled twice. Without gRPC's tracing the linker drops what only that needs.
 export GOFLAGS = -trimpath -tags=grpcnotrace
+# The tools are pinned with all that they are made of: tools/go.mod, and the sums of its go.sum.
+TOOL = go tool -modfile=$(CURDIR)/tools/go.mod
 
-.PHONY: build proto graphql test race e2e demo sandbox lint cover examples emulated audit picture dist fuzz bench clean
+.PHONY: build proto graphql test race e2e demo sandbox lint vulns cover examples emulated audit picture dist verify fuzz bench clean
 
 build: ## bin/honeydew, and bin/daemon, the same binary under the name that makes it the daemon
 	go build -ldflags '$(LDFLAGS)' -o bin/honeydew .
 	ln -sf honeydew bin/daemon
 
 proto: ## daemonpb/ from daemon.proto
-	go run github.com/bufbuild/buf/cmd/buf@v1.65.0 generate --template daemonpb/buf.gen.yaml
+	$(TOOL) buf generate --template daemonpb/buf.gen.yaml
 
 graphql: ## every file in queries/ against queries/schema.graphql
 	go test -C sandbox -run 'Quer' .
@@ -51,16 +53,21 @@ lint:
 	go vet ./...
 	for target in darwin/arm64 freebsd/amd64 windows/amd64; do GOOS=$${target%/*} GOARCH=$${target#*/} go vet . || exit 1; done
 	for m in sandbox torture examples/go; do go vet -C $$m ./... || exit 1; done
-	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
-	for m in sandbox torture; do (cd $$m && go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...) || exit 1; done
+	$(TOOL) staticcheck ./...
+	for m in sandbox torture; do (cd $$m && $(TOOL) staticcheck ./...) || exit 1; done
+
+vulns: ## known vulnerabilities in what is called; says so where their database cannot be reached
+	go build -modfile=tools/go.mod -o bin/govulncheck golang.org/x/vuln/cmd/govulncheck
+	scripts/vulns.sh
 
 examples: build ## the example clients, against the sandbox
 	go build -C sandbox -o ../bin/sandbox .
 	examples/run.sh
 
 emulated: ## the main path on other processors; needs qemu-user-static and binfmt
-	for arch in arm64 arm 386 riscv64; do GOARCH=$$arch go build -ldflags '$(LDFLAGS)' -o bin/honeydew-$$arch . && \
-	  HONEYDEW_BIN=$(CURDIR)/bin/honeydew-$$arch go test -C sandbox -count=1 -run 'TestScripts/(start|login|provider|jobs|kill)$$' . || exit 1; done
+	for arch in arm64 arm 386 riscv64; do GOARM=6 GOARCH=$$arch go build -ldflags '$(LDFLAGS)' -o bin/$$arch/honeydew . && \
+	  ln -sf honeydew bin/$$arch/daemon && bin/$$arch/honeydew version && HONEYDEW_BIN=$(CURDIR)/bin/$$arch/honeydew \
+	  go test -C sandbox -count=1 -run 'TestScripts/(start|login|provider|jobs|kill)$$' . || exit 1; done
 
 audit: ## the figures, the reading order, and every place that touches the outside or a secret
 	scripts/audit.sh
@@ -69,8 +76,11 @@ picture: build ## session.svg for the README, from a real session
 	go build -C sandbox -o ../bin/sandbox .
 	scripts/picture.sh
 
-dist: ## archives of every platform, reproducible
-	VERSION=$(VERSION) LDFLAGS='$(LDFLAGS)' scripts/dist.sh
+dist: ## archives of every platform, reproducible; TARGETS='linux/arm64 ...' for some, SIGN_KEY=FILE to sign their sums
+	VERSION=$(VERSION) LDFLAGS='$(LDFLAGS)' TARGETS='$(TARGETS)' SIGN_KEY='$(SIGN_KEY)' scripts/dist.sh
+
+verify: ## make ARCHIVE=FILE again from the commit that it names, and compare
+	scripts/verify.sh '$(ARCHIVE)'
 
 fuzz: ## every fuzz target, FUZZTIME each
 	for t in $$(go test -list '^Fuzz' . | grep ^Fuzz); do go test -run '^$$' -fuzz "^$$t$$" -fuzztime $${FUZZTIME:-30s} . || exit 1; done
