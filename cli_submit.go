@@ -419,6 +419,6 @@ func (c *cli) listCommands(ctx context.Context, _ []string) error {
 		})
 	}
 	c.usages(rows)
-	c.note("each takes --help; submit and schedule add write them as: github.commits organization=acme repository=api")
+	c.note("each takes --help; with submit: github.commits organization=acme repository=api")
 	return c.document(out)
 }
