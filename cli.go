@@ -121,7 +121,9 @@ func interruptible(ctx context.Context, read func() ([]byte, error)) ([]byte, er
 }
 
 // usagef is wrong usage: exit code 2.
-func usagef(format string, args ...any) *Error { return errorf(codeInvalidArgument, format, args...) }
+func usagef(format string, args ...any) *Error {
+	return errorf(codeInvalidArgument, format, args...)
+}
 
 // runCLI is the whole program; it returns the exit code.
 func runCLI(ctx context.Context, p process) int {

@@ -138,14 +138,20 @@ func (c *cli) values(ctx context.Context, kind, last string) ([]string, error) {
 			return cmd.Name
 		}), nil
 	case "ID":
-		out, err := c.client.ListJobs(ctx, &daemonpb.ListJobsRequest{Limit: 100})
-		return namesOf(out.GetJobs(), (*daemonpb.JobStatus).GetJobId), err
+		in := &daemonpb.ListJobsRequest{Limit: 100}
+		out, err := c.client.ListJobs(ctx, in)
+		ids := namesOf(out.GetJobs(), (*daemonpb.JobStatus).GetJobId)
+		return ids, err
 	case "schedule":
-		out, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
-		return namesOf(out.GetSchedules(), (*daemonpb.Schedule).GetName), err
+		in := &daemonpb.ListSchedulesRequest{}
+		out, err := c.client.ListSchedules(ctx, in)
+		names := namesOf(out.GetSchedules(), (*daemonpb.Schedule).GetName)
+		return names, err
 	case "env", "environment":
-		out, err := c.client.ListEnvironments(ctx, &daemonpb.ListEnvironmentsRequest{})
-		return namesOf(out.GetEnvironments(), (*daemonpb.Environment).GetName), err
+		in := &daemonpb.ListEnvironmentsRequest{}
+		out, err := c.client.ListEnvironments(ctx, in)
+		names := namesOf(out.GetEnvironments(), (*daemonpb.Environment).GetName)
+		return names, err
 	case "SHELL":
 		return []string{"bash", "zsh", "fish"}, nil
 	case "status":
@@ -157,26 +163,17 @@ func (c *cli) values(ctx context.Context, kind, last string) ([]string, error) {
 			statusCancelled,
 		}, nil
 	case "code":
-		return []string{
-			codeAuthRequired,
-			codeAuthExpired,
-			codeAuthInvalid,
-			codeAuthNetwork,
-			codeNetwork,
-			codeTimeout,
-			codeRateLimited,
-			codeServer,
-			codeAPI,
-			codeBadResponse,
-			codeResultTooLarge,
-			codeOutcomeUnknown,
-			codeInterrupted,
-			codeInternal,
-		}, nil
+		return jobCodes(), nil
 	case "missed":
-		return []string{missedRunOnce, missedSkip}, nil
+		return []string{
+			missedRunOnce,
+			missedSkip,
+		}, nil
 	case "overlap":
-		return []string{overlapSkip, overlapAllow}, nil
+		return []string{
+			overlapSkip,
+			overlapAllow,
+		}, nil
 	}
 	return nil, nil
 }

@@ -253,7 +253,9 @@ func (c *cli) checkSocket() error {
 }
 
 // stderrPath is where a daemon in the background prints, and a crash leaves its stack.
-func (c *cli) stderrPath() string { return filepath.Join(c.home, "daemon.stderr") }
+func (c *cli) stderrPath() string {
+	return filepath.Join(c.home, "daemon.stderr")
+}
 
 // spawn runs this binary, detached. It gets the home, its output and no other descriptor or promise of ours: a lock or
 // pipe that the caller left open would be held for as long as the daemon runs. The number says where in the file of

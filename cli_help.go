@@ -61,7 +61,7 @@ func (c *cli) usages(rows [][]string) {
 		case c.width < max(pad, len(usage))+12:
 			line = usage
 		default:
-			line = cutLine(line, c.width)
+			line = cut(line, c.width)
 		}
 		c.printf("%s", line)
 	}

@@ -128,7 +128,9 @@ func neutral(s string) string {
 }
 
 // table prints rows under their heads, as wide as the terminal.
-func (p *printer) table(rows [][]string) { p.columns("", p.width, rows) }
+func (p *printer) table(rows [][]string) {
+	p.columns(p.width, rows)
+}
 
 // pairs prints neutral names and their values, given in turn. An empty value is left out with its name.
 func (p *printer) pairs(words ...string) {
@@ -145,7 +147,7 @@ func (p *printer) pairs(words ...string) {
 
 // columns prints rows of one length for people, aligned and made printable, the first with the heads of the columns. If
 // width is not 0, a row fits a line of that width.
-func (p *printer) columns(indent string, width int, rows [][]string) {
+func (p *printer) columns(width int, rows [][]string) {
 	var all []column
 	for i, head := range rows[0] {
 		widest := 0
@@ -162,7 +164,7 @@ func (p *printer) columns(indent string, width int, rows [][]string) {
 		all = fit(all, width)
 	}
 	for _, row := range rows {
-		line := indent
+		line := ""
 		for _, c := range all {
 			line += p.painted(rows[0][c.index], fitted(row[c.index], c.width)) + columnGap
 		}
@@ -221,7 +223,9 @@ func localTime(text string) string {
 }
 
 // localDate shows only the day of a timestamp in the user's zone.
-func localDate(text string) string { return formatted(text, time.DateOnly) }
+func localDate(text string) string {
+	return formatted(text, time.DateOnly)
+}
 
 // formatted is a timestamp in the user's zone, "" if the text is none.
 func formatted(text, layout string) string {
@@ -260,7 +264,9 @@ func span(d time.Duration) string {
 }
 
 // seconds shows a number of seconds.
-func seconds(n int64) string { return span(time.Duration(n) * time.Second) }
+func seconds(n int64) string {
+	return span(time.Duration(n) * time.Second)
+}
 
 // bytesText shows a size in its unit.
 func bytesText(n int64) string {

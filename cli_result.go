@@ -189,7 +189,9 @@ func (r *result) rows() [][]string {
 }
 
 // words are a name of the API for people: createdAt is "created at".
-func words(name any) string { return neutral(strings.ReplaceAll(kebab(fmt.Sprint(name)), "-", " ")) }
+func words(name any) string {
+	return neutral(strings.ReplaceAll(kebab(fmt.Sprint(name)), "-", " "))
+}
 
 // members ranges over the members of a valid object, in their order.
 func members(object []byte) iter.Seq2[string, json.RawMessage] {

@@ -88,7 +88,9 @@ func (a *Argument) place() string {
 	return placeOf(a.Name)
 }
 
-func (a *Argument) isList() bool { return strings.HasPrefix(a.Type, "[") }
+func (a *Argument) isList() bool {
+	return strings.HasPrefix(a.Type, "[")
+}
 
 // placeOf is a name of the API or of a flag as the help writes what stands in its place: startDate is START_DATE.
 func placeOf(name string) string {

@@ -88,16 +88,21 @@ func textWidth(text string) int {
 
 // fitted is a text cut, or filled with blanks, to that many columns.
 func fitted(text string, columns int) string {
-	missing := columns - textWidth(text)
-	if missing >= 0 {
-		return text + strings.Repeat(" ", missing)
+	text = cut(text, columns)
+	return text + strings.Repeat(" ", max(0, columns-textWidth(text)))
+}
+
+// cut is a text, or as much of it as fits so many columns.
+func cut(text string, columns int) string {
+	if textWidth(text) <= columns {
+		return text
 	}
 	end := 0
 	left := columns - 1 // for the ellipsis
 	for {
 		size, width := character(text[end:])
 		if width > left {
-			return text[:end] + "…" + strings.Repeat(" ", left)
+			return text[:end] + "…"
 		}
 		end += size
 		left -= width
@@ -125,7 +130,9 @@ func character(text string) (size, width int) {
 	return len(text), width
 }
 
-func isFlagLetter(r rune) bool { return r >= 0x1f1e6 && r <= 0x1f1ff }
+func isFlagLetter(r rune) bool {
+	return r >= 0x1f1e6 && r <= 0x1f1ff
+}
 
 // runeWidth is how many columns a character takes on its own. The scripts of East Asia, their punctuation and emoji
 // take two.

@@ -58,7 +58,7 @@ func (p *progress) say(phase, format string, args ...any) {
 	width := p.width()
 	switch {
 	case width > 0:
-		fmt.Fprint(p.out, eraseLine+cutLine(text, width-3)) // ^C finds room
+		fmt.Fprint(p.out, eraseLine+cut(text, width-3)) // ^C finds room
 		p.said = true
 	case !p.said && time.Since(p.since) >= lasting:
 		fmt.Fprintln(p.out, text)
@@ -71,20 +71,6 @@ func (p *progress) clear() {
 	if p.said && p.width() > 0 {
 		fmt.Fprint(p.out, eraseLine)
 	}
-}
-
-// cutLine is text, or as much of it as surely fits so many columns: what may be wide counts as wide.
-func cutLine(text string, columns int) string {
-	for i, r := range text {
-		columns--
-		if r >= 0x1100 {
-			columns--
-		}
-		if columns < 1 {
-			return text[:i] + "…"
-		}
-	}
-	return text
 }
 
 // watch is what is known of a job that is waited for.

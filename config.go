@@ -255,7 +255,9 @@ func refused(value any, allowed string) error {
 }
 
 // quoted is a value as messages show it: nothing long, nothing that a terminal obeys.
-func quoted(s string) string { return strconv.Quote(cutText(s, 100)) }
+func quoted(s string) string {
+	return strconv.Quote(cutText(s, 100))
+}
 
 // shown is what a message says of a key or value.
 func shown(n *yaml.Node) string {

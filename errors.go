@@ -189,7 +189,9 @@ func formAt(text string, i int, forms []string) int {
 	return 0
 }
 
-func inWord(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }
+func inWord(r rune) bool {
+	return unicode.IsLetter(r) || unicode.IsDigit(r)
+}
 
 // spellings are a secret as it is, in JSON, in JSON as our own requests hold it, in JSON of ASCII alone, and in the two
 // ways of a URL.

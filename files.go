@@ -118,7 +118,9 @@ func notedIn(path string) (string, error) {
 }
 
 // lockPath is the lock of a home's daemon. Its note is the configuration file that the daemon was started with.
-func lockPath(home string) string { return filepath.Join(home, "daemon.lock") }
+func lockPath(home string) string {
+	return filepath.Join(home, "daemon.lock")
+}
 
 // openRegular opens a file that must be a regular one, without waiting for the other end of a FIFO.
 func openRegular(path string, flag int) (*os.File, error) {
@@ -176,7 +178,9 @@ func removeOurs(path string, info fs.FileInfo) error {
 }
 
 // removeFile removes path; that it is gone already is no error.
-func removeFile(path string) error { return exceptAbsent(os.Remove(path)) }
+func removeFile(path string) error {
+	return exceptAbsent(os.Remove(path))
+}
 
 // exists reports whether something is at path, a link that leads nowhere included.
 func exists(path string) bool {

@@ -65,7 +65,9 @@ func linksOf(info fs.FileInfo) uint64 {
 }
 
 // detached makes a child that outlives its terminal.
-func detached() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
+func detached() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setsid: true}
+}
 
 // terminateSignals ask a process to end.
 var terminateSignals = []os.Signal{os.Interrupt, syscall.SIGTERM}
