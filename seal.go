@@ -317,9 +317,7 @@ func (s *sealer) costs(repair bool) (k kdf, err error) {
 }
 
 // sealPlace names an environment to seal and open. Both parts are quoted, so that no two environments have one name.
-func sealPlace(env Environment) string {
-	return fmt.Sprintf("%q|%q", env.ID, env.BaseURL)
-}
+func sealPlace(env Environment) string { return fmt.Sprintf("%q|%q", env.ID, env.BaseURL) }
 
 // sealContext binds a sealed token to its place. It is not stored: whoever opens the token has to know it.
 func sealContext(from source, place, column string) []byte {
@@ -327,9 +325,7 @@ func sealContext(from source, place, column string) []byte {
 }
 
 // sealHeader is what everything begins with that was sealed under a key from there.
-func sealHeader(from source) []byte {
-	return []byte{sealVersion, byte(from)}
-}
+func sealHeader(from source) []byte { return []byte{sealVersion, byte(from)} }
 
 // seal encrypts; a locked sealer gets a new key first. place is sealPlace's.
 func (s *sealer) seal(place, column, plain string) ([]byte, error) {
