@@ -40,16 +40,28 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus) error {
 	if forPerson {
 		out = &whole
 	}
+	line := c.newProgress()
+	tells := forPerson || !c.terminal // else the result itself is written where the line would be
+	got := int64(0)
 	in := &daemonpb.GetJobResultRequest{JobId: job.JobId}
 	err := stream(ctx, c, longTimeout, c.client.GetJobResult, in, func(chunk *daemonpb.ResultChunk) error {
+		got += int64(len(chunk.Data))
+		if tells && got < job.ResultBytes {
+			line.say("download", "downloading: %s of %s", bytesText(got), bytesText(job.ResultBytes))
+		}
 		_, err := out.Write(chunk.Data)
 		return err
 	})
+	line.clear()
 	if err != nil {
 		return err
 	}
 	if forPerson {
-		c.showResult(whole.Bytes(), "all of it: honeydew job result "+job.JobId+" --json")
+		_, items, _ := strings.Cut(job.Command, ".")
+		if !strings.HasSuffix(items, "s") {
+			items = "items"
+		}
+		c.showResult(whole.Bytes(), words(items), "all of it: honeydew job result "+job.JobId+" --json")
 	} else {
 		fmt.Fprintln(c.out)
 	}
@@ -60,9 +72,9 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus) error {
 }
 
 // showResult shows a result to a person: a list as a table, one object as names and values, anything else as JSON.
-// whole says how to get all of it.
-func (c *cli) showResult(text []byte, whole string) {
-	r := readResult(text)
+// items is what to call many of a list, and whole says how to get all of it.
+func (c *cli) showResult(text []byte, items, whole string) {
+	r := readResult(text, items)
 	switch {
 	case r == nil:
 		c.printf("%s", indented(text))
@@ -78,12 +90,15 @@ func (c *cli) showResult(text []byte, whole string) {
 		}
 		return
 	case r.count == 0:
-		c.note("no %ss", r.noun)
+		c.note("no %s", r.noun)
 		return
 	}
 	c.table(r.rows())
-	all := count(r.count, r.noun)
-	if r.count > maxRows {
+	all := fmt.Sprintf("%d %s", r.count, r.noun)
+	switch {
+	case r.count == 1:
+		all = "1 item"
+	case r.count > maxRows:
 		all = fmt.Sprintf("the first %d of %s", maxRows, all)
 	}
 	c.note("%s; %s", all, whole)
@@ -94,7 +109,7 @@ const maxRows = 50 // of a list that are shown
 // result is one object, or the beginning of a list. The items are objects, or values, which have the name "".
 type result struct {
 	object bool
-	noun   string // one item
+	noun   string // many items
 	count  int    // of all items
 	items  []map[string]string
 	names  []string
@@ -102,20 +117,20 @@ type result struct {
 }
 
 // readResult reads one item of a list at a time: there may be a hundred megabytes. An object that begins with a list
-// stands for it. Of anything else it returns nil. The text is valid before it is read, so no error can come later.
-func readResult(text []byte) *result {
+// stands for it, and its name for items. Of anything else it returns nil. The text is valid before it is read, so no error can come later.
+func readResult(text []byte, items string) *result {
 	if !json.Valid(text) {
 		return nil
 	}
 	r := &result{
-		noun:   "item",
+		noun:   items,
 		filled: map[string]bool{},
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	start, _ := decoder.Token()
 	if start == json.Delim('{') {
 		name, _ := decoder.Token()
-		r.noun = strings.TrimSuffix(words(name), "s")
+		r.noun = words(name)
 		start, _ = decoder.Token()
 		r.object = start != json.Delim('[')
 	}

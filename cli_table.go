@@ -47,6 +47,7 @@ func newColumn(index int, head string, width int) column {
 		c.least = 10
 	case "ENVIRONMENT", "DESCRIPTION", "BODY", "URL":
 		c.worth = 0
+		c.least = 5
 	}
 	c.least = min(c.least, width)
 	return c

@@ -24,7 +24,19 @@ cleanup() {
 trap cleanup EXIT
 
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
-run() { printf '\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+show() { # a command, so that it can be pasted
+  local word shown=
+  for word in "$@"; do
+    case $word in *[!A-Za-z0-9_./:=@%+-]*) word="'$word'" ;; esac
+    shown+=" $word"
+  done
+  printf '\033[1m$%s\033[0m\n' "$shown"
+}
+run() { show "$@"; "$@"; }
+pull() { # on a terminal a table, into a file JSON
+  show "$@"
+  if [ -t 1 ]; then "$@"; else "$@" >"$home/out"; shorten "$home/out"; fi
+}
 # shorten shows the beginning of a long answer.
 shorten() { head -c 700 "$1"; [ "$(wc -c <"$1")" -le 700 ] || printf ' ... (%s bytes)\n' "$(wc -c <"$1")"; }
 
@@ -45,14 +57,11 @@ printf '\033[1m$ honeydew login --username demo --password-stdin < password\033[
 echo demo | honeydew login --username demo --password-stdin
 
 say "Pull something now: this very clone, as the API sees it"
-run honeydew github repositories acme >"$home/out"; cat "$home/out"
-printf '\033[1m$ honeydew github commits acme %s --start-date -520w\033[0m\n' "$repository"
+pull honeydew github repositories acme
+pull honeydew github commits acme "$repository" --start-date -2w
 honeydew github commits acme "$repository" --start-date -520w >"$home/out"
 grep -q "$(git rev-parse HEAD)" "$home/out" || { echo "HEAD is missing in the answer" >&2; exit 1; }
-shorten "$home/out"
-printf '\033[1m$ honeydew jira issues acme --start-date -2w\033[0m\n'
-honeydew jira issues acme --start-date -2w >"$home/out"
-shorten "$home/out"
+pull honeydew jira issues acme --start-date -2w
 
 say "Or do not wait for it"
 run honeydew submit linear.issues organization=acme startDate=-7d --priority 5

@@ -22,7 +22,18 @@ commit 2026-01-05T09:00:00Z server.go 'Answer health checks'
 commit 2026-01-06T15:30:00Z server.go 'Close idle connections'
 sandbox -addr 127.0.0.1:0 -schema queries/schema.graphql -repos "$work/repos" >"$work/api" &
 api_pid=$!
-until grep -q http "$work/api"; do kill -0 $api_pid; done
+until grep -q http "$work/api" 2>/dev/null; do kill -0 $api_pid; done
+
+control() { # POST /control without needing curl
+  local port=$(sed -n 's/^sandbox: .*:\([0-9]*\)\/.*/\1/p' "$work/api")
+  exec 3<>"/dev/tcp/127.0.0.1/$port"
+  printf 'POST /control HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %s\r\n\r\n%s' "${#1}" "$1" >&3
+  cat <&3 >/dev/null
+  exec 3>&-
+}
+
+# on runs a command on a terminal of 96 columns.
+on() { script -qefc "stty cols 96; $1" "$work/typescript" </dev/null >/dev/null; sed '1d;$d' "$work/typescript" | tr -d '\r'; }
 
 session() {
   say() { printf '$ %s\n' "$*"; }
@@ -30,20 +41,30 @@ session() {
   honeydew env add demo "$(sed -n 's/^sandbox: //p' "$work/api")" --use >/dev/null
   say honeydew login --username ada
   echo demo | honeydew login --username demo --password-stdin | sed 's/as demo/as ada/; s/to demo/to production/'
-  say "honeydew github commits acme api --start-date -1w | jq -r '.commits[] | [.date, .author, .message] | @tsv'"
-  honeydew github commits acme api --start-date 2026-01-01 | jq -r '.commits[] | [.date, .author, .message] | @tsv' | tr '\t' ' '
-  say honeydew jira issues acme --start-date yesterday --detach
-  job=$(honeydew jira issues acme --start-date 2026-01-01 --end-date 2026-01-07 --detach) && echo "$job"
-  say honeydew job wait 4k2m
-  honeydew job wait "$job" | sed -E 's/, [0-9.]+ [KM]?i?B/, 3.5 KiB/'
-  say honeydew schedule test "'0 9 1 1 *'"
-  honeydew schedule test 'CRON_TZ=UTC 0 9 1 1 *' | sed -E 's/^... 20[0-9-]+ /Fri 2027-01-01 /; s/  in .*//' | head -n 1
+  say honeydew github commits acme api --start-date -7d
+  on 'honeydew github commits acme api --start-date 2026-01-01'
+  control '{"gate":true}'
+  say honeydew jira issues acme --start-date yesterday
+  on 'honeydew jira issues acme --start-date 2026-01-01 --end-date 2026-01-03' >"$work/waited" &
+  until grep -qa 'running for' "$work/typescript"; do kill -0 $!; done
+  control '{"gate":false}'
+  wait $!
+  sed $'s/^.*\e\\[K\\(running[^\e]*\\)\e\\[K/\\1\\n/' "$work/waited"
+  say "honeydew schedule add nightly '0 2 * * *' github.commits organization=acme repository=api startDate=last-success"
+  honeydew schedule add nightly '0 2 * * *' github.commits organization=acme repository=api startDate=last-success
+  say honeydew job list
+  on 'honeydew job list'
 }
-session | sed -E "s/$(printf '[a-z2-7]{16}')/4k2mzq7xw3p5ar2n/g; s/honeydew [0-9a-f]{7}[-a-z]* started/honeydew started/" >"$work/session"
+session | sed -E "/^$/d; s/\\b[a-z2-7]{16}\\b/4k2mzq7xw3p5ar2n/g; s/honeydew [^ ]+ started/honeydew started/; s/[0-9]+s ago/3s ago/
+  s/running for [0-9]+s/running for 3s/; s/next at .*/next at 2026-01-09 02:00:00 CET (in 4h 12m)./" >"$work/session"
 
 awk '
-  function escape(s) { gsub(/&/, "\\&amp;", s); gsub(/</, "\\&lt;", s); gsub(/>/, "\\&gt;", s); return s }
-  { lines[NR] = $0; if (length($0) > width) width = length($0) }
+  function escape(s) {
+    gsub(/&/, "\\&amp;", s); gsub(/</, "\\&lt;", s); gsub(/>/, "\\&gt;", s)
+    gsub(/\033\[31m/, "<tspan fill=\"#fb4934\">", s); gsub(/\033\[32m/, "<tspan fill=\"#b8bb26\">", s); gsub(/\033\[33m/, "<tspan fill=\"#fabd2f\">", s)
+    gsub(/\033\[m/, "</tspan>", s); return s
+  }
+  { lines[NR] = $0; plain = $0; gsub(/\033\[[0-9]*m/, "", plain); if (length(plain) > width) width = length(plain) }
   END {
     w = int(width * 8.45) + 40; h = NR * 20 + 40
     printf "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"a session with honeydew\">\n", w, h, w, h
