@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"modernc.org/sqlite"
@@ -353,10 +354,14 @@ func storageError(err error) error {
 		return errorf(codeStorageFailed, "daemon.db-shm was cut short by another program, so the daemon ends: %w", err).
 			hint("nothing is lost; start it again with: honeydew start")
 	}
+	full := errorf(codeStorageFull, "the disk is full: %w", err).
+		hint("free some space; the daemon goes on by itself")
+	if errors.Is(err, syscall.ENOSPC) {
+		return full
+	}
 	switch primaryCode(err) {
 	case sqliteFull:
-		return errorf(codeStorageFull, "the disk is full: %w", err).
-			hint("free some space; the daemon goes on by itself")
+		return full
 	case sqliteCorrupt, sqliteNotADB:
 		return errorf(codeStorageFailed, "the database is damaged: %w", err).
 			hint("restore a backup: honeydew stop, copy it over daemon.db, honeydew start")
@@ -386,6 +391,9 @@ func (s *Store) Backup(ctx context.Context, path string) (int64, error) {
 	}
 	// SQLite would create the copy by the umask; into an existing empty file it writes as it is.
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.partial")
+	if errors.Is(err, syscall.ENOSPC) {
+		return 0, s.failure(err)
+	}
 	if err != nil {
 		return 0, errorf(codeInvalidArgument, "path: nothing can be written beside %s: %w", path, errors.Unwrap(err)).
 			hint("name a file in a folder that the daemon may write to")

@@ -58,7 +58,7 @@ func TestNoInodes(t *testing.T) {
 	r.completes() // what is open stays usable
 	acked := []string{r.submit(query, r.uid(), later)}
 	backup := filepath.Join(dir, "backup.db")
-	if out, code := r.cli(r.ctx, "backup", backup); code == 0 || !strings.Contains(out, "no space left") {
+	if out, code := r.cli(r.ctx, "backup", backup); code != 1 || !strings.Contains(out, "no space left") {
 		t.Errorf("a backup without an inode: %d %s", code, out)
 	}
 	if out, code := r.cli(r.ctx, "status"); code != 0 {
