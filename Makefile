@@ -3,6 +3,7 @@
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
+export ARCHIVE # as it is: it may be a stranger's
 # One setting for all, so that nothing is compiled twice. Without gRPC's tracing the linker drops what only that needs.
 export GOFLAGS = -trimpath -tags=grpcnotrace
 # The tools are pinned with all that they are made of: tools/go.mod, and the sums of its go.sum.
@@ -83,10 +84,10 @@ picture: build ## session.svg for the README, from a real session
 	scripts/picture.sh
 
 dist: ## archives of every platform, reproducible; TARGETS='linux/arm64 ...' for some, SIGN_KEY=FILE to sign their sums
-	VERSION=$(VERSION) LDFLAGS='$(LDFLAGS)' TARGETS='$(TARGETS)' SIGN_KEY='$(SIGN_KEY)' scripts/dist.sh
+	VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' TARGETS='$(TARGETS)' SIGN_KEY='$(SIGN_KEY)' scripts/dist.sh
 
 verify: ## make ARCHIVE=FILE again from the commit that it names, and compare
-	scripts/verify.sh '$(ARCHIVE)'
+	scripts/verify.sh "$$ARCHIVE"
 
 fuzz: ## every fuzz target, FUZZTIME each
 	for t in $$(go test -list '^Fuzz' . | grep ^Fuzz); do go test -run '^$$' -fuzz "^$$t$$" -fuzztime $${FUZZTIME:-30s} . || exit 1; done

@@ -36,7 +36,7 @@ func (c *Command) resolveDates(
 			continue
 		}
 		allowed := allowedDates
-		if schedule && !a.Required && a.Name == "startDate" {
+		if schedule && !a.Required {
 			allowed += ", " + lastSuccess
 			if text == lastSuccess && since.IsZero() {
 				delete(out, a.Name)
@@ -52,25 +52,7 @@ func (c *Command) resolveDates(
 		}
 		out[a.Name] = date
 	}
-	// What the dates of a schedule come to later is not its maker's fault.
-	if since.IsZero() {
-		return out, checkPeriod(out, now.Location())
-	}
 	return out, nil
-}
-
-// checkPeriod refuses resolved dates whose start is after the end. A day as the end is in it to its last moment.
-func checkPeriod(payload map[string]any, zone *time.Location) error {
-	start, _ := payload["startDate"].(string)
-	end, hasEnd := payload["endDate"].(string)
-	last := instant(end, zone)
-	if isDay(end) {
-		last = last.AddDate(0, 0, 1).Add(-1)
-	}
-	if hasEnd && instant(start, zone).After(last) {
-		return invalidf("startDate %s is after endDate %s", start, end)
-	}
-	return nil
 }
 
 // instant is the time that a resolved date means, zero for any other text; a day begins at midnight in zone.

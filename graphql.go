@@ -439,8 +439,7 @@ func (r *Request) redirected(line, location string) *Error {
 
 // refusedPayload finds the API's own no inside a mutation's payload.
 func (r *Request) refusedPayload(payload []byte) *Error {
-	success := member(payload, "success")
-	if !r.Mutation || success == nil || string(success) == "true" {
+	if !r.Mutation || string(member(payload, "success")) != "false" {
 		return nil
 	}
 	why := r.shown(textOf(member(payload, "error")))

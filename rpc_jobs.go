@@ -354,20 +354,33 @@ func (s *rpcServer) ListJobs(
 	return out, nil
 }
 
-// checkNames refuses the names in the filter of an empty list that are none. Jobs of a schedule that was removed, or of
-// a command of an earlier release, are listed like others.
+// checkNames refuses the names in the filter of an empty list that are none: no job bears them either, so they are not
+// those of a schedule that was removed, or of a command of an earlier release.
 func (s *rpcServer) checkNames(f JobFilter) error {
 	if f.Command != "" {
-		_, err := s.commands.Lookup(f.Command)
-		if err != nil {
+		_, unknown := s.commands.Lookup(f.Command)
+		if err := s.unlessUsed(unknown, JobFilter{Command: f.Command}); err != nil {
 			return err
 		}
 	}
-	if f.Schedule != "" {
-		_, err := s.store.Schedule(f.Schedule)
+	if f.Schedule == "" {
+		return nil
+	}
+	_, unknown := s.store.Schedule(f.Schedule)
+	return s.unlessUsed(unknown, JobFilter{Schedule: f.Schedule})
+}
+
+// unlessUsed is the refusal of a name, but nil where the filter finds a job of it.
+func (s *rpcServer) unlessUsed(refusal error, f JobFilter) error {
+	if refusal == nil {
+		return nil
+	}
+	f.Limit = 1
+	jobs, err := s.store.Jobs(f)
+	if err != nil || len(jobs) > 0 {
 		return err
 	}
-	return nil
+	return refusal
 }
 
 func (s *rpcServer) ListCommands(

@@ -11,7 +11,8 @@ provenance=$(dirname "$archive")/PROVENANCE.json
 [ -f "$provenance" ] || fail "there is no $provenance, which says what the archive was made from; put it beside the archive"
 stated() { sed -n "s/^ *\"$1\": \"\{0,1\}\([^\"]*[^\",]\)\"\{0,1\},\{0,1\}\$/\1/p" "$provenance"; }
 commit=$(stated commit) version=$(stated version)
-[[ $commit =~ ^[0-9a-f]{40}$ && -n $version ]] || fail "$provenance names no commit and version"
+[[ $commit =~ ^[0-9a-f]{40}$ && $version =~ ^[0-9A-Za-z][0-9A-Za-z._+-]*$ ]] || # nothing that make or a shell would obey
+  fail "$provenance names no commit and version"
 [ "$(stated uncommittedChanges)" = false ] || fail "$name was made from changes that are in no commit, so it cannot be made again"
 sum=$(sha256sum <"$archive" | cut -d' ' -f1)
 grep -qF "{\"name\": \"$name.tar.gz\", \"digest\": {\"sha256\": \"$sum\"}}" "$provenance" ||
