@@ -85,9 +85,12 @@ func (c *cli) showResult(text []byte, items, whole string) {
 			pairs = append(pairs, name+":", r.items[0][name])
 		}
 		c.pairs(pairs...)
-		if bytes.ContainsAny(text[1:], "[{") { // which are not shown whole
+		if len(text) > maxCell || bytes.ContainsAny(text[1:], "[{") { // which are not shown whole
 			c.note("%s", whole)
 		}
+		return
+	case r.count == 0 && r.beside:
+		c.note("no %s; %s", r.noun, whole)
 		return
 	case r.count == 0:
 		c.note("no %s", r.noun)
@@ -104,13 +107,22 @@ func (c *cli) showResult(text []byte, items, whole string) {
 	c.note("%s; %s", all, whole)
 }
 
-const maxRows = 50 // of a list that are shown
+// What is shown of a result, whatever the API sends: of a list so many rows; of an item so many members, each as so
+// many bytes; JSON in lines, unless it is nested so deep that its indents would be larger than itself.
+const (
+	maxRows  = 50
+	maxNames = 200
+	maxCell  = 1000
+	maxList  = 64 << 10 // bytes of a list in an item
+	maxDepth = 100
+)
 
 // result is one object, or the beginning of a list. The items are objects, or values, which have the name "".
 type result struct {
 	object bool
 	noun   string // many items
 	count  int    // of all items
+	beside bool   // something stands beside the list
 	items  []map[string]string
 	names  []string
 	filled map[string]bool // whether a name has a text in any item
@@ -147,6 +159,10 @@ func readResult(text []byte, items string) *result {
 			r.add(item, localDate)
 		}
 	}
+	if !r.object {
+		_, _ = decoder.Token() // the end of the list
+		r.beside = decoder.More()
+	}
 	empty := len(r.rows()[0]) == 0 && len(r.items) > 0
 	mixed := len(r.names) > 1 && slices.Contains(r.names, "")
 	if empty || mixed {
@@ -164,7 +180,12 @@ func (r *result) add(text json.RawMessage, date func(string) string) {
 		if !plain {
 			return false
 		}
-		if _, known := r.filled[name]; !known {
+		text = cutText(text, maxCell)
+		_, known := r.filled[name]
+		switch {
+		case !known && len(r.names) == maxNames:
+			return true
+		case !known:
 			r.names = append(r.names, name)
 		}
 		r.filled[name] = r.filled[name] || text != ""
@@ -239,6 +260,9 @@ func valueText(value json.RawMessage, date func(string) string) (text string, pl
 		return text, text != ""
 	case '[':
 		var items []json.RawMessage
+		if len(value) > maxList {
+			return "a long list", true
+		}
 		_ = json.Unmarshal(value, &items)
 		var texts []string
 		for _, item := range items {
@@ -260,9 +284,26 @@ func valueText(value json.RawMessage, date func(string) string) (text string, pl
 // bidi).
 func indented(text []byte) string {
 	var out bytes.Buffer
-	err := json.Indent(&out, text, "", "  ")
-	if err != nil {
+	if isDeep(text) || json.Indent(&out, text, "", "  ") != nil {
 		return neutral(string(text))
 	}
 	return neutralised(out.String(), "\n", utf8.RuneError)
+}
+
+// isDeep reports whether JSON is nested deeper than maxDepth.
+func isDeep(text []byte) bool {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	for depth := 0; depth <= maxDepth; {
+		token, err := decoder.Token()
+		if err != nil {
+			return false
+		}
+		switch token {
+		case json.Delim('{'), json.Delim('['):
+			depth++
+		case json.Delim('}'), json.Delim(']'):
+			depth--
+		}
+	}
+	return true
 }

@@ -36,7 +36,11 @@ type progress struct {
 
 // newProgress says it on stderr.
 func (c *cli) newProgress() *progress {
-	return &progress{out: c.stderr, width: c.stderrWidth}
+	return &progress{
+		out:   c.stderr,
+		width: c.stderrWidth,
+		since: time.Now(),
+	}
 }
 
 func (c *cli) stderrWidth() int {
@@ -50,8 +54,10 @@ func (c *cli) stderrWidth() int {
 // say rewrites the line or, where it cannot be, prints the text of a phase that has lasted.
 func (p *progress) say(phase, format string, args ...any) {
 	if phase != p.phase {
+		if p.phase != "" { // the first one began with the wait
+			p.since = time.Now()
+		}
 		p.phase = phase
-		p.since = time.Now()
 		p.said = false
 	}
 	text := neutral(fmt.Sprintf(format, args...))
