@@ -138,6 +138,7 @@ func personSees(t *testing.T, width int, text string) (answer, said string) {
 func TestAResultIsShownAsWhatItIs(t *testing.T) {
 	today := time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 	when := today.Format(time.RFC3339)
+	deep := `[1,{"a":` + strings.Repeat("[", 101) + strings.Repeat("]", 101) + "}]"
 	for _, row := range []struct{ name, text, want, said string }{
 		{"a list", `[{"name":"b","htmlUrl":"x","id":1.50,"private":true},{"name":"世","htmlUrl":null,"id":12345678901234567890,"private":null}]`,
 			"NAME  HTML URL  ID                    PRIVATE\nb     x         1.50                  true\n世              12345678901234567890\n", "2 items; get all\n"},
@@ -154,7 +155,7 @@ func TestAResultIsShownAsWhatItIs(t *testing.T) {
 		{"an empty list", `[]`, "", "no items\n"},
 		{"an empty one in an object", ` {"commits":[]}`, "", "no commits\n"},
 		{"an empty one beside a reason", `{"commits":[],"error":"boom"}`, "", "no commits; get all\n"},
-		{"a deep one", strings.Repeat("[", 101) + strings.Repeat("]", 101), strings.Repeat("[", 101) + strings.Repeat("]", 101) + "\n", ""},
+		{"a deep one", deep, deep + "\n", ""},
 		{"a long list in an item", `{"id":1,"tags":[` + strings.Repeat("1,", maxList) + `1]}`, "id:    1\ntags:  a long list\n", "get all\n"},
 		{"both kinds", `[1,{"a":1}]`, "[\n  1,\n  {\n    \"a\": 1\n  }\n]\n", ""},
 		{"objects without members", `[{}]`, "[\n  {}\n]\n", ""},
