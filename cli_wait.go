@@ -170,7 +170,7 @@ func (c *cli) wait(ctx context.Context, id string) (*daemonpb.JobStatus, error) 
 	w.line.clear()
 	job := w.job
 	switch {
-	case err == nil && job.ResultOmitted: // a watch has small results alone
+	case err == nil && (job == nil || job.ResultOmitted): // a watch has small results alone
 		return c.client.GetJobStatus(ctx, &daemonpb.GetJobStatusRequest{JobId: id})
 	case err == nil:
 		return job, nil

@@ -324,7 +324,8 @@ func (s *Store) QueryContext(ctx context.Context, query string, args ...any) (*s
 	return s.read.QueryContext(ctx, query, args...)
 }
 
-// readOne reads the first row of a query. Where there is none it returns missing; nil: the zero value is the answer.
+// readOne reads the first row of a query, which finds one or few. Where there is none it returns missing; nil: the zero
+// value is the answer.
 func readOne[T any](s *Store, missing error, scan func(scanner) (T, error), query string, args ...any) (T, error) {
 	list, err := readAll(s, scan, query, args...)
 	if err != nil || len(list) == 0 {
