@@ -61,7 +61,7 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus) error {
 		if !strings.HasSuffix(items, "s") {
 			items = "items"
 		}
-		c.showResult(whole.Bytes(), words(items), "all of it: honeydew job result "+job.JobId+" --json")
+		c.showResult(whole.Bytes(), words(items), "in full: honeydew job result "+job.JobId+" --json")
 	} else {
 		fmt.Fprintln(c.out)
 	}
@@ -72,7 +72,7 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus) error {
 }
 
 // showResult shows a result to a person: a list as a table, one object as names and values, anything else as JSON.
-// items is what to call many of a list, and whole says how to get all of it.
+// items is what to call many of a list, and whole says how to get it in full.
 func (c *cli) showResult(text []byte, items, whole string) {
 	r := readResult(text, items)
 	switch {
@@ -94,14 +94,13 @@ func (c *cli) showResult(text []byte, items, whole string) {
 		return
 	}
 	c.table(r.rows())
-	all := fmt.Sprintf("%d %s", r.count, r.noun)
 	switch {
-	case r.count == 1:
-		all = "1 item"
 	case r.count > maxRows:
-		all = fmt.Sprintf("the first %d of %s", maxRows, all)
+		whole = fmt.Sprintf("%d of %d %s shown; %s", maxRows, r.count, r.noun, whole)
+	case r.count > 1:
+		whole = fmt.Sprintf("%d %s; %s", r.count, r.noun, whole)
 	}
-	c.note("%s; %s", all, whole)
+	c.note("%s", whole)
 }
 
 const maxRows = 50 // of a list that are shown
