@@ -47,7 +47,7 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus) error {
 	err := stream(ctx, c, longTimeout, c.client.GetJobResult, in, func(chunk *daemonpb.ResultChunk) error {
 		got += int64(len(chunk.Data))
 		if tells && got < job.ResultBytes {
-			line.say("download", "downloading: %s of %s", bytesText(got), bytesText(job.ResultBytes))
+			line.say("download", fmt.Sprintf("downloading: %s of %s", bytesText(got), bytesText(job.ResultBytes)))
 		}
 		_, err := out.Write(chunk.Data)
 		return err

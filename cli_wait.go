@@ -23,6 +23,7 @@ const (
 	tellEvery = 2 * time.Second
 	lasting   = 10 * time.Second // what lasts so long is said without a terminal, too
 	eraseLine = "\r\x1b[K"
+	forCaret  = 3 // columns that ^C finds free
 )
 
 // progress says what is waited for.
@@ -48,17 +49,17 @@ func (c *cli) stderrWidth() int {
 }
 
 // say rewrites the line or, where it cannot be, prints the text of a phase that has lasted.
-func (p *progress) say(phase, format string, args ...any) {
+func (p *progress) say(phase, text string) {
 	if phase != p.phase {
 		p.phase = phase
 		p.since = time.Now()
 		p.said = false
 	}
-	text := neutral(fmt.Sprintf(format, args...))
+	text = neutral(text)
 	width := p.width()
 	switch {
 	case width > 0:
-		fmt.Fprint(p.out, eraseLine+cut(text, width-3)) // ^C finds room
+		fmt.Fprint(p.out, eraseLine+cut(text, width-forCaret))
 		p.said = true
 	case !p.said && time.Since(p.since) >= lasting:
 		fmt.Fprintln(p.out, text)
@@ -117,41 +118,54 @@ func (w *watch) tell(ctx context.Context) {
 			w.daemon = daemon
 		}
 	}
-	phase, text := w.state()
-	w.line.say(phase, "%s (job %s)", text, w.job.JobId)
+	w.line.say(w.sentence(w.line.width()))
 }
 
-// state is what the job does now, for people, and a name for it that stays as long as it does.
-func (w *watch) state() (phase, text string) {
+// sentence says what the job does now on a line of that width, 0 for any. A command stands there whole or not at all.
+func (w *watch) sentence(width int) (phase, text string) {
+	phase, text, command := w.state()
+	text = fmt.Sprintf("job %s: %s", w.job.JobId, text)
+	whole := text + "; to go on: " + command
+	if command != "" && (width == 0 || textWidth(whole) <= width-forCaret) {
+		text = whole
+	}
+	return phase, text
+}
+
+// state is what the job does now, for people, a name for it that stays as long as it does, and a command that ends it.
+func (w *watch) state() (phase, text, command string) {
+	const release = "honeydew queue resume --now"
 	j := w.job
 	now := timeText(time.Now())
 	waits := j.NextAttemptAt > now
 	switch {
 	case j.Status == statusRunning:
-		return "running", "running for " + strings.TrimSuffix(shortTime(j.StartedAt), " ago")
+		return "running", "running for " + strings.TrimSuffix(shortTime(j.StartedAt), " ago"), ""
 	case j.Status != statusPending, w.daemon == nil:
-		return j.Status, j.Status
+		return j.Status, j.Status, ""
 	case w.daemon.QueuePaused:
-		return "paused", "the queue is paused; resume it with: honeydew queue resume"
+		return "paused", "the queue is paused", "honeydew queue resume"
 	case waits && j.ErrorCode == codeRateLimited:
-		return "held", holdText(j.NextAttemptAt)
+		return "held", holdText(j.NextAttemptAt, j.Error), release
 	case waits && j.Error != "":
 		retry := fmt.Sprintf("retry %d of %d", j.RetryCount, j.MaxRetries)
-		return retry, fmt.Sprintf("%s %s: %s", retry, shortTime(j.NextAttemptAt), j.Error)
+		return retry, fmt.Sprintf("%s %s: %s", retry, shortTime(j.NextAttemptAt), j.Error), ""
 	case waits:
-		return "due", "pending, due at " + localTime(j.NextAttemptAt)
+		return "due", "pending, due at " + localTime(j.NextAttemptAt), ""
 	case w.daemon.HeldUntil > now && w.daemon.Environment == j.Environment:
-		return "held", holdText(w.daemon.HeldUntil)
+		return "held", holdText(w.daemon.HeldUntil, w.daemon.HeldReason), release
 	}
-	return "pending", fmt.Sprintf("pending, one of %d; %d of %d workers are busy",
+	text = fmt.Sprintf("pending, one of %d; %d of %d workers are busy",
 		w.daemon.Pending, w.daemon.BusyWorkers, w.daemon.Workers)
+	return "pending", text, ""
 }
 
-// holdText says how long an API has asked to wait, and what ends that.
-func holdText(until string) string {
+// holdText says how long an API has asked to wait, and why.
+func holdText(until, why string) string {
 	t, _ := parseTimeText(until) // in the daemon's own form
-	return fmt.Sprintf("held by the API until %s; end it: honeydew queue resume --now",
-		t.Local().Format("15:04:05 MST"))
+	why = strings.TrimPrefix(why, codeRateLimited+": ")
+	why, _, _ = strings.Cut(why, "; the API asks") // for how long stands here already
+	return fmt.Sprintf("held by the API until %s: %s", t.Local().Format("15:04:05 MST"), why)
 }
 
 // wait follows a job to its end and returns it.
@@ -247,7 +261,7 @@ func nextStep(j *daemonpb.JobStatus) string {
 	case codeAuthRequired, codeAuthExpired, codeAuthInvalid:
 		return fmt.Sprintf("log in with: honeydew login --environment %s && %s", shellQuoted(j.Environment), retry)
 	case codeTimeout:
-		return "retry it with: " + retry + ", or submit it with a longer --timeout (else api.timeout holds)"
+		return "retry it with: " + retry + "; if it needs longer, submit it with a higher --timeout"
 	case codeResultTooLarge:
 		return "ask for less, such as fewer days, or raise api.max_response_mb"
 	case codeAPI:

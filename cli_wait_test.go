@@ -42,7 +42,7 @@ func TestALineIsRewrittenOnATerminalAlone(t *testing.T) {
 			p := &progress{out: &out, width: func() int { return row.width }}
 			for _, s := range row.said {
 				time.Sleep(s.after)
-				p.say(s.phase, "%s", s.text)
+				p.say(s.phase, s.text)
 			}
 			p.clear()
 			if out.String() != row.want {
@@ -55,7 +55,7 @@ func TestALineIsRewrittenOnATerminalAlone(t *testing.T) {
 func TestWhatAJobWaitsForIsTold(t *testing.T) {
 	in := func(d time.Duration) string { return timeText(time.Now().Add(d)) }
 	busy := &daemonpb.DaemonStatus{Environment: "demo", Pending: 12, Workers: 4, BusyWorkers: 3}
-	held := &daemonpb.DaemonStatus{Environment: "demo", HeldUntil: in(time.Minute)}
+	held := &daemonpb.DaemonStatus{Environment: "demo", HeldUntil: in(time.Minute), HeldReason: "HTTP 503"}
 	for _, row := range []struct {
 		job    *daemonpb.JobStatus
 		daemon *daemonpb.DaemonStatus
@@ -64,18 +64,33 @@ func TestWhatAJobWaitsForIsTold(t *testing.T) {
 		{&daemonpb.JobStatus{Status: statusRunning, StartedAt: in(-12 * time.Second)}, nil, `running for 12s`},
 		{&daemonpb.JobStatus{Status: statusPending}, nil, `pending`},
 		{&daemonpb.JobStatus{Status: statusPending}, busy, `pending, one of 12; 3 of 4 workers are busy`},
-		{&daemonpb.JobStatus{Status: statusPending}, &daemonpb.DaemonStatus{QueuePaused: true}, `the queue is paused; resume it with: honeydew queue resume`},
-		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(time.Minute), ErrorCode: codeRateLimited, Error: "RATE_LIMITED: x"}, busy,
-			`held by the API until \d\d:\d\d:\d\d \S+; end it: honeydew queue resume --now`},
-		{&daemonpb.JobStatus{Status: statusPending, Environment: "demo"}, held, `held by the API until .*`},
+		{&daemonpb.JobStatus{Status: statusPending}, &daemonpb.DaemonStatus{QueuePaused: true}, `the queue is paused; to go on: honeydew queue resume`},
+		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(time.Minute), ErrorCode: codeRateLimited, Error: "RATE_LIMITED: x; the API asks to wait 1m0s"}, busy,
+			`held by the API until \d\d:\d\d:\d\d \S+: x; to go on: honeydew queue resume --now`},
+		{&daemonpb.JobStatus{Status: statusPending, Environment: "demo"}, held, `held by the API until .*: HTTP 503; to go on: honeydew queue resume --now`},
 		{&daemonpb.JobStatus{Status: statusPending, Environment: "other"}, held, `pending, one of .*`},
 		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(4 * time.Second), RetryCount: 2, MaxRetries: 4, Error: "SERVER_ERROR: x"}, busy,
 			`retry 2 of 4 in \ds: SERVER_ERROR: x`},
 		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(2 * time.Hour)}, busy, `pending, due at .*`},
 	} {
+		row.job.JobId = "4k2m"
 		w := &watch{job: row.job, daemon: row.daemon}
-		if _, text := w.state(); !regexp.MustCompile("^" + row.want + "$").MatchString(text) {
+		if _, text := w.sentence(0); !regexp.MustCompile("^job 4k2m: " + row.want + "$").MatchString(text) {
 			t.Errorf("%v: %q, want %s", row.job, text, row.want)
+		}
+	}
+}
+
+func TestACommandIsSaidWholeOrNotAtAll(t *testing.T) {
+	w := &watch{
+		job:    &daemonpb.JobStatus{Status: statusPending, JobId: "bpsygszxxbo3xe22"},
+		daemon: &daemonpb.DaemonStatus{QueuePaused: true},
+	}
+	const text = "job bpsygszxxbo3xe22: the queue is paused"
+	const whole = text + "; to go on: honeydew queue resume"
+	for width, want := range map[int]string{0: whole, 80: whole, len(whole) + 3: whole, len(whole) + 2: text, 60: text} {
+		if _, got := w.sentence(width); got != want {
+			t.Errorf("%d columns: %q, want %q", width, got, want)
 		}
 	}
 }
@@ -139,7 +154,7 @@ func TestWhoWaitsWithoutATerminalHearsOfWhatLasts(t *testing.T) {
 		}
 	})
 	said, err := os.ReadFile(c.stderr.Name())
-	want := "pending, one of 1; 0 of 4 workers are busy (job j)\nrunning for 12s (job j)\n"
+	want := "job j: pending, one of 1; 0 of 4 workers are busy\njob j: running for 12s\n"
 	if err != nil || string(said) != want {
 		t.Errorf("said %q (%v), want %q", said, err, want)
 	}
