@@ -263,7 +263,7 @@ func waitHint(id string) string {
 type done struct {
 	JobID   string `json:"jobId"`
 	Status  string `json:"status,omitempty"`  // after a cancel
-	RetryOf string `json:"retryOf,omitempty"` // the failed job, of which JobID is the new one
+	RetryOf string `json:"retryOf,omitempty"` // the failed job; JobID is the new one
 }
 
 // sweep does one thing to every job that is named, or that a filter finds.

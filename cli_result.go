@@ -116,7 +116,8 @@ type result struct {
 }
 
 // readResult reads one item of a list at a time: there may be a hundred megabytes. An object that begins with a list
-// stands for it, and its name for items. Of anything else it returns nil. The text is valid before it is read, so no error can come later.
+// stands for it, and the list's name is what its items are called. For anything else it returns nil. The text is
+// checked first, so reading it cannot fail.
 func readResult(text []byte, items string) *result {
 	if !json.Valid(text) {
 		return nil

@@ -23,7 +23,7 @@ const (
 	tellEvery = 2 * time.Second
 	lasting   = 10 * time.Second // what lasts so long is said without a terminal, too
 	eraseLine = "\r\x1b[K"
-	forCaret  = 3 // columns that ^C finds free
+	toGoOn    = "; to go on: honeydew queue resume" // is shown whole or not at all
 )
 
 // progress says what is waited for.
@@ -57,9 +57,13 @@ func (p *progress) say(phase, text string) {
 	}
 	text = neutral(text)
 	width := p.width()
+	room := width - 3 // ^C finds the rest
 	switch {
 	case width > 0:
-		fmt.Fprint(p.out, eraseLine+cut(text, width-forCaret))
+		if textWidth(text) > room {
+			text, _, _ = strings.Cut(text, toGoOn)
+		}
+		fmt.Fprint(p.out, eraseLine+cut(text, room))
 		p.said = true
 	case !p.said && time.Since(p.since) >= lasting:
 		fmt.Fprintln(p.out, text)
@@ -118,54 +122,42 @@ func (w *watch) tell(ctx context.Context) {
 			w.daemon = daemon
 		}
 	}
-	w.line.say(w.sentence(w.line.width()))
+	phase, text := w.state()
+	w.line.say(phase, "job "+w.job.JobId+": "+text)
 }
 
-// sentence says what the job does now on a line of that width, 0 for any. A command stands there whole or not at all.
-func (w *watch) sentence(width int) (phase, text string) {
-	phase, text, command := w.state()
-	text = fmt.Sprintf("job %s: %s", w.job.JobId, text)
-	whole := text + "; to go on: " + command
-	if command != "" && (width == 0 || textWidth(whole) <= width-forCaret) {
-		text = whole
-	}
-	return phase, text
-}
-
-// state is what the job does now, for people, a name for it that stays as long as it does, and a command that ends it.
-func (w *watch) state() (phase, text, command string) {
-	const release = "honeydew queue resume --now"
+// state is what the job does now, for people, and a name for it that stays as long as it does.
+func (w *watch) state() (phase, text string) {
 	j := w.job
 	now := timeText(time.Now())
 	waits := j.NextAttemptAt > now
 	switch {
 	case j.Status == statusRunning:
-		return "running", "running for " + strings.TrimSuffix(shortTime(j.StartedAt), " ago"), ""
+		return "running", "running for " + strings.TrimSuffix(shortTime(j.StartedAt), " ago")
 	case j.Status != statusPending, w.daemon == nil:
-		return j.Status, j.Status, ""
+		return j.Status, j.Status
 	case w.daemon.QueuePaused:
-		return "paused", "the queue is paused", "honeydew queue resume"
+		return "paused", "the queue is paused" + toGoOn
 	case waits && j.ErrorCode == codeRateLimited:
-		return "held", holdText(j.NextAttemptAt, j.Error), release
+		return "held", holdText(j.NextAttemptAt, j.Error)
 	case waits && j.Error != "":
 		retry := fmt.Sprintf("retry %d of %d", j.RetryCount, j.MaxRetries)
-		return retry, fmt.Sprintf("%s %s: %s", retry, shortTime(j.NextAttemptAt), j.Error), ""
+		return retry, fmt.Sprintf("%s %s: %s", retry, shortTime(j.NextAttemptAt), j.Error)
 	case waits:
-		return "due", "pending, due at " + localTime(j.NextAttemptAt), ""
+		return "due", "pending, due at " + localTime(j.NextAttemptAt)
 	case w.daemon.HeldUntil > now && w.daemon.Environment == j.Environment:
-		return "held", holdText(w.daemon.HeldUntil, w.daemon.HeldReason), release
+		return "held", holdText(w.daemon.HeldUntil, w.daemon.HeldReason)
 	}
-	text = fmt.Sprintf("pending, one of %d; %d of %d workers are busy",
+	return "pending", fmt.Sprintf("pending, one of %d; %d of %d workers are busy",
 		w.daemon.Pending, w.daemon.BusyWorkers, w.daemon.Workers)
-	return "pending", text, ""
 }
 
-// holdText says how long an API has asked to wait, and why.
+// holdText says how long an API has asked to wait, why, and what ends that.
 func holdText(until, why string) string {
 	t, _ := parseTimeText(until) // in the daemon's own form
 	why = strings.TrimPrefix(why, codeRateLimited+": ")
 	why, _, _ = strings.Cut(why, "; the API asks") // for how long stands here already
-	return fmt.Sprintf("held by the API until %s: %s", t.Local().Format("15:04:05 MST"), why)
+	return fmt.Sprintf("held by the API until %s: %s%s --now", t.Local().Format("15:04:05 MST"), why, toGoOn)
 }
 
 // wait follows a job to its end and returns it.
@@ -269,7 +261,7 @@ func nextStep(j *daemonpb.JobStatus) string {
 	case codeBadResponse:
 		return "is the URL of its environment right? see: honeydew env list"
 	case codeOutcomeUnknown:
-		return "look at the provider whether it was carried out; only if it was not, retry it with: " + retry
+		return "look at the provider to see whether it was carried out; if it was not, retry it with: " + retry
 	case codeInternal:
 		return "this is a bug; see: honeydew logs " + j.JobId
 	}

@@ -33,6 +33,8 @@ func TestALineIsRewrittenOnATerminalAlone(t *testing.T) {
 	}{
 		{"a terminal", 14, []said{{0, "a", "first"}, {1, "a", "second, and long"}, {1, "b", "\u4e16\u754c\u4e16\u754c\u4e16\u754c\x1b[2J"}},
 			"\r\x1b[Kfirst\r\x1b[Ksecond, an…\r\x1b[K\u4e16\u754c\u4e16\u754c\u4e16…\r\x1b[K"},
+		{"a terminal with room for a command", 42, []said{{0, "a", "paused" + toGoOn}}, "\r\x1b[Kpaused" + toGoOn + "\r\x1b[K"},
+		{"a terminal without", 41, []said{{0, "a", "paused" + toGoOn}}, "\r\x1b[Kpaused\r\x1b[K"},
 		{"a terminal, nothing said", 12, nil, ""},
 		{"a pipe", 0, []said{{0, "a", "a0"}, {9 * time.Second, "a", "a9"}, {time.Second, "a", "a10"}, {9 * time.Second, "a", "a19"},
 			{time.Second, "b", "b0"}, {9 * time.Second, "c", "c0"}, {time.Minute, "c", "c60"}}, "a10\nc60\n"},
@@ -73,24 +75,9 @@ func TestWhatAJobWaitsForIsTold(t *testing.T) {
 			`retry 2 of 4 in \ds: SERVER_ERROR: x`},
 		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(2 * time.Hour)}, busy, `pending, due at .*`},
 	} {
-		row.job.JobId = "4k2m"
 		w := &watch{job: row.job, daemon: row.daemon}
-		if _, text := w.sentence(0); !regexp.MustCompile("^job 4k2m: " + row.want + "$").MatchString(text) {
+		if _, text := w.state(); !regexp.MustCompile("^" + row.want + "$").MatchString(text) {
 			t.Errorf("%v: %q, want %s", row.job, text, row.want)
-		}
-	}
-}
-
-func TestACommandIsSaidWholeOrNotAtAll(t *testing.T) {
-	w := &watch{
-		job:    &daemonpb.JobStatus{Status: statusPending, JobId: "bpsygszxxbo3xe22"},
-		daemon: &daemonpb.DaemonStatus{QueuePaused: true},
-	}
-	const text = "job bpsygszxxbo3xe22: the queue is paused"
-	const whole = text + "; to go on: honeydew queue resume"
-	for width, want := range map[int]string{0: whole, 80: whole, len(whole) + 3: whole, len(whole) + 2: text, 60: text} {
-		if _, got := w.sentence(width); got != want {
-			t.Errorf("%d columns: %q, want %q", width, got, want)
 		}
 	}
 }
