@@ -130,7 +130,7 @@ func readResult(text []byte, items string) *result {
 	start, _ := decoder.Token()
 	if start == json.Delim('{') {
 		name, _ := decoder.Token()
-		r.noun = words(name)
+		r.noun = words(fmt.Sprint(name))
 		start, _ = decoder.Token()
 		r.object = start != json.Delim('[')
 	}
@@ -176,11 +176,12 @@ func (r *result) add(text json.RawMessage, date func(string) string) {
 		return
 	}
 	for name, value := range members(text) {
+		name = words(name)
 		if put(name, value) {
 			continue
 		}
 		for inner, value := range members(value) {
-			put(name+" "+inner, value)
+			put(name+" "+words(inner), value)
 		}
 	}
 }
@@ -204,8 +205,8 @@ func (r *result) rows() [][]string {
 }
 
 // words are a name of the API for people: createdAt is "created at".
-func words(name any) string {
-	return neutral(strings.ReplaceAll(kebab(fmt.Sprint(name)), "-", " "))
+func words(name string) string {
+	return neutral(strings.ReplaceAll(kebab(name), "-", " "))
 }
 
 // members ranges over the members of a valid object, in their order.
@@ -217,7 +218,7 @@ func members(object []byte) iter.Seq2[string, json.RawMessage] {
 			name, _ := decoder.Token()
 			var value json.RawMessage
 			_ = decoder.Decode(&value)
-			if !yield(words(name), value) {
+			if !yield(fmt.Sprint(name), value) {
 				return
 			}
 		}
