@@ -7,6 +7,7 @@ import (
 	"embed"
 	"flag"
 	"fmt"
+	"math"
 	"strings"
 )
 
@@ -42,35 +43,15 @@ func (c *cli) helpGroup(group []verb) {
 	c.usages(rows)
 }
 
-// usages prints how verbs are called and what they do, a line each. Where both do not fit, the latter is cut, or left
-// out.
+// usages prints how verbs are called and what they do, without a terminal a line each.
 func (c *cli) usages(rows [][]string) {
-	const most = 48 // columns of the first part that the second is aligned behind
-	pad := 0
-	for _, row := range rows {
-		width := len(row[0])
-		if width <= most {
-			pad = max(pad, width)
-		}
-	}
-	for _, row := range rows {
-		usage := row[0]
-		line := fmt.Sprintf("%-*s  %s", pad, usage, row[1])
-		switch {
-		case c.width == 0:
-		case c.width < max(pad, len(usage))+12:
-			line = usage
-		default:
-			line = cut(line, c.width)
-		}
-		c.printf("%s", line)
-	}
+	c.beside(cmp.Or(c.width, math.MaxInt), rows)
 }
 
 func (c *cli) helpVerb(v *verb, f *flag.FlagSet) {
 	c.json = false
-	width := cmp.Or(c.width, usualWidth)
 	c.printf("%s\n\nUsage: %s [FLAG...]\n\nFlags:", v.short, v.usage())
+	var rows [][]string
 	f.VisitAll(func(f *flag.Flag) { // in the order of their names
 		kind, usage := flag.UnquoteUsage(f)
 		if kind != strings.ToUpper(kind) {
@@ -80,24 +61,38 @@ func (c *cli) helpVerb(v *verb, f *flag.FlagSet) {
 		if len(f.Name) == 1 {
 			name = "-" + f.Name
 		}
-		head := fmt.Sprintf("  %s %s", name, kind)
-		c.printf("%s", hanging(head, usage, width))
+		rows = append(rows, []string{
+			strings.TrimRight("  "+name+" "+kind, " "),
+			usage,
+		})
 	})
+	c.beside(cmp.Or(c.width, usualWidth), rows)
 	c.printf("\nExample:\n  %s", cmp.Or(v.example, v.usage()))
 }
 
-// hanging puts text beside head, in lines of that width that begin one below the other.
-func hanging(head, text string, width int) string {
-	const pad = 26
-	done := ""
-	line := fmt.Sprintf("%-*s", pad, head)
-	for _, word := range strings.Fields(text) {
-		full := len(line)+1+len(word) > width
-		if full && strings.TrimSpace(line) != "" {
-			done += line + "\n"
-			line = strings.Repeat(" ", pad)
-		}
-		line += " " + word
+// beside prints heads and texts in two columns. A long text goes on in lines of its own, and one beside a head that is
+// wider than half of the width begins below it.
+func (c *cli) beside(width int, rows [][]string) {
+	pad := 0
+	for _, row := range rows {
+		pad = max(pad, len(row[0]))
 	}
-	return done + line
+	pad = min(pad, width/2)
+	for _, row := range rows {
+		line := row[0]
+		if len(line) > pad {
+			c.printf("%s", line)
+			line = ""
+		}
+		line = fmt.Sprintf("%-*s ", pad, line)
+		for _, word := range strings.Fields(row[1]) {
+			full := len(line)+1+len(word) > width
+			if full && strings.TrimSpace(line) != "" {
+				c.printf("%s", line)
+				line = strings.Repeat(" ", pad+1)
+			}
+			line += " " + word
+		}
+		c.printf("%s", line)
+	}
 }

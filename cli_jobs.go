@@ -246,11 +246,24 @@ func resultText(j *daemonpb.JobStatus) string {
 	return fmt.Sprintf("%s; print it with: honeydew job result %s", bytesText(j.ResultBytes), j.JobId)
 }
 
+// submitted answers with the id of a new job, and tells a person how to go on.
+func (c *cli) submitted(document any, id string) error {
+	c.printf("%s", id)
+	if c.terminal && !c.json {
+		c.note("submitted%s", waitHint(id))
+	}
+	return c.document(document)
+}
+
+func waitHint(id string) string {
+	return "; wait for it with: honeydew job wait " + id
+}
+
 // done is what was done to one job.
 type done struct {
 	JobID   string `json:"jobId"`
 	Status  string `json:"status,omitempty"`  // after a cancel
-	RetryOf string `json:"retryOf,omitempty"` // the failed job, of which JobID is the new one
+	RetryOf string `json:"retryOf,omitempty"` // the failed job; JobID is the new one
 }
 
 // sweep does one thing to every job that is named, or that a filter finds.
@@ -301,8 +314,12 @@ func (s *sweep) run(ctx context.Context, ids []string) error {
 	case s.c.json: // says it in the document
 	case s.dryRun:
 		s.c.note("%s would be %s", count(len(all), "job"), s.past)
-	case !named:
-		s.c.note("%s %s", count(len(all), "job"), s.past)
+	case !named, s.c.terminal:
+		text := count(len(all), "job") + " " + s.past
+		if len(all) == 1 && all[0].RetryOf != "" {
+			text += waitHint(all[0].JobID)
+		}
+		s.c.note("%s", text)
 	}
 	document := struct {
 		*done        // what was done to the one job that was named stands beside the list, too

@@ -5,7 +5,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -127,11 +126,6 @@ func neutral(s string) string {
 	return strings.Join(strings.Fields(neutralised(s, "", dropped)), " ")
 }
 
-// table prints rows under their heads, as wide as the terminal.
-func (p *printer) table(rows [][]string) {
-	p.columns(p.width, rows)
-}
-
 // pairs prints neutral names and their values, given in turn. An empty value is left out with its name.
 func (p *printer) pairs(words ...string) {
 	width := 0
@@ -145,9 +139,9 @@ func (p *printer) pairs(words ...string) {
 	}
 }
 
-// columns prints rows of one length for people, aligned and made printable, the first with the heads of the columns. If
-// width is not 0, a row fits a line of that width.
-func (p *printer) columns(width int, rows [][]string) {
+// table prints rows of one length for people, aligned and made printable. The first has the heads of the columns. On a
+// terminal, each fits a line.
+func (p *printer) table(rows [][]string) {
 	var all []column
 	for i, head := range rows[0] {
 		widest := 0
@@ -155,13 +149,13 @@ func (p *printer) columns(width int, rows [][]string) {
 			row[i] = neutral(row[i])
 			widest = max(widest, textWidth(row[i]))
 		}
-		if width > 0 {
-			widest = min(widest, width)
+		if p.width > 0 {
+			widest = min(widest, p.width)
 		}
 		all = append(all, newColumn(i, head, widest))
 	}
-	if width > 0 {
-		all = fit(all, width)
+	if p.width > 0 {
+		all = fit(all, p.width)
 	}
 	for _, row := range rows {
 		line := ""
@@ -295,22 +289,12 @@ func count(n int, what string) string {
 
 // logLine is a line of the log for people: time, level, message, fields.
 func logLine(line []byte) string {
-	decoder := json.NewDecoder(bytes.NewReader(line))
-	start, err := decoder.Token()
-	if err != nil || start != json.Delim('{') {
+	if !json.Valid(line) || line[0] != '{' {
 		return neutral(string(line))
 	}
 	var when, level, message string
 	var fields []string
-	for decoder.More() {
-		key, err := decoder.Token()
-		if err != nil {
-			return neutral(string(line))
-		}
-		var value json.RawMessage
-		if err := decoder.Decode(&value); err != nil {
-			return neutral(string(line))
-		}
+	for key, value := range members(line) {
 		text := string(value)
 		_ = json.Unmarshal(value, &text) // a string without its quotes; anything else stays as it is
 		switch key {
@@ -321,7 +305,7 @@ func logLine(line []byte) string {
 		case "message":
 			message = text
 		default:
-			fields = append(fields, fmt.Sprintf("%v=%s", key, text))
+			fields = append(fields, key+"="+text)
 		}
 	}
 	words := neutral(message + " " + strings.Join(fields, " "))

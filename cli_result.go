@@ -47,7 +47,7 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus) error {
 	err := stream(ctx, c, longTimeout, c.client.GetJobResult, in, func(chunk *daemonpb.ResultChunk) error {
 		got += int64(len(chunk.Data))
 		if tells && got < job.ResultBytes {
-			line.say("download", "downloading: %s of %s", bytesText(got), bytesText(job.ResultBytes))
+			line.say("download", fmt.Sprintf("downloading: %s of %s", bytesText(got), bytesText(job.ResultBytes)))
 		}
 		_, err := out.Write(chunk.Data)
 		return err
@@ -61,7 +61,7 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus) error {
 		if !strings.HasSuffix(items, "s") {
 			items = "items"
 		}
-		c.showResult(whole.Bytes(), words(items), "all of it: honeydew job result "+job.JobId+" --json")
+		c.showResult(whole.Bytes(), words(items), "in full: honeydew job result "+job.JobId+" --json")
 	} else {
 		fmt.Fprintln(c.out)
 	}
@@ -72,7 +72,7 @@ func (c *cli) printResult(ctx context.Context, job *daemonpb.JobStatus) error {
 }
 
 // showResult shows a result to a person: a list as a table, one object as names and values, anything else as JSON.
-// items is what to call many of a list, and whole says how to get all of it.
+// items is what to call many of a list, and whole says how to get it in full.
 func (c *cli) showResult(text []byte, items, whole string) {
 	r := readResult(text, items)
 	switch {
@@ -97,14 +97,13 @@ func (c *cli) showResult(text []byte, items, whole string) {
 		return
 	}
 	c.table(r.rows())
-	all := fmt.Sprintf("%d %s", r.count, r.noun)
 	switch {
-	case r.count == 1:
-		all = "1 item"
 	case r.count > maxRows:
-		all = fmt.Sprintf("the first %d of %s", maxRows, all)
+		whole = fmt.Sprintf("%d of %d %s shown; %s", maxRows, r.count, r.noun, whole)
+	case r.count > 1:
+		whole = fmt.Sprintf("%d %s; %s", r.count, r.noun, whole)
 	}
-	c.note("%s; %s", all, whole)
+	c.note("%s", whole)
 }
 
 // What is shown of a result, whatever the API sends: of a list so many rows; of an item so many members, each as so
@@ -129,7 +128,8 @@ type result struct {
 }
 
 // readResult reads one item of a list at a time: there may be a hundred megabytes. An object that begins with a list
-// stands for it, and its name for items. Of anything else it returns nil. The text is valid before it is read, so no error can come later.
+// stands for it, and the list's name is what its items are called. For anything else it returns nil. The text is
+// checked first, so reading it cannot fail.
 func readResult(text []byte, items string) *result {
 	if !json.Valid(text) {
 		return nil
@@ -142,7 +142,7 @@ func readResult(text []byte, items string) *result {
 	start, _ := decoder.Token()
 	if start == json.Delim('{') {
 		name, _ := decoder.Token()
-		r.noun = words(name)
+		r.noun = words(fmt.Sprint(name))
 		start, _ = decoder.Token()
 		r.object = start != json.Delim('[')
 	}
@@ -197,11 +197,12 @@ func (r *result) add(text json.RawMessage, date func(string) string) {
 		return
 	}
 	for name, value := range members(text) {
+		name = words(name)
 		if put(name, value) {
 			continue
 		}
 		for inner, value := range members(value) {
-			put(name+" "+inner, value)
+			put(name+" "+words(inner), value)
 		}
 	}
 }
@@ -225,8 +226,8 @@ func (r *result) rows() [][]string {
 }
 
 // words are a name of the API for people: createdAt is "created at".
-func words(name any) string {
-	return neutral(strings.ReplaceAll(kebab(fmt.Sprint(name)), "-", " "))
+func words(name string) string {
+	return neutral(strings.ReplaceAll(kebab(name), "-", " "))
 }
 
 // members ranges over the members of a valid object, in their order.
@@ -238,7 +239,7 @@ func members(object []byte) iter.Seq2[string, json.RawMessage] {
 			name, _ := decoder.Token()
 			var value json.RawMessage
 			_ = decoder.Decode(&value)
-			if !yield(words(name), value) {
+			if !yield(fmt.Sprint(name), value) {
 				return
 			}
 		}

@@ -211,7 +211,7 @@ func (c *cli) scheduleRunVerb(f *flag.FlagSet) action {
 		if *wait {
 			return c.waitAll(ctx, []string{out.JobId})
 		}
-		return c.answer(out, "%s", out.JobId)
+		return c.submitted(out, out.JobId)
 	}
 }
 

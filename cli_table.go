@@ -19,7 +19,7 @@ type column struct {
 	least int // width below which it is not cut
 }
 
-// newColumn is the column with that head. The first one of a table is what one wants to copy.
+// newColumn is the column with that head. The first one of a table is what one wants to copy, unless it is a long hash.
 func newColumn(index int, head string, width int) column {
 	c := column{
 		index: index,
@@ -27,33 +27,41 @@ func newColumn(index int, head string, width int) column {
 		worth: 3,
 		least: 16,
 	}
+	kind := head[strings.LastIndex(head, " ")+1:] // HTML URL and URL are of one kind
 	switch {
-	case index == 0:
-		head = "ID"
-	case strings.HasSuffix(head, "URL"):
-		head = "URL"
-	}
-	switch head {
-	case "ID", "STATUS":
-		c.worth = 5
-		c.least = 40
-	case "COMMAND", "NAME", "TITLE", "SUMMARY", "MESSAGE":
-		c.worth = 4
-	case "ARGUMENTS":
+	case kind == "SHA", head == "COMMIT ID":
 		c.worth = 2
 		c.least = 10
-	case "ERROR":
-		c.worth = 1
-		c.least = 10
-	case "ENVIRONMENT", "DESCRIPTION", "BODY", "URL":
-		c.worth = 0
-		c.least = 5
+	case index == 0, kind == "STATUS":
+		c.worth = 5
+		c.least = 40
+	default:
+		c.rate(kind)
 	}
 	c.least = min(c.least, width)
 	return c
 }
 
-// fit leaves columns out, and cuts others, until a row fits a line of that width.
+// rate says what a column is worth that does not name its row.
+func (c *column) rate(kind string) {
+	switch kind {
+	case "COMMAND", "NAME":
+		c.worth = 4
+	case "TITLE", "SUMMARY", "MESSAGE", "COMMENT":
+		c.worth = 4
+		c.least = 18
+	case "ERROR": // its code has room
+		c.worth = 2
+	case "ARGUMENTS":
+		c.worth = 1
+		c.least = 10
+	case "ENVIRONMENT", "DESCRIPTION", "BODY", "URL", "EMAIL", "ADDITIONS", "DELETIONS", "FILES":
+		c.worth = 0
+	}
+}
+
+// fit leaves columns out, and cuts others, until a row fits a line of that width. For a column of no worth, none of
+// the others is cut.
 func fit(columns []column, width int) []column {
 	slices.SortFunc(columns, func(a, b column) int { return cmp.Or(a.worth-b.worth, b.index-a.index) })
 	over := -len(columnGap) - width
@@ -62,9 +70,17 @@ func fit(columns []column, width int) []column {
 		over += c.width + len(columnGap)
 		atLeast += c.least + len(columnGap)
 	}
-	for atLeast > 0 && len(columns) > 1 {
-		over -= columns[0].width + len(columnGap)
-		atLeast -= columns[0].least + len(columnGap)
+	for len(columns) > 1 {
+		c := columns[0]
+		room := atLeast <= 0
+		if c.worth == 0 {
+			room = over <= c.width-c.least
+		}
+		if room {
+			break
+		}
+		over -= c.width + len(columnGap)
+		atLeast -= c.least + len(columnGap)
 		columns = columns[1:]
 	}
 	for i := range columns {

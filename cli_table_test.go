@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -68,8 +69,8 @@ func TestAJobFitsALineOfEachWidth(t *testing.T) {
 		cut   string // what is left of the second row's command
 	}{
 		{60, "ID STATUS COMMAND", "azuredevops.pullRequ…"},
-		{80, "ID STATUS COMMAND ARGUMENTS SUBMITTED", "azuredevops.pul…"},
-		{100, "ID STATUS COMMAND ARGUMENTS SUBMITTED ERROR", "azuredevops.pullRequest…"},
+		{80, "ID STATUS COMMAND SUBMITTED", "azuredevops.pullRequestComm…"},
+		{100, "ID STATUS COMMAND ARGUMENTS SUBMITTED ERROR", "azuredevops.pullR…"},
 		{200, "ID STATUS COMMAND ARGUMENTS ENVIRONMENT SUBMITTED ERROR", "azuredevops.pullRequestCommits"},
 	} {
 		c, out := testCLI(t, row.width)
@@ -89,6 +90,38 @@ func TestAJobFitsALineOfEachWidth(t *testing.T) {
 			if !strings.Contains(text, whole) {
 				t.Errorf("%d columns: no %q in\n%s", row.width, whole, text)
 			}
+		}
+	}
+}
+
+// What a person looks for in a list is there at each width, and nothing of it is cut for what hardly anyone does.
+func TestTheColumnsThatFitAreThoseOfMostWorth(t *testing.T) {
+	commits := [][]string{
+		{"SHA", "MESSAGE", "AUTHOR", "AUTHOR EMAIL", "DATE", "ADDITIONS", "FILES"},
+		{strings.Repeat("5bebb62fa2", 4), "Close idle connections to servers that answer with no health check", "Ada Lovelace-Fischer", "ada@acme.example", "2026-11-28", "3", "1 item"},
+	}
+	failed := [][]string{
+		{"ID", "STATUS", "COMMAND", "ARGUMENTS", "ENVIRONMENT", "SUBMITTED", "ERROR"},
+		{"bpsygszxxbo3xe22", "failed", "github.commits", "organization=acme repository=fresh", "production", "23h 59m ago", `API_ERROR: repository "fresh" not found`},
+	}
+	for _, row := range []struct {
+		table [][]string
+		width int
+		want  string // the row, without the blanks that align it
+	}{
+		{commits, 60, "5bebb62fa…  Close idle connec…  Ada Lovelace-Fi…  2026-11-28"},
+		{commits, 80, "5bebb62fa…  Close idle connections to servers tha…  Ada Lovelace-Fi…  2026-11-28"},
+		{commits, 200, strings.Join(commits[1], "  ")},
+		{failed, 80, `bpsygszxxbo3xe22  failed  github.commits  23h 59m ago  API_ERROR: repository "f…`},
+		{failed, 120, `bpsygszxxbo3xe22  failed  github.commits  organization=acme repos…  23h 59m ago  API_ERROR: repository "fresh" not found`},
+		{failed, 200, strings.Join(failed[1], "  ")},
+	} {
+		c, out := testCLI(t, row.width)
+		c.table(row.table)
+		c.out.Flush()
+		_, line, _ := strings.Cut(strings.TrimSpace(out.String()), "\n")
+		if got := regexp.MustCompile(" {2,}").ReplaceAllString(line, "  "); got != row.want {
+			t.Errorf("%d columns: %s\nwant %s", row.width, got, row.want)
 		}
 	}
 }
@@ -142,11 +175,11 @@ func TestAResultIsShownAsWhatItIs(t *testing.T) {
 	for _, row := range []struct{ name, text, want, said string }{
 		{"a list", `[{"name":"b","htmlUrl":"x","id":1.50,"private":true},{"name":"世","htmlUrl":null,"id":12345678901234567890,"private":null}]`,
 			"NAME  HTML URL  ID                    PRIVATE\nb     x         1.50                  true\n世              12345678901234567890\n", "2 items; get all\n"},
-		{"an object that begins with one", `{"pullRequests":[{"id":1}],"pageInfo":{"more":true}}`, "ID\n1\n", "1 item; get all\n"},
+		{"an object that begins with one", `{"pullRequests":[{"id":1}],"pageInfo":{"more":true}}`, "ID\n1\n", "get all\n"},
 		{"dates", `[{"createdAt":"` + when + `","dueDate":"2026-03-04"}]`,
-			"CREATED AT  DUE DATE\n" + today.Local().Format(time.DateOnly) + "  2026-03-04\n", "1 item; get all\n"},
+			"CREATED AT  DUE DATE\n" + today.Local().Format(time.DateOnly) + "  2026-03-04\n", "get all\n"},
 		{"things with names", `[{"id":1,"author":{"email":"e","displayName":"A"},"labels":["x","y"],"teams":[{"name":"T"},{"name":"U"}],"files":[{"path":"p"}]}]`,
-			"ID  AUTHOR  LABELS  TEAMS  FILES\n1   A       x, y    T, U   1 item\n", "1 item; get all\n"},
+			"ID  AUTHOR  LABELS  TEAMS  FILES\n1   A       x, y    T, U   1 item\n", "get all\n"},
 		{"things without", `[{"id":1,"fields":{"title":"a","inner":{"x":1}}},{"id":2,"fields":null}]`, "ID  FIELDS TITLE\n1   a\n2\n", "2 items; get all\n"},
 		{"empty columns", `[{"id":1,"body":null,"files":[]},{"id":2,"body":""}]`, "ID\n1\n2\n", "2 items; get all\n"},
 		{"an object", `{"id":"1","createdAt":"` + when + `","none":null,"text":"a\nb"}`, "id:          1\ncreated at:  " + localTime(when) + "\ntext:        a b\n", ""},
@@ -190,7 +223,7 @@ func TestAnObjectOfManyMembersIsReadAtOnce(t *testing.T) {
 func TestABigListDoesNotFloodTheScreen(t *testing.T) {
 	text := "[" + strings.Repeat(`{"id":1,"body":"`+strings.Repeat("x", 3000)+`"},`, 9999) + `{"id":2}]`
 	answer, said := personSees(t, 60, text)
-	if lines := strings.Count(answer, "\n"); lines != maxRows+1 || said != "the first 50 of 10000 items; get all\n" {
+	if lines := strings.Count(answer, "\n"); lines != maxRows+1 || said != "50 of 10000 items shown; get all\n" {
 		t.Errorf("%d lines, %q", lines, said)
 	}
 	for line := range strings.Lines(answer) {

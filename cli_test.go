@@ -195,7 +195,7 @@ func TestHelpFitsTheTerminal(t *testing.T) {
 func TestTablesFitTheTerminalAndKeepTheFirstColumn(t *testing.T) {
 	for _, width := range []int{0, 40, 80} {
 		c, out := testCLI(t, width)
-		c.columns(width, [][]string{{"ID", "STATUS", "ERROR"}, {"4k2mzq7xw3p5ar2n", "failed", strings.Repeat("long ", 30) + "\x1b[31mred\u202e"}})
+		c.table([][]string{{"ID", "STATUS", "ERROR"}, {"4k2mzq7xw3p5ar2n", "failed", strings.Repeat("long ", 30) + "\x1b[31mred\u202e"}})
 		if err := c.out.Flush(); err != nil {
 			t.Fatal(err)
 		}

@@ -23,6 +23,7 @@ const (
 	tellEvery = 2 * time.Second
 	lasting   = 10 * time.Second // what lasts so long is said without a terminal, too
 	eraseLine = "\r\x1b[K"
+	toGoOn    = "; to go on: honeydew queue resume" // is shown whole or not at all
 )
 
 // progress says what is waited for.
@@ -52,7 +53,7 @@ func (c *cli) stderrWidth() int {
 }
 
 // say rewrites the line or, where it cannot be, prints the text of a phase that has lasted.
-func (p *progress) say(phase, format string, args ...any) {
+func (p *progress) say(phase, text string) {
 	if phase != p.phase {
 		if p.phase != "" { // the first one began with the wait
 			p.since = time.Now()
@@ -60,11 +61,15 @@ func (p *progress) say(phase, format string, args ...any) {
 		p.phase = phase
 		p.said = false
 	}
-	text := neutral(fmt.Sprintf(format, args...))
+	text = neutral(text)
 	width := p.width()
+	room := width - 3 // ^C finds the rest
 	switch {
 	case width > 0:
-		fmt.Fprint(p.out, eraseLine+cut(text, width-3)) // ^C finds room
+		if textWidth(text) > room {
+			text, _, _ = strings.Cut(text, toGoOn)
+		}
+		fmt.Fprint(p.out, eraseLine+cut(text, room))
 		p.said = true
 	case !p.said && time.Since(p.since) >= lasting:
 		fmt.Fprintln(p.out, text)
@@ -124,7 +129,7 @@ func (w *watch) tell(ctx context.Context) {
 		}
 	}
 	phase, text := w.state()
-	w.line.say(phase, "%s (job %s)", text, w.job.JobId)
+	w.line.say(phase, "job "+w.job.JobId+": "+text)
 }
 
 // state is what the job does now, for people, and a name for it that stays as long as it does.
@@ -138,26 +143,27 @@ func (w *watch) state() (phase, text string) {
 	case j.Status != statusPending, w.daemon == nil:
 		return j.Status, j.Status
 	case w.daemon.QueuePaused:
-		return "paused", "the queue is paused; resume it with: honeydew queue resume"
+		return "paused", "the queue is paused" + toGoOn
 	case waits && j.ErrorCode == codeRateLimited:
-		return "held", holdText(j.NextAttemptAt)
+		return "held", holdText(j.NextAttemptAt, j.Error)
 	case waits && j.Error != "":
 		retry := fmt.Sprintf("retry %d of %d", j.RetryCount, j.MaxRetries)
 		return retry, fmt.Sprintf("%s %s: %s", retry, shortTime(j.NextAttemptAt), j.Error)
 	case waits:
 		return "due", "pending, due at " + localTime(j.NextAttemptAt)
 	case w.daemon.HeldUntil > now && w.daemon.Environment == j.Environment:
-		return "held", holdText(w.daemon.HeldUntil)
+		return "held", holdText(w.daemon.HeldUntil, w.daemon.HeldReason)
 	}
 	return "pending", fmt.Sprintf("pending, one of %d; %d of %d workers are busy",
 		w.daemon.Pending, w.daemon.BusyWorkers, w.daemon.Workers)
 }
 
-// holdText says how long an API has asked to wait, and what ends that.
-func holdText(until string) string {
+// holdText says how long an API has asked to wait, why, and what ends that.
+func holdText(until, why string) string {
 	t, _ := parseTimeText(until) // in the daemon's own form
-	return fmt.Sprintf("held by the API until %s; end it: honeydew queue resume --now",
-		t.Local().Format("15:04:05 MST"))
+	why = strings.TrimPrefix(why, codeRateLimited+": ")
+	why, _, _ = strings.Cut(why, "; the API asks") // for how long stands here already
+	return fmt.Sprintf("held by the API until %s: %s%s --now", t.Local().Format("15:04:05 MST"), why, toGoOn)
 }
 
 // wait follows a job to its end and returns it.
@@ -253,7 +259,7 @@ func nextStep(j *daemonpb.JobStatus) string {
 	case codeAuthRequired, codeAuthExpired, codeAuthInvalid:
 		return fmt.Sprintf("log in with: honeydew login --environment %s && %s", shellQuoted(j.Environment), retry)
 	case codeTimeout:
-		return "retry it with: " + retry + ", or submit it with a longer --timeout (else api.timeout holds)"
+		return "retry it with: " + retry + "; if it needs longer, submit it with a higher --timeout"
 	case codeResultTooLarge:
 		return "ask for less, such as fewer days, or raise api.max_response_mb"
 	case codeAPI:
@@ -261,7 +267,7 @@ func nextStep(j *daemonpb.JobStatus) string {
 	case codeBadResponse:
 		return "is the URL of its environment right? see: honeydew env list"
 	case codeOutcomeUnknown:
-		return "look at the provider whether it was carried out; only if it was not, retry it with: " + retry
+		return "look at the provider to see whether it was carried out; if it was not, retry it with: " + retry
 	case codeInternal:
 		return "this is a bug; see: honeydew logs " + j.JobId
 	}

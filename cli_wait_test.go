@@ -33,6 +33,8 @@ func TestALineIsRewrittenOnATerminalAlone(t *testing.T) {
 	}{
 		{"a terminal", 14, []said{{0, "a", "first"}, {1, "a", "second, and long"}, {1, "b", "\u4e16\u754c\u4e16\u754c\u4e16\u754c\x1b[2J"}},
 			"\r\x1b[Kfirst\r\x1b[Ksecond, an…\r\x1b[K\u4e16\u754c\u4e16\u754c\u4e16…\r\x1b[K"},
+		{"a terminal with room for a command", 42, []said{{0, "a", "paused" + toGoOn}}, "\r\x1b[Kpaused" + toGoOn + "\r\x1b[K"},
+		{"a terminal without", 41, []said{{0, "a", "paused" + toGoOn}}, "\r\x1b[Kpaused\r\x1b[K"},
 		{"a terminal, nothing said", 12, nil, ""},
 		{"a pipe", 0, []said{{0, "a", "a0"}, {9 * time.Second, "a", "a9"}, {time.Second, "a", "a10"}, {9 * time.Second, "a", "a19"},
 			{time.Second, "b", "b0"}, {9 * time.Second, "c", "c0"}, {time.Minute, "c", "c60"}}, "a10\nc60\n"},
@@ -42,7 +44,7 @@ func TestALineIsRewrittenOnATerminalAlone(t *testing.T) {
 			p := &progress{out: &out, width: func() int { return row.width }}
 			for _, s := range row.said {
 				time.Sleep(s.after)
-				p.say(s.phase, "%s", s.text)
+				p.say(s.phase, s.text)
 			}
 			p.clear()
 			if out.String() != row.want {
@@ -55,7 +57,7 @@ func TestALineIsRewrittenOnATerminalAlone(t *testing.T) {
 func TestWhatAJobWaitsForIsTold(t *testing.T) {
 	in := func(d time.Duration) string { return timeText(time.Now().Add(d)) }
 	busy := &daemonpb.DaemonStatus{Environment: "demo", Pending: 12, Workers: 4, BusyWorkers: 3}
-	held := &daemonpb.DaemonStatus{Environment: "demo", HeldUntil: in(time.Minute)}
+	held := &daemonpb.DaemonStatus{Environment: "demo", HeldUntil: in(time.Minute), HeldReason: "HTTP 503"}
 	for _, row := range []struct {
 		job    *daemonpb.JobStatus
 		daemon *daemonpb.DaemonStatus
@@ -64,10 +66,10 @@ func TestWhatAJobWaitsForIsTold(t *testing.T) {
 		{&daemonpb.JobStatus{Status: statusRunning, StartedAt: in(-12 * time.Second)}, nil, `running for 12s`},
 		{&daemonpb.JobStatus{Status: statusPending}, nil, `pending`},
 		{&daemonpb.JobStatus{Status: statusPending}, busy, `pending, one of 12; 3 of 4 workers are busy`},
-		{&daemonpb.JobStatus{Status: statusPending}, &daemonpb.DaemonStatus{QueuePaused: true}, `the queue is paused; resume it with: honeydew queue resume`},
-		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(time.Minute), ErrorCode: codeRateLimited, Error: "RATE_LIMITED: x"}, busy,
-			`held by the API until \d\d:\d\d:\d\d \S+; end it: honeydew queue resume --now`},
-		{&daemonpb.JobStatus{Status: statusPending, Environment: "demo"}, held, `held by the API until .*`},
+		{&daemonpb.JobStatus{Status: statusPending}, &daemonpb.DaemonStatus{QueuePaused: true}, `the queue is paused; to go on: honeydew queue resume`},
+		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(time.Minute), ErrorCode: codeRateLimited, Error: "RATE_LIMITED: x; the API asks to wait 1m0s"}, busy,
+			`held by the API until \d\d:\d\d:\d\d \S+: x; to go on: honeydew queue resume --now`},
+		{&daemonpb.JobStatus{Status: statusPending, Environment: "demo"}, held, `held by the API until .*: HTTP 503; to go on: honeydew queue resume --now`},
 		{&daemonpb.JobStatus{Status: statusPending, Environment: "other"}, held, `pending, one of .*`},
 		{&daemonpb.JobStatus{Status: statusPending, NextAttemptAt: in(4 * time.Second), RetryCount: 2, MaxRetries: 4, Error: "SERVER_ERROR: x"}, busy,
 			`retry 2 of 4 in \ds: SERVER_ERROR: x`},
@@ -139,7 +141,7 @@ func TestWhoWaitsWithoutATerminalHearsOfWhatLasts(t *testing.T) {
 		}
 	})
 	said, err := os.ReadFile(c.stderr.Name())
-	want := "pending, one of 1; 0 of 4 workers are busy (job j)\nrunning for 12s (job j)\n"
+	want := "job j: pending, one of 1; 0 of 4 workers are busy\njob j: running for 12s\n"
 	if err != nil || string(said) != want {
 		t.Errorf("said %q (%v), want %q", said, err, want)
 	}

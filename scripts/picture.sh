@@ -49,7 +49,7 @@ session() {
   until grep -qa 'running for' "$work/typescript"; do kill -0 $!; done
   control '{"gate":false}'
   wait $!
-  sed $'s/^.*\e\\[K\\(running[^\e]*\\)\e\\[K/\\1\\n/' "$work/waited"
+  sed $'s/^.*\e\\[K\\(job[^\e]*running[^\e]*\\)\e\\[K/\\1\\n/' "$work/waited"
   say "honeydew schedule add nightly '0 2 * * *' github.commits organization=acme repository=api startDate=last-success"
   honeydew schedule add nightly '0 2 * * *' github.commits organization=acme repository=api startDate=last-success
   say honeydew job list
