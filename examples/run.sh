@@ -22,3 +22,13 @@ if command -v npm >/dev/null; then
 else
   echo "skipped: npm is not installed"
 fi
+echo "== Python"
+if command -v protoc >/dev/null && /usr/bin/python3 -c 'import grpc' 2>/dev/null; then
+  protoc -I .. --python_out="$work" daemon.proto
+  PYTHONPATH=$work python/submit.py jira.projects organization=acme | grep '"key":"HON"' >/dev/null
+else
+  echo "skipped: protoc or Python's grpc is not installed"
+fi
+echo "== buf curl"
+go tool -modfile=../tools/go.mod buf curl --protocol grpc --http2-prior-knowledge --unix-socket "$HONEYDEW_HOME/daemon.sock" \
+  http://localhost/honeydew.Daemon/Ping | grep '"version"' >/dev/null
