@@ -205,6 +205,7 @@ func (t *TokenSource) Status(env Environment) (AuthState, error) {
 	state := AuthState{loginFacts: pair.loginFacts}
 	if e, ok := errors.AsType[*Error](err); ok {
 		state.Problem = e.Message + "; " + e.Hint
+		state.loginFacts = loginFacts{Username: row.Username} // when tokens expire that nobody can read, is no news
 	}
 	state.Authenticated = err == nil && !env.NeedsReauth
 	state.NeedsReauth = !state.Authenticated
@@ -251,7 +252,7 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 		"environment", env.Name,
 		"error", err.Error())
 	// Where only the passphrase is missing, to bring it back is all that is needed; a login would be refused.
-	missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access))
+	missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(env.Name, row.Access))
 	if ok {
 		missing.Code = codeAuthExpired
 		return p, missing
@@ -267,7 +268,7 @@ func (t *TokenSource) mayReplace(env Environment) error {
 	if err != nil && codeOf(err) != codeNotFound {
 		return err
 	}
-	return t.Sealer.mayReplace(row.Access) // of nothing, where there is no login
+	return t.Sealer.mayReplace(env.Name, row.Access) // of nothing, where there is no login
 }
 
 // save seals and stores a pair. A login ends the need for one, a refresh does not: it may have begun before the refusal
@@ -350,6 +351,9 @@ func notLoggedIn(env Environment, e *Error) *Error {
 	said := e.Message
 	if strings.Contains(said, redacted) {
 		said = "the API refused it"
+		if e.Code == codeAuthInvalid {
+			said = "wrong username or password"
+		}
 	}
 	return errorf(codeLoginRefused, "login to %s: %s", env.Name, said).hint("check the username and password")
 }

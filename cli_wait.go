@@ -243,8 +243,13 @@ func nextStep(j *daemonpb.JobStatus) string {
 	if j.RetriedBy != "" {
 		return "it was submitted again; wait for that with: honeydew job wait " + j.RetriedBy
 	}
+	if strings.HasSuffix(j.Error, noPassphrase) {
+		return findPassphrase(j.Environment) + "; then: " + retry
+	}
 	switch j.ErrorCode {
-	case codeAuthRequired, codeAuthExpired, codeAuthInvalid:
+	case codeAuthInvalid:
+		return "the API refuses new tokens too: check the rights of the account; then: " + retry
+	case codeAuthRequired, codeAuthExpired:
 		return fmt.Sprintf("log in with: honeydew login --environment %s && %s", shellQuoted(j.Environment), retry)
 	case codeTimeout:
 		return "retry it with: " + retry + ", or submit it with a longer --timeout (else api.timeout holds)"
