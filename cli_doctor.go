@@ -114,6 +114,9 @@ func (c *cli) doctor(ctx context.Context, _ []string) error {
 func (c *cli) examine(ctx context.Context) findings {
 	var all findings
 	cfg, err := c.config()
+	if err == nil {
+		err = cfg.checkPaths()
+	}
 	all.add(
 		"configuration",
 		cmp.Or(cfg.File, "none; the defaults hold"),
@@ -260,7 +263,7 @@ func (c *cli) examineDaemon(ctx context.Context, all *findings) {
 		faultIf(len(s.Problems) > 0, "%s", strings.Join(s.Problems, "; ")),
 		"see: honeydew logs",
 	)
-	login, fix, _ := strings.Cut(loginState(s.Authenticated, s.NeedsReauth), "; ")
+	login, fix, _ := strings.Cut(loginState(s.Authenticated, s.NeedsReauth, s.Problems...), "; ")
 	all.add(
 		"login",
 		s.Environment+": "+login,

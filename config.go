@@ -419,9 +419,10 @@ func unknownKey(prefix string, key *yaml.Node, keys []string) error {
 }
 
 // checkPaths refuses two paths to one file, whatever they are called, and those that must name a regular file and name
-// something else: rotation would rename a database, and a start would remove what lies where the socket goes.
+// something else: rotation would rename a database, and a start would remove what lies where the socket goes. The
+// folders that the file names must exist, for nobody makes them, and so must the passphrase.
 func (c *Config) checkPaths() error {
-	const socket = "daemon.socket_path"
+	const socket, passphrase = "daemon.socket_path", "auth.passphrase_file"
 	database := c.Storage.DatabasePath
 	paths := []struct{ key, path string }{
 		{"the key", filepath.Join(c.Home, "key")},
@@ -434,7 +435,7 @@ func (c *Config) checkPaths() error {
 		{socket, c.Daemon.SocketPath},
 		{"daemon.pid_file", c.Daemon.PIDFile},
 		{"logging.file", c.Logging.File},
-		{"auth.passphrase_file", c.Auth.PassphraseFile},
+		{passphrase, c.Auth.PassphraseFile},
 	}
 	infos := make([]fs.FileInfo, len(paths)) // nil where there is nothing yet
 	for i := range paths {
@@ -446,11 +447,15 @@ func (c *Config) checkPaths() error {
 		if err == nil {
 			p.path = real
 		}
+		if err != nil && c.lines[p.key] > 0 && !exists(filepath.Dir(p.path)) {
+			return c.fault(p.key, fmt.Errorf("there is no folder %s", filepath.Dir(p.path)))
+		}
 		infos[i], err = os.Stat(p.path)
-		if err == nil && p.key != socket {
-			if !infos[i].Mode().IsRegular() || isDevice(p.path) {
-				return c.fault(p.key, refused(quoted(p.path), "a regular file, or none yet"))
-			}
+		if err != nil && p.key == passphrase {
+			return c.fault(p.key, fmt.Errorf("there is no file %s", p.path))
+		}
+		if p.key != socket && (isDevice(p.path) || err == nil && !infos[i].Mode().IsRegular()) {
+			return c.fault(p.key, refused(quoted(p.path), "a regular file, or none yet"))
 		}
 		for j, other := range paths[:i] {
 			if p.path == other.path || os.SameFile(infos[i], infos[j]) {

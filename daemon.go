@@ -205,10 +205,10 @@ func (d *Daemon) readConfig() error {
 		return exitError{exitConfig, err}
 	}
 	d.cfg = cfg
-	if err := cfg.checkPaths(); err != nil {
+	if err := checkSocketPath(cfg.Daemon.SocketPath); err != nil {
 		return exitError{exitConfig, err}
 	}
-	if err := checkSocketPath(cfg.Daemon.SocketPath); err != nil {
+	if err := cfg.checkPaths(); err != nil {
 		return exitError{exitConfig, err}
 	}
 	return nil
