@@ -205,7 +205,6 @@ func (t *TokenSource) Status(env Environment) (AuthState, error) {
 	state := AuthState{loginFacts: pair.loginFacts}
 	if e, ok := errors.AsType[*Error](err); ok {
 		state.Problem = e.Message + "; " + e.Hint
-		state.loginFacts = loginFacts{Username: row.Username} // when tokens expire that nobody can read, is no news
 	}
 	state.Authenticated = err == nil && !env.NeedsReauth
 	state.NeedsReauth = !state.Authenticated
@@ -232,12 +231,10 @@ func (p *tokenPair) good(refused string) bool {
 	return p != nil && p.access != refused && !p.due()
 }
 
-// open decrypts what save stored. Where it fails the pair has no tokens, but says whose they are.
+// open decrypts what save stored. Where it fails the pair only says whose they are.
 func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 	p := &tokenPair{}
 	p.Username = row.Username
-	p.AccessExpires = row.AccessExpires
-	p.RefreshExpires = row.RefreshExpires
 	place := sealPlace(env)
 	access, err := t.Sealer.open(place, "access", row.Access)
 	if err == nil && len(row.Refresh) > 0 {
@@ -245,6 +242,8 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 	}
 	if err == nil {
 		p.access = access
+		p.AccessExpires = row.AccessExpires
+		p.RefreshExpires = row.RefreshExpires
 		return p, nil
 	}
 	// The log says what is wrong with them, the error what to do about it.
@@ -257,8 +256,9 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 		missing.Code = codeAuthExpired
 		return p, missing
 	}
-	e := expired("the stored login cannot be decrypted: its key or passphrase, or the environment's URL, has changed")
-	return p, e.hint("bring that back, or log in again with: honeydew login")
+	return p, expired("the stored login cannot be decrypted: " +
+		"its key or passphrase, or the environment's URL, has changed").
+		hint("bring that back, or log in again with: honeydew login")
 }
 
 // mayReplace fails where the login that is stored must not be replaced by one of this daemon's: it was made under a

@@ -246,11 +246,12 @@ func nextStep(j *daemonpb.JobStatus) string {
 	if strings.HasSuffix(j.Error, noPassphrase) {
 		return findPassphrase(j.Environment) + "; then: " + retry
 	}
+	login := "log in with: honeydew login --environment " + shellQuoted(j.Environment) + " && " + retry
 	switch j.ErrorCode {
 	case codeAuthInvalid:
-		return "the API refuses new tokens too: check the rights of the account; then: " + retry
+		return "the API refuses new tokens too: check the rights of the account, or " + login
 	case codeAuthRequired, codeAuthExpired:
-		return fmt.Sprintf("log in with: honeydew login --environment %s && %s", shellQuoted(j.Environment), retry)
+		return login
 	case codeTimeout:
 		return "retry it with: " + retry + ", or submit it with a longer --timeout (else api.timeout holds)"
 	case codeResultTooLarge:
