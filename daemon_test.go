@@ -314,7 +314,7 @@ func TestStartThatCannotSucceedSaysWhyAndEnds(t *testing.T) {
 			if err := os.Chmod(filepath.Join(r.home, "key"), 0o644); err != nil {
 				r.Fatal(err)
 			}
-		}, exitConfig, "chmod"},
+		}, exitConfig, "open to others"},
 		{"missing passphrase file", "auth:\n  passphrase_file: nowhere\n", nil, exitConfig, "nowhere"},
 		{"file for a home", "", func(r *daemonRig) { r.opts.Home = r.opts.ConfigFile }, exitConfig, "home"},
 		{"file for a socket", "", func(r *daemonRig) { putFile(r, r.home, "daemon.sock", "mine") }, 0, "in the way"},

@@ -240,7 +240,8 @@ func readProtected(path string, limit int, others fs.FileMode, owners ...int) ([
 	}
 	mode := info.Mode().Perm()
 	if mode&others != 0 && runtime.GOOS != "windows" {
-		return nil, fmt.Errorf("%s has mode %04o: %w; run: chmod 600 %s", path, mode, errOpenToOthers, path)
+		return nil, errorf(codeFailedPrecondition, "%s has mode %04o: %w", path, mode, errOpenToOthers).
+			hint("run: chmod 600 %s", shellQuoted(path))
 	}
 	text, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
 	if len(text) > limit {
