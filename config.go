@@ -360,7 +360,7 @@ func notYAML(err error) error {
 	if _, err := fmt.Sscanf(text, "line %d:", &line); err == nil {
 		_, text, _ = strings.Cut(text, ": ")
 	}
-	return faultAt(line, "not YAML: %s", text)
+	return faultAt(line, "not valid YAML: %s", text)
 }
 
 // read obeys the keys of n, which is a section of the file, or all of it for "". known is the same part of the
@@ -371,7 +371,7 @@ func (c *Config) read(section string, n, known *yaml.Node, userHome string) erro
 	}
 	if n.Kind != yaml.MappingNode {
 		what := cmp.Or(section, "the file")
-		return faultAt(n.Line, "%s: %w", what, refused(shown(n), "a section of keys"))
+		return faultAt(n.Line, "%s: %w", what, refused(shown(n), "keys and their values"))
 	}
 	prefix := section + "."
 	if section == "" {
@@ -447,8 +447,9 @@ func (c *Config) checkPaths() error {
 		if err == nil {
 			p.path = real
 		}
-		if err != nil && c.lines[p.key] > 0 && !exists(filepath.Dir(p.path)) {
-			return c.fault(p.key, fmt.Errorf("there is no folder %s", filepath.Dir(p.path)))
+		dir := filepath.Dir(p.path)
+		if c.lines[p.key] > 0 && !exists(dir) {
+			return c.fault(p.key, fmt.Errorf("there is no folder %s", dir))
 		}
 		infos[i], err = os.Stat(p.path)
 		if err != nil && p.key == passphrase {
