@@ -114,13 +114,10 @@ func (c *cli) doctor(ctx context.Context, _ []string) error {
 func (c *cli) examine(ctx context.Context) findings {
 	var all findings
 	cfg, err := c.config()
-	if err == nil {
-		err = cfg.checkPaths()
-	}
 	all.add(
 		"configuration",
 		cmp.Or(cfg.File, "none; the defaults hold"),
-		err,
+		cmp.Or(err, cfg.checkPaths()),
 		"mend the file, or make it readable",
 	)
 	err = checkHome(c.home)
