@@ -117,7 +117,7 @@ func (c *cli) examine(ctx context.Context) findings {
 	all.add(
 		"configuration",
 		cmp.Or(cfg.File, "none; the defaults hold"),
-		cmp.Or(err, cfg.checkPaths()),
+		err,
 		"mend the file, or make it readable",
 	)
 	err = checkHome(c.home)

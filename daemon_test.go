@@ -936,7 +936,7 @@ func TestProblemsNameWhatIsDegraded(t *testing.T) {
 	}
 	r.q.failing, d.logFile.problem = 2, "3 lines lost"
 	p := strings.Join(d.problems(), "\n")
-	for _, want := range []string{"database: STORAGE_FULL", "database: 2 results wait", "log: 3 lines lost"} {
+	for _, want := range []string{"database: STORAGE_FULL", "database: results that wait to be stored: 2;", "log: 3 lines lost"} {
 		if !strings.Contains(p, want) {
 			t.Errorf("no %q in %q", want, p)
 		}
