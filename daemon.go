@@ -661,7 +661,7 @@ func (d *Daemon) problems() (all []string) {
 	}
 	failing := d.queue.State("").Failing
 	if failing > 0 {
-		all = append(all, fmt.Sprintf("database: results that wait to be stored: %d; until then no job is started", failing))
+		all = append(all, fmt.Sprintf("database: results that wait to be stored: %d; no job starts before", failing))
 	}
 	atSocket := d.socketFault.Load()
 	if atSocket != nil {
