@@ -231,12 +231,10 @@ func (p *tokenPair) good(refused string) bool {
 	return p != nil && p.access != refused && !p.due()
 }
 
-// open decrypts what save stored. Where it fails the pair has no tokens, but says whose they are.
+// open decrypts what save stored. Where it fails the pair only says whose they are.
 func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 	p := &tokenPair{}
 	p.Username = row.Username
-	p.AccessExpires = row.AccessExpires
-	p.RefreshExpires = row.RefreshExpires
 	place := sealPlace(env)
 	access, err := t.Sealer.open(place, "access", row.Access)
 	if err == nil && len(row.Refresh) > 0 {
@@ -244,6 +242,8 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 	}
 	if err == nil {
 		p.access = access
+		p.AccessExpires = row.AccessExpires
+		p.RefreshExpires = row.RefreshExpires
 		return p, nil
 	}
 	// The log says what is wrong with them, the error what to do about it.
@@ -251,13 +251,14 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 		"environment", env.Name,
 		"error", err.Error())
 	// Where only the passphrase is missing, to bring it back is all that is needed; a login would be refused.
-	missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(row.Access))
+	missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(env.Name, row.Access))
 	if ok {
 		missing.Code = codeAuthExpired
 		return p, missing
 	}
-	e := expired("the stored login cannot be decrypted: its key or passphrase, or the environment's URL, has changed")
-	return p, e.hint("bring that back, or log in again with: honeydew login")
+	return p, expired("the stored login cannot be decrypted: " +
+		"its key or passphrase, or the environment's URL, has changed").
+		hint("bring that back, or log in again with: honeydew login")
 }
 
 // mayReplace fails where the login that is stored must not be replaced by one of this daemon's: it was made under a
@@ -267,7 +268,7 @@ func (t *TokenSource) mayReplace(env Environment) error {
 	if err != nil && codeOf(err) != codeNotFound {
 		return err
 	}
-	return t.Sealer.mayReplace(row.Access) // of nothing, where there is no login
+	return t.Sealer.mayReplace(env.Name, row.Access) // of nothing, where there is no login
 }
 
 // save seals and stores a pair. A login ends the need for one, a refresh does not: it may have begun before the refusal
@@ -350,6 +351,9 @@ func notLoggedIn(env Environment, e *Error) *Error {
 	said := e.Message
 	if strings.Contains(said, redacted) {
 		said = "the API refused it"
+		if e.Code == codeAuthInvalid {
+			said = "wrong username or password"
+		}
 	}
 	return errorf(codeLoginRefused, "login to %s: %s", env.Name, said).hint("check the username and password")
 }

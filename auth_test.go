@@ -389,6 +389,8 @@ func TestLoginSaysWhyItFailed(t *testing.T) {
 		{"no username", "", testPassword, nil, codeInvalidArgument},
 		{"no password", "ada", "", nil, codeInvalidArgument},
 		{"a wrong password", "ada", "wrong", nil, codeLoginRefused},
+		{"a word of the answer", "ada", "wrong", page(200, mediaJSON,
+			`{"errors":[{"message":"wrong name","extensions":{"code":"UNAUTHENTICATED"}}]}`), codeLoginRefused},
 		{"a GraphQL error", "ada", testPassword, page(200, mediaJSON, echo), codeLoginRefused},
 		{"401", "ada", testPassword, page(401, mediaJSON, echo), codeLoginRefused},
 		{"400", "ada", testPassword, page(400, mediaGraphQL, echo), codeLoginRefused},
@@ -425,6 +427,9 @@ func TestLoginSaysWhyItFailed(t *testing.T) {
 			}
 			if test.want == codeLoginRefused && strings.Contains(err.Error(), redacted) {
 				t.Errorf("unreadable without the password: %v", err)
+			}
+			if test.name == "a word of the answer" && !strings.HasSuffix(err.Error(), ": wrong username or password") {
+				t.Errorf("not in our words: %v", err)
 			}
 			if asked := a.api.count("login") > before; asked == (test.want == codeInvalidArgument) {
 				t.Errorf("the API was asked: %v", asked)
@@ -1209,7 +1214,7 @@ func TestLostKeyNeedsALoginAndDeletesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.wantCall(codeAuthExpired)
-	if state := a.status(); state.Authenticated || !state.NeedsReauth || state.Username != "ada" || state.RefreshExpires.IsZero() {
+	if state := a.status(); state.Authenticated || !state.NeedsReauth || state.loginFacts != (loginFacts{Username: "ada"}) {
 		t.Errorf("%+v", state)
 	}
 	if after, err := a.store.Tokens(a.env().ID); err != nil || fmt.Sprint(after) != fmt.Sprint(before) {

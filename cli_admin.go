@@ -176,9 +176,15 @@ func (c *cli) logoutVerb(f *flag.FlagSet) action {
 	}
 }
 
-// loginState says in words whether somebody is logged in. A login that has expired and one whose key is gone need the
-// same.
-func loginState(authenticated, needsReauth bool) string {
+// loginState says in words whether somebody is logged in, and what to do if not. A login that has expired and one whose
+// key is gone need the same; problems say which one needs its passphrase.
+func loginState(authenticated, needsReauth bool, problems ...string) string {
+	for _, problem := range problems {
+		fix, needsPassphrase := strings.CutPrefix(problem, noPassphrase+"; ")
+		if needsPassphrase {
+			return "login needs its passphrase; " + fix
+		}
+	}
 	switch {
 	case needsReauth:
 		return "login no longer valid; run: honeydew login"
@@ -203,8 +209,8 @@ func (c *cli) authStatusVerb(f *flag.FlagSet) action {
 				"do honeydew job retry --code $code; done"
 			failed = fmt.Sprintf(retry, out.FailedAuthJobs)
 		}
-		login := strings.TrimPrefix(loginState(out.Authenticated, out.NeedsReauth), "login ")
-		if in.Environment != "" && !out.Authenticated {
+		login := strings.TrimPrefix(loginState(out.Authenticated, out.NeedsReauth, out.Problem), "login ")
+		if in.Environment != "" && strings.HasSuffix(login, "honeydew login") {
 			login += " --environment " + in.Environment
 		}
 		c.pairs(

@@ -135,7 +135,7 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 	}
 	c.pairs(
 		"daemon:", fmt.Sprintf("honeydew %s, pid %d, up %s", s.Version, s.Pid, seconds(s.UptimeSeconds)),
-		"environment:", fmt.Sprintf("%s (%s)", s.Environment, loginState(s.Authenticated, s.NeedsReauth)),
+		"environment:", fmt.Sprintf("%s (%s)", s.Environment, loginState(s.Authenticated, s.NeedsReauth, s.Problems...)),
 		"queue:", queue,
 		"held:", heldText(s),
 		"oldest pending:", localTime(s.OldestPendingAt),

@@ -260,7 +260,7 @@ func (c *cli) examineDaemon(ctx context.Context, all *findings) {
 		faultIf(len(s.Problems) > 0, "%s", strings.Join(s.Problems, "; ")),
 		"see: honeydew logs",
 	)
-	login, fix, _ := strings.Cut(loginState(s.Authenticated, s.NeedsReauth), "; ")
+	login, fix, _ := strings.Cut(loginState(s.Authenticated, s.NeedsReauth, s.Problems...), "; ")
 	all.add(
 		"login",
 		s.Environment+": "+login,

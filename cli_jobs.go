@@ -350,7 +350,10 @@ func (s *sweep) each(ctx context.Context, ids []string) ([]done, error) {
 			}
 			if err != nil {
 				_, text, _ := s.c.explain(err)
-				s.c.note("job %s: %s", neutral(id), text)
+				if !strings.Contains(text, neutral(id)) {
+					text = "job " + neutral(id) + ": " + text
+				}
+				s.c.note("%s", text)
 				continue
 			}
 		}

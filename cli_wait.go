@@ -255,9 +255,15 @@ func nextStep(j *daemonpb.JobStatus) string {
 	if j.RetriedBy != "" {
 		return "it was submitted again; wait for that with: honeydew job wait " + j.RetriedBy
 	}
+	if strings.HasSuffix(j.Error, noPassphrase) {
+		return findPassphrase(j.Environment) + "; then: " + retry
+	}
+	login := "log in with: honeydew login --environment " + shellQuoted(j.Environment) + " && " + retry
 	switch j.ErrorCode {
-	case codeAuthRequired, codeAuthExpired, codeAuthInvalid:
-		return fmt.Sprintf("log in with: honeydew login --environment %s && %s", shellQuoted(j.Environment), retry)
+	case codeAuthInvalid:
+		return "the API refuses new tokens too: check the rights of the account, or " + login
+	case codeAuthRequired, codeAuthExpired:
+		return login
 	case codeTimeout:
 		return "retry it with: " + retry + "; if it needs longer, submit it with a higher --timeout"
 	case codeResultTooLarge:

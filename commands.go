@@ -146,10 +146,7 @@ func (t *Commands) Lookup(name string) (*Command, error) {
 			e = e.hint("see what there is of %s with: honeydew %s", provider(name), provider(name))
 		}
 	}
-	near := nearest(name, names)
-	if near != "" {
-		e.Message += "; did you mean " + near + "?"
-	}
+	e.Message += didYouMean(name, names)
 	return nil, e
 }
 
@@ -173,6 +170,19 @@ func (c *Command) argument(name string) *Argument {
 
 // Check holds a payload against the command's arguments; its errors are INVALID_ARGUMENT and name the key.
 func (c *Command) Check(payload map[string]any) error {
+	var unknown, known []string
+	for key := range payload {
+		if c.argument(key) == nil {
+			unknown = append(unknown, key)
+		}
+	}
+	for _, a := range c.Args {
+		known = append(known, a.Name)
+	}
+	if unknown != nil { // before what is missing, which may be what was meant
+		key := slices.Min(unknown)
+		return c.misfit("%s has no argument %q%s", c.Name, cutText(key, 100), didYouMean(key, known))
+	}
 	for _, a := range c.Args {
 		v, given := payload[a.Name]
 		if a.Required && (!given || v == "") {
@@ -182,16 +192,16 @@ func (c *Command) Check(payload map[string]any) error {
 			return c.misfit("%s must be %s", a.Name, allowedValue(a.Type))
 		}
 	}
-	var unknown []string
-	for key := range payload {
-		if c.argument(key) == nil {
-			unknown = append(unknown, key)
-		}
-	}
-	if unknown != nil {
-		return c.misfit("%s has no argument %q", c.Name, cutText(slices.Min(unknown), 100))
-	}
 	return nil
+}
+
+// didYouMean is the end of a message about s, which is none of the names, if one of them is near.
+func didYouMean(s string, names []string) string {
+	near := nearest(s, names)
+	if near == "" {
+		return ""
+	}
+	return "; did you mean " + near + "?"
 }
 
 func (c *Command) misfit(format string, args ...any) error {
@@ -326,7 +336,7 @@ func editDistance(a, b string) int {
 func payloadJSON(payload map[string]any) ([]byte, error) {
 	text, err := json.Marshal(payload)
 	if err != nil {
-		return nil, invalidf("payload: a value in it is no JSON")
+		return nil, invalidf("payload: a value in it is not JSON")
 	}
 	if len(text) > maxPayloadBytes {
 		return nil, tooLarge(len(text))

@@ -67,7 +67,7 @@ func instant(date string, zone *time.Location) time.Time {
 
 // noDate refuses text as the date of a field.
 func noDate(field, text, allowed string) *Error {
-	return invalidf("%s: %s is no date; allowed: %s", field, quoted(text), allowed)
+	return invalidf("%s: %s is not a date; allowed: %s", field, quoted(text), allowed)
 }
 
 // resolveDate makes days and weeks, today and yesterday a date, now and hours an instant; absolute forms stay.

@@ -101,7 +101,7 @@ func TestWhatIsNoDateIsRefused(t *testing.T) {
 				if err == nil {
 					t.Errorf("%q became %v", text, out[key])
 				} else if codeOf(err) != codeInvalidArgument || !strings.HasPrefix(err.Error(), "INVALID_ARGUMENT: "+key+": ") ||
-					!strings.HasSuffix(err.Error(), " is no date; allowed: "+allowed) {
+					!strings.HasSuffix(err.Error(), " is not a date; allowed: "+allowed) {
 					t.Errorf("%q: %v", text, err)
 				}
 			}

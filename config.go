@@ -360,7 +360,7 @@ func notYAML(err error) error {
 	if _, err := fmt.Sscanf(text, "line %d:", &line); err == nil {
 		_, text, _ = strings.Cut(text, ": ")
 	}
-	return faultAt(line, "not YAML: %s", text)
+	return faultAt(line, "not valid YAML: %s", text)
 }
 
 // read obeys the keys of n, which is a section of the file, or all of it for "". known is the same part of the
@@ -371,7 +371,7 @@ func (c *Config) read(section string, n, known *yaml.Node, userHome string) erro
 	}
 	if n.Kind != yaml.MappingNode {
 		what := cmp.Or(section, "the file")
-		return faultAt(n.Line, "%s: %w", what, refused(shown(n), "a section of keys"))
+		return faultAt(n.Line, "%s: %w", what, refused(shown(n), "keys and their values"))
 	}
 	prefix := section + "."
 	if section == "" {
@@ -419,22 +419,23 @@ func unknownKey(prefix string, key *yaml.Node, keys []string) error {
 }
 
 // checkPaths refuses two paths to one file, whatever they are called, and those that must name a regular file and name
-// something else: rotation would rename a database, and a start would remove what lies where the socket goes.
+// something else: rotation would rename a database, and a start would remove what lies where the socket goes. The
+// folders that the file names must exist, for nobody makes them, and so must the passphrase.
 func (c *Config) checkPaths() error {
-	const socket = "daemon.socket_path"
+	const socket, passphrase = "daemon.socket_path", "auth.passphrase_file"
 	database := c.Storage.DatabasePath
 	paths := []struct{ key, path string }{
 		{"the key", filepath.Join(c.Home, "key")},
 		{"the lock", lockPath(c.Home)},
 		{"the configuration", cmp.Or(c.File, filepath.Join(c.Home, "config.yaml"))},
+		{"storage.database_path", database},
 		{"the database's lock", database + ".lock"},
 		{"the database's log", database + "-wal"},
 		{"the database's index", database + "-shm"},
-		{"storage.database_path", database},
 		{socket, c.Daemon.SocketPath},
 		{"daemon.pid_file", c.Daemon.PIDFile},
 		{"logging.file", c.Logging.File},
-		{"auth.passphrase_file", c.Auth.PassphraseFile},
+		{passphrase, c.Auth.PassphraseFile},
 	}
 	infos := make([]fs.FileInfo, len(paths)) // nil where there is nothing yet
 	for i := range paths {
@@ -446,11 +447,16 @@ func (c *Config) checkPaths() error {
 		if err == nil {
 			p.path = real
 		}
+		dir := filepath.Dir(p.path)
+		if c.lines[p.key] > 0 && !exists(dir) {
+			return c.fault(p.key, fmt.Errorf("there is no folder %s", dir))
+		}
 		infos[i], err = os.Stat(p.path)
-		if err == nil && p.key != socket {
-			if !infos[i].Mode().IsRegular() || isDevice(p.path) {
-				return c.fault(p.key, refused(quoted(p.path), "a regular file, or none yet"))
-			}
+		if err != nil && p.key == passphrase {
+			return c.fault(p.key, fmt.Errorf("there is no file %s", p.path))
+		}
+		if p.key != socket && (isDevice(p.path) || err == nil && !infos[i].Mode().IsRegular()) {
+			return c.fault(p.key, refused(quoted(p.path), "a regular file, or none yet"))
 		}
 		for j, other := range paths[:i] {
 			if p.path == other.path || os.SameFile(infos[i], infos[j]) {

@@ -296,20 +296,20 @@ func TestConfigBrokenFileIsRefused(t *testing.T) {
 		{"queue:\n  workers: 1\n  \"workers\": 1\n", "3: queue.workers: given twice; allowed: once"},
 		{"queue: {workers: 1}\napi: {}\nqueue: {max_retries: 1}\n", "3: queue: given twice; allowed: once"},
 		{"queue:\nqueue:\n", "2: queue: given twice; allowed: once"},
-		{"- queue\n", "1: the file: this is not allowed; allowed: a section of keys"},
-		{"hello\n", `1: the file: "hello" is not allowed; allowed: a section of keys`},
-		{"\"\"\n", `1: the file: "" is not allowed; allowed: a section of keys`},
-		{"queue: 4\n", `1: queue: "4" is not allowed; allowed: a section of keys`},
-		{"queue:\n  - workers: 4\n", "2: queue: this is not allowed; allowed: a section of keys"},
+		{"- queue\n", "1: the file: this is not allowed; allowed: keys and their values"},
+		{"hello\n", `1: the file: "hello" is not allowed; allowed: keys and their values`},
+		{"\"\"\n", `1: the file: "" is not allowed; allowed: keys and their values`},
+		{"queue: 4\n", `1: queue: "4" is not allowed; allowed: keys and their values`},
+		{"queue:\n  - workers: 4\n", "2: queue: this is not allowed; allowed: keys and their values"},
 		{"queue:\n  workers: &n 4\n", "2: queue.workers: an anchor or alias; allowed: the value itself"},
 		{"queue: &q {workers: 4}\nauth: *q\n", "1: queue: an anchor or alias; allowed: the value itself"},
 		{"&workers queue: {*workers : 3}\n", "1: queue: an anchor or alias; allowed: the value itself"},
 		{"x: &workers 1\n", "1: x: unknown key" + top},
 		{"queue: !!null {workers: 5, wokers: 5}\n", "1: queue.wokers: unknown key (did you mean queue.workers?); allowed: workers, max_retries, retry_backoff, provider_limit, max_pending"},
 		{bomb, "1: a: unknown key" + top},
-		{"queue:\n  workers: 4\n  max_retries: *n\n", "3: not YAML: unknown anchor 'n' referenced"},
-		{"queue:\n\tworkers: 1\n", "2: not YAML: found character that cannot start any token"},
-		{"\tqueue: {}\n", "1: not YAML: found character that cannot start any token"},
+		{"queue:\n  workers: 4\n  max_retries: *n\n", "3: not valid YAML: unknown anchor 'n' referenced"},
+		{"queue:\n\tworkers: 1\n", "2: not valid YAML: found character that cannot start any token"},
+		{"\tqueue: {}\n", "1: not valid YAML: found character that cannot start any token"},
 		{strings.Repeat("#", 1<<20) + "\n", "1: the file is larger than 1048576 bytes"},
 	})
 	for _, text := range []string{
@@ -317,8 +317,8 @@ func TestConfigBrokenFileIsRefused(t *testing.T) {
 		"a: " + strings.Repeat("[", 20000), "queue: workers: 4", "@x: 1", "!<", "MZ\x90\x00\x03",
 	} {
 		_, err := parseConfig([]byte(text), "/h", "/u")
-		if err == nil || !regexp.MustCompile(`^[1-9][0-9]*: not YAML: `).MatchString(err.Error()) {
-			t.Errorf("%.80q: got %v, want LINE: not YAML: ...", text, err)
+		if err == nil || !regexp.MustCompile(`^[1-9][0-9]*: not valid YAML: `).MatchString(err.Error()) {
+			t.Errorf("%.80q: got %v, want LINE: not valid YAML: ...", text, err)
 		}
 	}
 }

@@ -205,10 +205,10 @@ func (d *Daemon) readConfig() error {
 		return exitError{exitConfig, err}
 	}
 	d.cfg = cfg
-	if err := cfg.checkPaths(); err != nil {
+	if err := checkSocketPath(cfg.Daemon.SocketPath); err != nil {
 		return exitError{exitConfig, err}
 	}
-	if err := checkSocketPath(cfg.Daemon.SocketPath); err != nil {
+	if err := cfg.checkPaths(); err != nil {
 		return exitError{exitConfig, err}
 	}
 	return nil
@@ -279,8 +279,7 @@ func (d *Daemon) writePID() error {
 func (d *Daemon) openDatabase() error {
 	path, err := realPath(d.cfg.Storage.DatabasePath)
 	if err != nil {
-		why := fmt.Errorf("%s: %w", d.cfg.Storage.DatabasePath, cmp.Or(errors.Unwrap(err), err))
-		return exitError{exitStorage, d.cfg.fault("storage.database_path", why)}
+		return exitf(exitStorage, "database: %w", err)
 	}
 	held := exitf(exitStorage, "the database %s is in use by the daemon of another home", path)
 	d.dbLock, err = d.hold("database lock", path+".lock", held)
@@ -306,12 +305,9 @@ func (d *Daemon) openDatabase() error {
 	return nil
 }
 
-// refusedDatabase adds what to do to the refusal of the file at path, and to a disk that has no room for it. Other
-// failures of the system and of SQLite stay as they are.
+// refusedDatabase adds what to do to the refusal of the file at path. Failures of the system and of SQLite stay as they
+// are.
 func refusedDatabase(path string, err error) error {
-	if primaryCode(err) == sqliteFull {
-		return errorf(codeStorageFull, "the disk is full: %w", err).hint("free some space; then: honeydew start")
-	}
 	_, ofSystem := errors.AsType[*fs.PathError](err)
 	if err == nil || ofSystem || primaryCode(err) != 0 {
 		return err
@@ -665,7 +661,7 @@ func (d *Daemon) problems() (all []string) {
 	}
 	failing := d.queue.State("").Failing
 	if failing > 0 {
-		all = append(all, fmt.Sprintf("database: %d results wait to be stored, and no job is started", failing))
+		all = append(all, fmt.Sprintf("database: results that wait to be stored: %d; no job starts before", failing))
 	}
 	atSocket := d.socketFault.Load()
 	if atSocket != nil {

@@ -308,13 +308,13 @@ func TestStartThatCannotSucceedSaysWhyAndEnds(t *testing.T) {
 		{"long socket path", "daemon:\n  socket_path: /tmp/" + strings.Repeat("s", 110) + "\n", nil, exitConfig, "at most 107"},
 		{"garbage for a database", "", func(r *daemonRig) { putFile(r, r.home, "daemon.db", garbage) }, exitStorage, "not a honeydew database"},
 		{"empty database", "", func(r *daemonRig) { putFile(r, r.home, "daemon.db", "") }, exitStorage, "damaged"},
-		{"database in a missing directory", "storage:\n  database_path: nowhere/daemon.db\n", nil, exitStorage, "/nowhere/daemon.db: no such file"},
+		{"database in a missing directory", "storage:\n  database_path: nowhere/daemon.db\n", nil, exitConfig, "there is no folder"},
 		{"key that others can read", "", func(r *daemonRig) {
 			putFile(r, r.home, "key", strings.Repeat("k", 64))
 			if err := os.Chmod(filepath.Join(r.home, "key"), 0o644); err != nil {
 				r.Fatal(err)
 			}
-		}, exitConfig, "chmod"},
+		}, exitConfig, "open to others"},
 		{"missing passphrase file", "auth:\n  passphrase_file: nowhere\n", nil, exitConfig, "nowhere"},
 		{"file for a home", "", func(r *daemonRig) { r.opts.Home = r.opts.ConfigFile }, exitConfig, "home"},
 		{"file for a socket", "", func(r *daemonRig) { putFile(r, r.home, "daemon.sock", "mine") }, 0, "in the way"},
@@ -936,7 +936,7 @@ func TestProblemsNameWhatIsDegraded(t *testing.T) {
 	}
 	r.q.failing, d.logFile.problem = 2, "3 lines lost"
 	p := strings.Join(d.problems(), "\n")
-	for _, want := range []string{"database: STORAGE_FULL", "database: 2 results wait", "log: 3 lines lost"} {
+	for _, want := range []string{"database: STORAGE_FULL", "database: results that wait to be stored: 2;", "log: 3 lines lost"} {
 		if !strings.Contains(p, want) {
 			t.Errorf("no %q in %q", want, p)
 		}

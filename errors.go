@@ -51,6 +51,9 @@ const (
 
 	maxErrorTextInBytes = 1024 // of a message that travels or is stored
 
+	// noPassphrase is what is wrong with a login that needs the passphrase. Another login would be refused there.
+	noPassphrase = "the stored login was made under a passphrase, and this daemon has none"
+
 	redacted        = "[redacted]"
 	maxSnippetBytes = 16 << 10 // looked at of a text from outside
 	minSecretBytes  = 8        // of a secret that is sought inside words as well
@@ -97,6 +100,13 @@ func errorf(code, format string, args ...any) *Error {
 func (e *Error) hint(format string, args ...any) *Error {
 	e.Hint = fmt.Sprintf(format, args...)
 	return e
+}
+
+// findPassphrase is what to do about an environment's login that needs the passphrase.
+func findPassphrase(environment string) string {
+	return fmt.Sprintf("start the daemon with the passphrase, in HONEYDEW_PASSPHRASE or auth.passphrase_file; "+
+		"or give that login up: honeydew logout --environment %[1]s && honeydew login --environment %[1]s",
+		shellQuoted(environment))
 }
 
 // jobCodes are the codes that a job may have.

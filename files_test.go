@@ -167,6 +167,12 @@ func TestPathsThatCannotBe(t *testing.T) {
 	for text, want := range map[string]string{
 		"logging:\n  file: daemon.db\n":                                         "config.yaml:2: logging.file: ",
 		"daemon:\n  socket_path: /run/./x\n  pid_file: /run/x\n":                "config.yaml:3: daemon.pid_file: ",
+		"daemon:\n  socket_path: /nowhere/x\n":                                  "config.yaml:2: daemon.socket_path: there is no folder /nowhere",
+		"daemon:\n  pid_file: no/where/x\n":                                     "config.yaml:2: daemon.pid_file: there is no folder " + home + "/no/where",
+		"storage:\n  database_path: nowhere/x\n":                                "config.yaml:2: storage.database_path: there is no folder " + home + "/nowhere",
+		"logging:\n  file: nowhere/x\n":                                         "config.yaml:2: logging.file: there is no folder " + home + "/nowhere",
+		"auth:\n  passphrase_file: nowhere\n":                                   "config.yaml:2: auth.passphrase_file: there is no file " + home + "/nowhere",
+		"storage:\n  database_path: /proc/x.db\n":                               "a regular file",
 		"logging:\n  file: key\n":                                               "not that of the key",
 		"logging:\n  file: link\n":                                              "not that of the key",
 		"logging:\n  file: hard\n":                                              "not that of the key",
@@ -179,7 +185,7 @@ func TestPathsThatCannotBe(t *testing.T) {
 		"storage:\n  database_path: dir\n":                                      "a regular file",
 		"logging:\n  file: /dev/stdout\n":                                       "a regular file",
 		"daemon:\n  pid_file: /dev/null\n":                                      "a regular file",
-		"auth:\n  passphrase_file: daemon.pid\n":                                "not that of daemon.pid_file",
+		"auth:\n  passphrase_file: key\n":                                       "not that of the key",
 		"logging:\n  file: log\ndaemon:\n  pid_file: pid\nqueue:\n  workers: 2": "",
 	} {
 		putFile(t, home, "config.yaml", text)

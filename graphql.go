@@ -319,7 +319,7 @@ func (r *Request) noAnswer(ctx context.Context, err error) *Error {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded),
 		timeout != nil && timeout.Timeout():
 		e.Code = codeTimeout
-		e.Message = "no whole answer in time"
+		e.Message = "the answer did not come in time"
 		e.Cause = context.DeadlineExceeded
 	case errors.Is(err, io.EOF),
 		errors.Is(err, io.ErrUnexpectedEOF):
@@ -522,7 +522,7 @@ func (r *Request) parse(e *envelope, text []byte) error {
 	case isList:
 		r.readErrors(e, inside)
 	case list != nil && string(list) != "null":
-		return errors.New("its errors are no list")
+		return errors.New("its errors are not a list")
 	}
 	data := member(text, "data")
 	if e.errors == 0 && !bytes.HasPrefix(data, []byte("{")) {

@@ -298,7 +298,7 @@ func TestTimeoutIsPerAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newQueueRig(t, QueueOptions{}, func(ctx context.Context, _ *Job) (string, error) {
 			<-ctx.Done()
-			return "", &Error{Code: codeTimeout, Message: "no whole answer in time", Fate: fateLost, Cause: ctx.Err()}
+			return "", &Error{Code: codeTimeout, Message: "the answer did not come in time", Fate: fateLost, Cause: ctx.Err()}
 		})
 		j := newTestJob("github.commits")
 		j.Timeout, j.MaxRetries = 20*time.Second, 1
@@ -366,8 +366,9 @@ func TestRateLimitHoldsTheWholeEnvironmentAndCostsNoAttempt(t *testing.T) {
 		if s := r.q.State("staging"); !s.HeldUntil.IsZero() {
 			t.Fatalf("staging is held, too: %+v", s)
 		}
-		if strings.Contains(r.log.String(), "job retrying") || !strings.Contains(r.log.String(), "queue held") {
-			t.Fatalf("the log calls a hold a retry: %s", r.log)
+		retry := `","retry_count":0,"next_retry":"` + timeText(until)
+		if strings.Count(r.log.String(), "job retrying") != 1 || !strings.Contains(r.log.String(), retry) || !strings.Contains(r.log.String(), "queue held") {
+			t.Fatalf("the log does not say once what became of the job: %s", r.log)
 		}
 
 		r.stop() // the hold outlives a restart

@@ -361,7 +361,8 @@ func (q *Queue) event(level slog.Level, message string, j *Job, more ...slog.Att
 	q.Log.LogAttrs(context.Background(), level, message, append(attrs, more...)...)
 }
 
-// logEnd logs what an attempt has come to. A job that is held or given back says nothing: it has lost no try.
+// logEnd logs what an attempt has come to. A job that is given back says nothing: it has lost no try. Nor has one that
+// is held, but whoever reads its lines must see why it starts again and again.
 func (q *Queue) logEnd(j *Job) {
 	switch {
 	case j.Status == statusCompleted:
@@ -371,7 +372,7 @@ func (q *Queue) logEnd(j *Job) {
 		q.event(slog.LevelError, "job failed", j,
 			slog.String("error", j.Error),
 			slog.Int("retry_count", int(j.RetryCount)))
-	case j.Error != "" && !j.held():
+	case j.Error != "":
 		q.event(slog.LevelWarn, "job retrying", j,
 			slog.String("error", j.Error),
 			slog.Int("retry_count", int(j.RetryCount)),

@@ -24,10 +24,7 @@ const (
 	maxCronBytes    = 256
 	cronSearchYears = 12 // 29 February may be eight years away; what does not fire in this time never does
 
-	cronAllowed = "five fields (minute, hour, day of month, month, day of week), or one of" +
-		" @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly and @every 15m"
-	cronExample = "for example '30 9 * * 1-5' (09:30 from Monday to Friday; Sunday is 0), '*/15 * * * *', @daily," +
-		" '@every 90m' or 'CRON_TZ=Europe/Berlin 0 9 * * *'"
+	cronExample = "for example '30 9 * * mon-fri', @daily, '@every 90m' or 'CRON_TZ=Europe/Berlin 0 9 * * *'"
 )
 
 // cronExpr is a parsed expression; only parseCron makes one.
@@ -74,7 +71,8 @@ func readCron(expr string, zone *time.Location, now time.Time) (cronExpr, error)
 	}
 	parsed, err := cron.ParseStandard(strings.Join(fields, " "))
 	if err != nil {
-		return none, fmt.Errorf("it is not known; allowed, in lower case: %s", cronAllowed)
+		return none, errors.New("it is not known; allowed: five fields, or, in lower case, one of" +
+			" @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly and @every 15m")
 	}
 	spec := parsed.(*cron.SpecSchedule)
 	spec.Location = time.UTC
@@ -141,7 +139,7 @@ func cronFields() []cronField {
 func checkFields(fields []string) error {
 	known := cronFields()
 	if len(fields) != len(known) {
-		return fmt.Errorf("it has %d fields; allowed: %s", len(fields), cronAllowed)
+		return fmt.Errorf("it has %d fields; it needs 5: minute hour day month weekday", len(fields))
 	}
 	form := regexp.MustCompile(`^(?:[*?]|[0-9A-Za-z]+(?:-[0-9A-Za-z]+)?)(?:/[0-9]+)?$`)
 	for i, f := range known {

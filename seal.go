@@ -240,7 +240,8 @@ func readProtected(path string, limit int, others fs.FileMode, owners ...int) ([
 	}
 	mode := info.Mode().Perm()
 	if mode&others != 0 && runtime.GOOS != "windows" {
-		return nil, fmt.Errorf("%s has mode %04o: %w; run: chmod 600 %s", path, mode, errOpenToOthers, path)
+		return nil, errorf(codeFailedPrecondition, "%s has mode %04o: %w", path, mode, errOpenToOthers).
+			hint("run: chmod 600 %s", shellQuoted(path))
 	}
 	text, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
 	if len(text) > limit {
@@ -360,13 +361,11 @@ func (s *sealer) open(place, column string, sealed []byte) (string, error) {
 
 // mayReplace fails where sealed was made under a passphrase and this daemon has none: what the user chose to protect
 // must not come to lie under a plain key file because a setting got lost.
-func (s *sealer) mayReplace(sealed []byte) error {
+func (s *sealer) mayReplace(environment string, sealed []byte) error {
 	if s.source == fromPassphrase || !bytes.HasPrefix(sealed, sealHeader(fromPassphrase)) {
 		return nil
 	}
-	return errorf(codeFailedPrecondition, "the stored login was made under a passphrase, and this daemon has none").
-		hint("restart it with the passphrase, in HONEYDEW_PASSPHRASE or auth.passphrase_file; " +
-			"or give that login up with: honeydew logout")
+	return errorf(codeFailedPrecondition, noPassphrase).hint("%s", findPassphrase(environment))
 }
 
 // renewLocked finds or makes a key that can be used. Its caller must hold mu, and must not seal if it fails. Whatever

@@ -117,7 +117,8 @@ func TestKeyOpenToOthersStopsTheStart(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := newSealer(sealerOptions{Home: home, Store: store})
-		if !errors.Is(err, errOpenToOthers) || !strings.Contains(err.Error(), "chmod 600 "+path) {
+		e, _ := asError(err)
+		if !errors.Is(err, errOpenToOthers) || e.Hint != "run: chmod 600 "+shellQuoted(path) {
 			t.Errorf("%04o: %v", mode, err)
 		}
 	}
@@ -349,7 +350,7 @@ func TestUnusablePassphraseFileStopsTheStart(t *testing.T) {
 		putFile(t, dir, "empty", ""):                       "is empty",
 		putFile(t, dir, "lines", "\r\n\n"):                 "is empty",
 		putFile(t, dir, "long", strings.Repeat("x", 4097)): "longer than 4096 bytes",
-		loose: "chmod 600 " + loose,
+		loose: loose + " has mode 0640: the file is open to others",
 		dir:   "not a regular file",
 		pipe:  "not a regular file",
 	} {

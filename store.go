@@ -153,10 +153,7 @@ func (s *Store) open(sync string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.noteFiles(); err != nil {
-		return err
-	}
-	return nil
+	return s.noteFiles()
 }
 
 // prepareReads prepares the statements that readAll and readOne run for every job.

@@ -115,7 +115,7 @@ func noEnvironment(name string) *Error {
 // from an environment that exists, since its tokens were made for another address.
 func (s *Store) AddEnvironment(e Environment) error {
 	taken := errorf(codeAlreadyExists, "environment %q exists already", e.Name).
-		hint("remove it first with: honeydew env remove %s", e.Name)
+		hint("take another name, or remove that one first with: honeydew env remove %s", shellQuoted(e.Name))
 	return s.updateEnvironments(func(t *tx) error {
 		const query = `INSERT INTO api_environments (id, name, base_url, description, created_at, updated_at)
 			VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT (name) DO NOTHING`
@@ -159,12 +159,15 @@ func (s *Store) RemoveEnvironment(name string) error {
 // unneeded refuses an environment that something needs: one that is active, or that schedules or open jobs name. Jobs
 // that have ended may name one that is gone.
 func (t *tx) unneeded(name string) error {
+	// The other one is for the hint; NAME stands for one that is still to be added.
 	const query = `SELECT is_active, (SELECT count(*) FROM schedules WHERE environment = ?1),
-		(SELECT count(*) FROM jobs WHERE environment = ?1 AND status IN ('pending', 'running'))
+		(SELECT count(*) FROM jobs WHERE environment = ?1 AND status IN ('pending', 'running')),
+		coalesce((SELECT min(name) FROM api_environments WHERE name <> ?1), 'NAME')
 		FROM api_environments WHERE name = ?1`
 	var active bool
 	var schedules, jobs int
-	err := t.row(query, name).Scan(&active, &schedules, &jobs)
+	var other string
+	err := t.row(query, name).Scan(&active, &schedules, &jobs, &other)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return noEnvironment(name)
@@ -172,7 +175,8 @@ func (t *tx) unneeded(name string) error {
 		return err
 	case active:
 		return errorf(codeFailedPrecondition, "environment %q is active", name).
-			hint("switch to another first with: honeydew env use NAME")
+			hint("make another one active first: honeydew env use %s && honeydew env remove %s",
+				shellQuoted(other), shellQuoted(name))
 	case schedules+jobs > 0:
 		return errorf(codeFailedPrecondition, "environment %q is in use by %d schedules and %d unfinished jobs",
 			name, schedules, jobs).hint("remove the schedules and cancel the jobs first")

@@ -355,7 +355,10 @@ func storageError(err error) error {
 			hint("nothing is lost; start it again with: honeydew start")
 	}
 	full := errorf(codeStorageFull, "the disk is full: %w", err).
-		hint("free some space; the daemon goes on by itself")
+		hint("free some space, and run this again")
+	// SQLite says the same once more, with its number. What is before that, such as the copy that was to be made,
+	// stays: it tells which disk it is.
+	full.Message = strings.TrimSuffix(full.Message, ": database or disk is full (13)")
 	if errors.Is(err, syscall.ENOSPC) {
 		return full
 	}
@@ -395,7 +398,7 @@ func (s *Store) Backup(ctx context.Context, path string) (int64, error) {
 		return 0, s.failure(err)
 	}
 	if err != nil {
-		return 0, errorf(codeInvalidArgument, "path: nothing can be written beside %s: %w", path, errors.Unwrap(err)).
+		return 0, errorf(codeInvalidArgument, "nothing can be written at the path %s: %w", path, errors.Unwrap(err)).
 			hint("name a file in a folder that the daemon may write to")
 	}
 	defer f.Close()

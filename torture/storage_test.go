@@ -123,7 +123,7 @@ func TestFullDiskResult(t *testing.T) {
 	acked, free := r.choke(dir)
 	open()
 	openClone()
-	r.wantProblem("results wait to be stored")
+	r.wantProblem("results that wait to be stored")
 	free()
 	if j := r.await(id, 15*time.Second); j.Status != "completed" || j.Result != answerOf(uid, false) {
 		t.Errorf("the job that met the full disk: %s %s", j.Status, j.Error)
