@@ -500,7 +500,7 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 		return exitFailed, neutral(said), "look with: honeydew doctor"
 	case held && misconfigured != nil:
 		said = "a daemon runs, but where it listens cannot be read: " + errorText(misconfigured)
-		return exitFailed, said, "mend the file, and try again"
+		return exitFailed, said, "correct the file, and try again"
 	case held && inWay != nil:
 		return exitFailed, neutral(inWay.Error()), "the daemon makes its socket again a second later"
 	case held && isNobodyThere(text):
@@ -519,12 +519,19 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 	return c.explainDead()
 }
 
-// explainDead says that no daemon runs, and what a start needs first.
+// explainDead says that no daemon runs, and what a start needs first, as far as that shows without one.
 func (c *cli) explainDead() (exit int, said, hint string) {
-	cfg, err := c.config()
-	if err != nil {
-		said = fmt.Sprintf("%v, and would not start: %s", errNotRunning, errorText(err))
-		return exitNotRunning, said, "mend the file, then: honeydew start"
+	cfg, err := c.checkedConfig()
+	if err == nil && exists(c.home) {
+		err = checkHome(c.home)
+	}
+	if err == nil {
+		err = checkSocketFree(cfg.Daemon.SocketPath)
+	}
+	if err != nil && !errors.Is(err, errOpenHome) { // which a start closes
+		fault, _ := asError(err)
+		said = fmt.Sprintf("%v, and would not start: %s", errNotRunning, neutral(fault.Message))
+		return exitNotRunning, said, cmp.Or(neutral(fault.Hint), "see to that first; then: honeydew start")
 	}
 	return exitNotRunning, errNotRunning.Error(), cmp.Or(lostDatabase(cfg), "start it with: honeydew start")
 }

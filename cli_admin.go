@@ -369,8 +369,21 @@ func (c *cli) queueResumeVerb(f *flag.FlagSet) action {
 		if in.ReleaseHolds {
 			return c.answer(out, "Resumed, and no longer held.")
 		}
-		return c.answer(out, "Resumed.")
+		s, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
+		if err != nil {
+			return err
+		}
+		if s.HeldUntil == "" {
+			return c.answer(out, "Resumed.")
+		}
+		return c.answer(out, "Resumed, but %s", askedToWait(s))
 	}
+}
+
+// askedToWait says until when the API asked to wait, and how one need not.
+func askedToWait(s *daemonpb.DaemonStatus) string {
+	return fmt.Sprintf("the API asked to wait until %s; to try anyway: honeydew queue resume --now",
+		localTime(s.HeldUntil))
 }
 
 func (c *cli) pruneVerb(f *flag.FlagSet) action {

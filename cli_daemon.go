@@ -156,6 +156,11 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 		if err == nil && lockErr == nil && !held {
 			return c.strangeHome()
 		}
+		if held {
+			if err := c.checkConfigured(); err != nil {
+				return err
+			}
+		}
 		if err == nil {
 			return c.answer(out, "honeydew %s is already running", out.Version)
 		}
@@ -176,9 +181,6 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 			return err
 		}
 		if held {
-			if err := c.checkConfigured(); err != nil {
-				return err
-			}
 			out, err = c.awaitAnswer(ctx)
 			if err == nil {
 				return c.answer(out, "honeydew %s is already running", out.Version)
@@ -230,11 +232,14 @@ func (c *cli) strangeHome() error {
 // checkConfigured refuses a start with a configuration beside a daemon that runs with another one.
 func (c *cli) checkConfigured() error {
 	noted, err := notedIn(lockPath(c.home))
-	if err != nil || c.file == "" || noted == c.file {
+	usual := filepath.Join(c.home, "config.yaml")
+	if err != nil || c.file == "" || cmp.Or(noted, usual) == c.file {
 		return err
 	}
-	return exitError{exitAlreadyRunning, fmt.Errorf("a daemon already runs for this home, with %s",
-		cmp.Or(noted, "the configuration in its home"))}
+	running := errorf(codeFailedPrecondition, "a daemon already runs for this home, with %s",
+		cmp.Or(noted, "the configuration in its home")).
+		hint("stop it first: honeydew stop && honeydew start --config %s", shellQuoted(c.file))
+	return exitError{exitAlreadyRunning, running}
 }
 
 // checkSocket refuses a start whose daemon would listen elsewhere than where $HONEYDEW_SOCKET makes clients look.
@@ -479,7 +484,7 @@ func (c *cli) logsVerb(f *flag.FlagSet) action {
 		}
 		cfg, err := c.config()
 		if err != nil {
-			return err
+			c.note("warning: %s; this is %s", errorText(err), cfg.Logging.File)
 		}
 		file, err := os.Open(cfg.Logging.File)
 		if err != nil {
@@ -490,7 +495,7 @@ func (c *cli) logsVerb(f *flag.FlagSet) action {
 		}
 		printed, err := c.printLog(file, wanted)
 		if err == nil && printed == 0 && wanted.job != "" {
-			return errorf(codeNotFound, "%s says nothing of a job %s", cfg.Logging.File, quoted(wanted.job)).
+			return errorf(codeNotFound, "%s has no line about a job %s", cfg.Logging.File, quoted(wanted.job)).
 				hint("older lines are in the files beside it; see the job itself with: honeydew job show %s",
 					shellQuoted(wanted.job))
 		}
