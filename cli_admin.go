@@ -198,10 +198,7 @@ func (c *cli) authStatusVerb(f *flag.FlagSet) action {
 		}
 		failed := ""
 		if out.FailedAuthJobs > 0 {
-			const retry = "%d since the last login; log in, then: " +
-				"for code in AUTH_REQUIRED AUTH_EXPIRED AUTH_INVALID AUTH_NETWORK_ERROR; " +
-				"do honeydew job retry --code $code; done"
-			failed = fmt.Sprintf(retry, out.FailedAuthJobs)
+			failed = fmt.Sprintf("%d since the last login; see: honeydew job list --status failed", out.FailedAuthJobs)
 		}
 		login := strings.TrimPrefix(loginState(out.Authenticated, out.NeedsReauth), "login ")
 		if in.Environment != "" && !out.Authenticated {
@@ -376,14 +373,8 @@ func (c *cli) queueResumeVerb(f *flag.FlagSet) action {
 		if s.HeldUntil == "" {
 			return c.answer(out, "Resumed.")
 		}
-		return c.answer(out, "Resumed, but %s", askedToWait(s))
+		return c.answer(out, "Resumed, but held %s", heldText(s))
 	}
-}
-
-// askedToWait says until when the API asked to wait, and how one need not.
-func askedToWait(s *daemonpb.DaemonStatus) string {
-	return fmt.Sprintf("the API asked to wait until %s; to try anyway: honeydew queue resume --now",
-		localTime(s.HeldUntil))
 }
 
 func (c *cli) pruneVerb(f *flag.FlagSet) action {
@@ -392,10 +383,6 @@ func (c *cli) pruneVerb(f *flag.FlagSet) action {
 		"delete what ended longer than `AGE` ago, such as 7d (default: storage.retention)")
 	f.BoolVar(&in.DryRun, "dry-run", false, "only count")
 	return func(ctx context.Context, _ []string) error {
-		before, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
-		if err != nil {
-			return err
-		}
 		out, err := c.client.Prune(ctx, in)
 		if err != nil {
 			return err
@@ -408,8 +395,7 @@ func (c *cli) pruneVerb(f *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		return c.answer(out, "%s deleted; the database took %s and takes %s now.",
-			jobs, bytesText(before.DatabaseBytes), bytesText(after.DatabaseBytes))
+		return c.answer(out, "%s deleted; the database takes %s now.", jobs, bytesText(after.DatabaseBytes))
 	}
 }
 

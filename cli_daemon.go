@@ -133,13 +133,17 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 	if s.QueuePaused {
 		queue += "; paused, resume with: honeydew queue resume"
 	}
+	finished := fmt.Sprintf("%d completed, %d failed, %d cancelled", s.Completed, s.Failed, s.Cancelled)
+	if s.Failed > 0 {
+		finished += "; see: honeydew job list --status failed"
+	}
 	c.pairs(
 		"daemon:", fmt.Sprintf("honeydew %s, pid %d, up %s", s.Version, s.Pid, seconds(s.UptimeSeconds)),
 		"environment:", fmt.Sprintf("%s (%s)", s.Environment, loginState(s.Authenticated, s.NeedsReauth)),
 		"queue:", queue,
 		"held:", heldText(s),
 		"oldest pending:", localTime(s.OldestPendingAt),
-		"finished:", fmt.Sprintf("%d completed, %d failed, %d cancelled", s.Completed, s.Failed, s.Cancelled),
+		"finished:", finished,
 		"schedules:", fmt.Sprint(s.Schedules),
 		"database:", fmt.Sprintf("%s, %s", s.DatabasePath, bytesText(s.DatabaseBytes)),
 		"socket:", s.SocketPath,
@@ -232,8 +236,7 @@ func (c *cli) strangeHome() error {
 // checkConfigured refuses a start with a configuration beside a daemon that runs with another one.
 func (c *cli) checkConfigured() error {
 	noted, err := notedIn(lockPath(c.home))
-	usual := filepath.Join(c.home, "config.yaml")
-	if err != nil || c.file == "" || cmp.Or(noted, usual) == c.file {
+	if err != nil || c.file == "" || noted == c.file {
 		return err
 	}
 	running := errorf(codeFailedPrecondition, "a daemon already runs for this home, with %s",

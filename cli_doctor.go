@@ -297,15 +297,14 @@ func (c *cli) examineDaemon(ctx context.Context, all *findings) {
 	} else {
 		all.note("login", login, next)
 	}
-	queue := "jobs may run"
 	switch {
 	case s.QueuePaused:
-		queue = "paused; resume it with: honeydew queue resume"
+		all.note("queue", "paused", "resume it with: honeydew queue resume")
 	case s.HeldUntil != "":
-		queue = askedToWait(s)
+		all.note("queue", "held "+heldText(s), "")
+	default:
+		all.note("queue", "jobs may run", "")
 	}
-	queue, next, _ = strings.Cut(queue, "; ")
-	all.note("queue", queue, next)
 }
 
 // lastWords is the line that says best why the last daemon in the background ended: its own last sentence, or where the
