@@ -376,7 +376,8 @@ func (c *cli) arguments(command string, words []string) (map[string]any, error) 
 			if err != nil && joined == nil {
 				return nil, usagef("no command %q; did you mean %s.%s?", command, command, word)
 			}
-			return nil, usagef("%q is not of the form KEY=VALUE", word).hint("write each argument with its name: organization=acme")
+			return nil, usagef("%q is not of the form KEY=VALUE", word).
+				hint("write each argument with its name: organization=acme")
 		}
 		a := cmp.Or(cmd.argument(key), &Argument{Name: key, Type: "String"})
 		before, twice := given[key]
