@@ -317,31 +317,34 @@ func unabbreviated(args []string) []string {
 // notFound says what was meant by arguments that name no verb, or shows the group of verbs that they name.
 func (c *cli) notFound(args, names []string, group []verb) error {
 	wanted := args[0]
-	hasSecond := len(args) > 1 && !strings.HasPrefix(args[1], "-")
-	switch {
-	case hasSecond:
-		wanted += " " + args[1]
-	case len(group) > 0:
-		c.helpGroup(group)
-		if len(args) == 1 {
-			return usagef("%s needs one of these words", args[0])
-		}
-		if isHelp(args[1]) {
-			return nil
-		}
+	second := ""
+	if len(args) > 1 && !strings.HasPrefix(args[1], "-") {
+		second = args[1]
+		wanted += " " + second
 	}
 	near := nearest(wanted, names)
-	if near == "" && len(group) == 0 {
-		near = nearest(args[0], names)
+	switch {
+	case len(group) == 0:
+		near = cmp.Or(near, nearest(args[0], names))
+	case slices.Contains(names, second): // as in: job logs ID
+		near = second
+	case nearest(second, strings.Fields(near)) == "": // only the first words are alike
+		near = ""
 	}
-	meant := ""
 	switch {
 	case near != "":
-		meant = "; did you mean: honeydew " + near
-	case hasSecond && len(group) > 0:
-		c.helpGroup(group)
+		return usagef("no command %q; did you mean: honeydew %s", wanted, near)
+	case len(group) == 0:
+		return usagef("no command %q", wanted).hint("see: honeydew --help")
 	}
-	return usagef("no command %q%s", wanted, meant).hint("see: honeydew --help")
+	c.helpGroup(group)
+	if len(args) == 1 {
+		return usagef("%s is no command by itself; add one of the words above", wanted)
+	}
+	if isHelp(args[1]) {
+		return nil
+	}
+	return usagef("no command %q", wanted)
 }
 
 func isHelp(word string) bool { return word == "-h" || word == "--help" }
@@ -379,6 +382,10 @@ func (v *verb) parse(f *flag.FlagSet, words []string) ([]string, error) {
 	}
 	if given > len(declared) && !strings.Contains(v.args, "...") {
 		extra := args[len(declared)]
+		if strings.HasPrefix(v.args, "CRON") {
+			return nil, usagef("%s: a cron expression is one word", v.name).
+				hint("quote it: honeydew %s %s", v.name, shellQuoted(strings.Join(args, " ")))
+		}
 		if f.Lookup("start-date") != nil && strings.HasPrefix(extra, "-") {
 			return nil, usagef("%s: a date needs its flag: --start-date %s", v.name, extra)
 		}
@@ -409,7 +416,10 @@ func (v *verb) misused(f *flag.FlagSet, err error) error {
 		name = strings.TrimPrefix(name, "-")
 		text = fmt.Sprintf("%s: no flag --%s", v.name, name)
 		near := nearest(name, known)
-		if near != "" {
+		switch {
+		case slices.Contains(strings.Fields(v.args), placeOf(name)):
+			text += "; write: " + v.usage()
+		case near != "":
 			text += fmt.Sprintf("; did you mean --%s?", near)
 		}
 	}
@@ -500,7 +510,7 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 		return exitFailed, neutral(said), "look with: honeydew doctor"
 	case held && misconfigured != nil:
 		said = "a daemon runs, but where it listens cannot be read: " + errorText(misconfigured)
-		return exitFailed, said, "mend the file, and try again"
+		return exitFailed, said, "correct the file, and try again"
 	case held && inWay != nil:
 		return exitFailed, neutral(inWay.Error()), "the daemon makes its socket again a second later"
 	case held && isNobodyThere(text):
@@ -519,12 +529,19 @@ func (c *cli) explainSilence(code codes.Code, text string) (exit int, said, hint
 	return c.explainDead()
 }
 
-// explainDead says that no daemon runs, and what a start needs first.
+// explainDead says that no daemon runs, and what a start needs first, as far as that shows without one.
 func (c *cli) explainDead() (exit int, said, hint string) {
-	cfg, err := c.config()
-	if err != nil {
-		said = fmt.Sprintf("%v, and would not start: %s", errNotRunning, errorText(err))
-		return exitNotRunning, said, "mend the file, then: honeydew start"
+	cfg, err := c.checkedConfig()
+	if err == nil && exists(c.home) {
+		err = checkHome(c.home)
+	}
+	if err == nil {
+		err = checkSocketFree(cfg.Daemon.SocketPath)
+	}
+	if err != nil && !errors.Is(err, errOpenHome) { // which a start closes
+		fault, _ := asError(err)
+		said = fmt.Sprintf("%v, and would not start: %s", errNotRunning, neutral(fault.Message))
+		return exitNotRunning, said, cmp.Or(neutral(fault.Hint), "see to that first; then: honeydew start")
 	}
 	return exitNotRunning, errNotRunning.Error(), cmp.Or(lostDatabase(cfg), "start it with: honeydew start")
 }
@@ -536,7 +553,7 @@ func lostDatabase(cfg *Config) string {
 	if exists(path) || err != nil || lock.Size() == 0 { // whoever has opened the database has noted that there
 		return ""
 	}
-	return path + " is gone: put it or a backup there first; then, or to begin with an empty one: honeydew start"
+	return path + " is gone. Put it, or a backup, there again. Then, or to begin with an empty one: honeydew start"
 }
 
 // otherSocket is the socket that $HONEYDEW_SOCKET names in place of the home's own, of which the home's lock says

@@ -204,10 +204,7 @@ func (c *cli) authStatusVerb(f *flag.FlagSet) action {
 		}
 		failed := ""
 		if out.FailedAuthJobs > 0 {
-			const retry = "%d since the last login; log in, then: " +
-				"for code in AUTH_REQUIRED AUTH_EXPIRED AUTH_INVALID AUTH_NETWORK_ERROR; " +
-				"do honeydew job retry --code $code; done"
-			failed = fmt.Sprintf(retry, out.FailedAuthJobs)
+			failed = fmt.Sprintf("%d since the last login; see: honeydew job list --status failed", out.FailedAuthJobs)
 		}
 		login := strings.TrimPrefix(loginState(out.Authenticated, out.NeedsReauth, out.Problem), "login ")
 		if in.Environment != "" && strings.HasSuffix(login, "honeydew login") {
@@ -375,7 +372,14 @@ func (c *cli) queueResumeVerb(f *flag.FlagSet) action {
 		if in.ReleaseHolds {
 			return c.answer(out, "Resumed, and no longer held.")
 		}
-		return c.answer(out, "Resumed.")
+		s, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
+		if err != nil {
+			return err
+		}
+		if s.HeldUntil == "" {
+			return c.answer(out, "Resumed.")
+		}
+		return c.answer(out, "Resumed, but held %s", heldText(s))
 	}
 }
 
@@ -385,10 +389,6 @@ func (c *cli) pruneVerb(f *flag.FlagSet) action {
 		"delete what ended longer than `AGE` ago, such as 7d (default: storage.retention)")
 	f.BoolVar(&in.DryRun, "dry-run", false, "only count")
 	return func(ctx context.Context, _ []string) error {
-		before, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
-		if err != nil {
-			return err
-		}
 		out, err := c.client.Prune(ctx, in)
 		if err != nil {
 			return err
@@ -401,8 +401,7 @@ func (c *cli) pruneVerb(f *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		return c.answer(out, "%s deleted; the database took %s and takes %s now.",
-			jobs, bytesText(before.DatabaseBytes), bytesText(after.DatabaseBytes))
+		return c.answer(out, "%s deleted; the database takes %s now.", jobs, bytesText(after.DatabaseBytes))
 	}
 }
 

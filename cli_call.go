@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"path"
@@ -24,6 +25,7 @@ const (
 	callTimeout  = 30 * time.Second
 	longTimeout  = 15 * time.Minute // of what works through the whole database, or waits for the API
 	watchTimeout = time.Hour        // of one call; a longer wait asks again
+	slowAnswer   = 2 * time.Second  // after which the user is told what is waited for
 	endPatience  = time.Second      // with a daemon that closed its connections, to end
 	answerGrace  = 3 * time.Second  // for an answer that is on its way when the user interrupts
 	maxReceive   = 16 << 20
@@ -91,16 +93,22 @@ func (c *cli) intercept(
 	options ...grpc.CallOption,
 ) error {
 	timeout := callTimeout
+	slow := slowAnswer
 	switch path.Base(method) {
-	case "Ping":
+	case "Ping", "GetStatus":
 		timeout = pingTimeout
 	case "Login", "Prune", "Backup":
 		timeout = longTimeout
+		slow = longTimeout
 	case "SubmitJob", "TriggerSchedule": // even one who is interrupted shall know the id of what was sent
 		ctx = outlast(ctx)
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	told := time.AfterFunc(slow, func() {
+		fmt.Fprintf(c.stderr, "waiting for the daemon (pid %s)...\n", c.daemonPID())
+	})
+	defer told.Stop()
 	var header metadata.MD
 	options = append(options, grpc.Header(&header))
 	err := invoke(ctx, method, in, out, conn, options...)

@@ -133,13 +133,17 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 	if s.QueuePaused {
 		queue += "; paused, resume with: honeydew queue resume"
 	}
+	finished := fmt.Sprintf("%d completed, %d failed, %d cancelled", s.Completed, s.Failed, s.Cancelled)
+	if s.Failed > 0 {
+		finished += "; see: honeydew job list --status failed"
+	}
 	c.pairs(
 		"daemon:", fmt.Sprintf("honeydew %s, pid %d, up %s", s.Version, s.Pid, seconds(s.UptimeSeconds)),
 		"environment:", fmt.Sprintf("%s (%s)", s.Environment, loginState(s.Authenticated, s.NeedsReauth, s.Problems...)),
 		"queue:", queue,
 		"held:", heldText(s),
 		"oldest pending:", localTime(s.OldestPendingAt),
-		"finished:", fmt.Sprintf("%d completed, %d failed, %d cancelled", s.Completed, s.Failed, s.Cancelled),
+		"finished:", finished,
 		"schedules:", fmt.Sprint(s.Schedules),
 		"database:", fmt.Sprintf("%s, %s", s.DatabasePath, bytesText(s.DatabaseBytes)),
 		"socket:", s.SocketPath,
@@ -155,6 +159,11 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 		held, lockErr := lockHeld(lockPath(c.home))
 		if err == nil && lockErr == nil && !held {
 			return c.strangeHome()
+		}
+		if held {
+			if err := c.checkConfigured(); err != nil {
+				return err
+			}
 		}
 		if err == nil {
 			return c.answer(out, "honeydew %s is already running", out.Version)
@@ -176,9 +185,6 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 			return err
 		}
 		if held {
-			if err := c.checkConfigured(); err != nil {
-				return err
-			}
 			out, err = c.awaitAnswer(ctx)
 			if err == nil {
 				return c.answer(out, "honeydew %s is already running", out.Version)
@@ -233,8 +239,10 @@ func (c *cli) checkConfigured() error {
 	if err != nil || c.file == "" || noted == c.file {
 		return err
 	}
-	return exitError{exitAlreadyRunning, fmt.Errorf("a daemon already runs for this home, with %s",
-		cmp.Or(noted, "the configuration in its home"))}
+	running := errorf(codeFailedPrecondition, "a daemon already runs for this home, with %s",
+		cmp.Or(noted, "the configuration in its home")).
+		hint("stop it first: honeydew stop && honeydew start --config %s", shellQuoted(c.file))
+	return exitError{exitAlreadyRunning, running}
 }
 
 // checkSocket refuses a start whose daemon would listen elsewhere than where $HONEYDEW_SOCKET makes clients look.
@@ -479,7 +487,7 @@ func (c *cli) logsVerb(f *flag.FlagSet) action {
 		}
 		cfg, err := c.config()
 		if err != nil {
-			return err
+			c.note("warning: %s; this is %s", errorText(err), cfg.Logging.File)
 		}
 		file, err := os.Open(cfg.Logging.File)
 		if err != nil {
@@ -490,7 +498,7 @@ func (c *cli) logsVerb(f *flag.FlagSet) action {
 		}
 		printed, err := c.printLog(file, wanted)
 		if err == nil && printed == 0 && wanted.job != "" {
-			return errorf(codeNotFound, "%s says nothing of a job %s", cfg.Logging.File, quoted(wanted.job)).
+			return errorf(codeNotFound, "%s has no line about a job %s", cfg.Logging.File, quoted(wanted.job)).
 				hint("older lines are in the files beside it; see the job itself with: honeydew job show %s",
 					shellQuoted(wanted.job))
 		}

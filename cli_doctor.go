@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"unicode"
 	"unicode/utf8"
 
@@ -55,7 +56,7 @@ func (c *cli) toolVerbs() []verb {
 	}
 }
 
-// finding is the outcome of one check; Fix is empty where all is well.
+// finding is the outcome of one check. One that is OK and yet has a Fix is no fault, but something to know.
 type finding struct {
 	Check   string `json:"check"`
 	OK      bool   `json:"ok"`
@@ -85,6 +86,16 @@ func (all *findings) add(check, good string, err error, fix string) {
 	*all = append(*all, f)
 }
 
+// note adds what is no fault of the daemon, with what one may want to do about it; "" where that is nothing.
+func (all *findings) note(check, message, next string) {
+	*all = append(*all, finding{
+		Check:   check,
+		OK:      true,
+		Message: neutral(message),
+		Fix:     next,
+	})
+}
+
 // faultIf is an error where something is the case.
 func faultIf(is bool, format string, args ...any) error {
 	if is {
@@ -97,12 +108,18 @@ func (c *cli) doctor(ctx context.Context, _ []string) error {
 	all := c.examine(ctx)
 	bad := 0
 	for _, f := range all {
-		if f.OK {
-			c.stateLine("ok", "ok    %-14s %s", f.Check, f.Message)
-			continue
+		mark, label := "ok", ""
+		switch {
+		case !f.OK:
+			mark, label = "FAIL", "fix: "
+			bad++
+		case f.Fix != "":
+			mark = "note"
 		}
-		bad++
-		c.stateLine("FAIL", "FAIL  %-14s %s\n                     fix: %s", f.Check, f.Message, f.Fix)
+		c.stateLine(mark, "%-5s %-14s %s", mark, f.Check, f.Message)
+		if f.Fix != "" {
+			c.printf("%21s%s%s", "", label, f.Fix)
+		}
 	}
 	if err := c.document(map[string]findings{"findings": all}); err != nil {
 		return err
@@ -113,12 +130,12 @@ func (c *cli) doctor(ctx context.Context, _ []string) error {
 // examine makes every check that can be made.
 func (c *cli) examine(ctx context.Context) findings {
 	var all findings
-	cfg, err := c.config()
+	cfg, err := c.checkedConfig()
 	all.add(
 		"configuration",
-		cmp.Or(cfg.File, "none; the defaults hold"),
+		cmp.Or(cfg.File, "no file; the defaults apply"),
 		err,
-		"mend the file, or make it readable",
+		"correct the file, or make it readable",
 	)
 	err = checkHome(c.home)
 	all.add(
@@ -153,10 +170,19 @@ func (c *cli) examine(ctx context.Context) findings {
 		fix = "see to that first; then: honeydew start"
 	}
 	if slices.ContainsFunc(all, func(f finding) bool { return !f.OK }) {
-		fix = "mend what is said above first; then: honeydew start"
+		fix = "see to what is said above first; then: honeydew start"
 	}
 	all.add("daemon", "", errors.New(dead), fix)
 	return all
+}
+
+// checkedConfig is the configuration, or the defaults, beside what is wrong with it or with the paths in it.
+func (c *cli) checkedConfig() (*Config, error) {
+	cfg, err := c.config()
+	if err != nil {
+		return cfg, err
+	}
+	return cfg, cfg.checkPaths()
 }
 
 // examineFiles looks at what a daemon would read and write.
@@ -188,12 +214,16 @@ func (c *cli) examineFiles(all *findings, cfg *Config) {
 	)
 	dirs := []string{filepath.Dir(cfg.Storage.DatabasePath), filepath.Dir(cfg.Logging.File)}
 	for _, dir := range slices.Compact(dirs) {
-		all.add(
-			"disk",
-			dir+" can be written to",
-			tryWrite(dir),
-			"make room, or a folder that you may write to: mkdir -p "+shellQuoted(dir),
-		)
+		err := tryWrite(dir)
+		fix := "let it be a folder that you may write to"
+		switch {
+		case errors.Is(err, syscall.ENOSPC):
+			err = fmt.Errorf("the disk of %s is full", dir)
+			fix = "free some space"
+		case errors.Is(err, fs.ErrNotExist):
+			fix = "make it with: mkdir -p " + shellQuoted(dir)
+		}
+		all.add("disk", dir+" can be written to", err, fix)
 	}
 }
 
@@ -247,37 +277,34 @@ func (c *cli) examineDaemon(ctx context.Context, all *findings) {
 		)
 		return
 	}
-	all.add("daemon", "it answers", nil, "")
+	all.note("daemon", "it answers", "")
 	all.add(
 		"version",
 		"honeydew "+s.Version,
 		faultIf(s.Version != c.version, "the daemon is honeydew %s, this is %s", s.Version, c.version),
 		"restart it with: honeydew stop && honeydew start",
 	)
-	all.add(
-		"operation",
-		"nothing is degraded",
-		faultIf(len(s.Problems) > 0, "%s", strings.Join(s.Problems, "; ")),
-		"see: honeydew logs",
-	)
-	login, fix, _ := strings.Cut(loginState(s.Authenticated, s.NeedsReauth, s.Problems...), "; ")
-	all.add(
-		"login",
-		s.Environment+": "+login,
-		faultIf(!s.Authenticated, "%s: %s", s.Environment, login),
-		fix,
-	)
-	stands := "jobs may run"
-	if s.HeldUntil != "" {
-		stands = fmt.Sprintf("the API asked to wait until %s; to go on at once: honeydew queue resume --now",
-			localTime(s.HeldUntil))
+	if len(s.Problems) == 0 {
+		all.note("operation", "no problems", "")
 	}
-	all.add(
-		"queue",
-		stands,
-		faultIf(s.QueuePaused, "the queue is paused"),
-		"resume it with: honeydew queue resume",
-	)
+	for _, problem := range s.Problems {
+		what, advice, _ := strings.Cut(problem, "; ")
+		all.add("operation", "", errors.New(what), cmp.Or(advice, "see: honeydew logs"))
+	}
+	login, next, _ := strings.Cut(s.Environment+": "+loginState(s.Authenticated, s.NeedsReauth, s.Problems...), "; ")
+	if s.NeedsReauth {
+		all.add("login", "", errors.New(login), next)
+	} else {
+		all.note("login", login, next)
+	}
+	switch {
+	case s.QueuePaused:
+		all.note("queue", "paused", "resume it with: honeydew queue resume")
+	case s.HeldUntil != "":
+		all.note("queue", "held "+heldText(s), "")
+	default:
+		all.note("queue", "jobs may run", "")
+	}
 }
 
 // lastWords is the line that says best why the last daemon in the background ended: its own last sentence, or where the

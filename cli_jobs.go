@@ -235,10 +235,7 @@ func argumentWord(v *structpb.Value) string {
 	default:
 		text = protojson.MarshalOptions{}.Format(v)
 	}
-	if text == "" || strings.ContainsAny(text, " \t\n\\\"'`$&|;<>()*?[]{}!#~") {
-		return shellQuoted(text)
-	}
-	return text
+	return shellQuoted(text)
 }
 
 // resultText says how large a completed job's result is, and how to get it.

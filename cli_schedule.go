@@ -36,14 +36,14 @@ func (c *cli) scheduleVerbs() []verb {
 		{
 			name:    "schedule pause",
 			args:    "NAME",
-			short:   "Fire it no more until resumed",
+			short:   "Pause it until it is resumed",
 			example: "honeydew schedule pause nightly",
 			run:     c.enable(false),
 		},
 		{
 			name:    "schedule resume",
 			args:    "NAME",
-			short:   "Fire it again, from now on",
+			short:   "Let it run again, from now on",
 			example: "honeydew schedule resume nightly",
 			run:     c.enable(true),
 		},
@@ -131,6 +131,10 @@ func (c *cli) scheduleAddVerb(f *flag.FlagSet) action {
 		done := "Added"
 		if in.Replace {
 			done = "Saved"
+			if strings.Contains(arguments.String(), lastSuccess) {
+				c.note("with %s it goes on from its last success; to pull everything, remove it and add it again",
+					lastSuccess)
+			}
 		}
 		return c.answer(out, "%s %s. It runs next at %s.", done, in.Name, localTime(out.NextRunAt))
 	}
@@ -141,7 +145,7 @@ func (c *cli) scheduleList(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
-	rows := [][]string{{"NAME", "WHEN", "NEXT", "LAST", "LAST JOB", "ENVIRONMENT", "COMMAND", "ARGUMENTS"}}
+	rows := [][]string{{"NAME", "WHEN", "NEXT", "LAST DUE", "LAST JOB", "ENVIRONMENT", "COMMAND", "ARGUMENTS"}}
 	for _, s := range out.Schedules {
 		next := "paused"
 		if s.Enabled {

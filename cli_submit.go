@@ -135,6 +135,12 @@ func (c *cli) providerVerb(f *flag.FlagSet, cmd *Command) action {
 	detach := f.Bool("detach", false, "print the job's id and do not wait")
 	return func(ctx context.Context, args []string) error {
 		for i, arg := range args { // those beyond the last name are more of a list
+			key, _, named := strings.Cut(arg, "=")
+			if named && slices.Contains(required, key) {
+				return usagef("%s takes no KEY=VALUE", f.Name()).
+					hint("write the values alone, or: honeydew submit %s %s",
+						cmd.Name, strings.Join(namesOf(args, shellQuoted), " "))
+			}
 			words = append(words, required[min(i, len(required)-1)]+"="+arg)
 		}
 		out, err := c.submit(ctx, in, "", words)
@@ -142,7 +148,7 @@ func (c *cli) providerVerb(f *flag.FlagSet, cmd *Command) action {
 			return err
 		}
 		if *detach {
-			return c.answer(out, "%s", out.JobId)
+			return c.submitted(out, out.JobId)
 		}
 		job, err := c.wait(ctx, out.JobId)
 		if err != nil {
@@ -211,7 +217,7 @@ func (c *cli) submitVerb(f *flag.FlagSet) action {
 		if *wait {
 			return c.waitAll(ctx, []string{out.JobId})
 		}
-		return c.answer(out, "%s", out.JobId)
+		return c.submitted(out, out.JobId)
 	}
 }
 
@@ -289,7 +295,7 @@ func lineError(name string, lines []int, err error) error {
 // jsonFault is what protojson says of a text, without its own name in front.
 func jsonFault(err error) string {
 	if strings.HasSuffix(err.Error(), "EOF") {
-		return "it ends too early"
+		return "the end is missing"
 	}
 	place := regexp.MustCompile(`^proto:.(?:syntax error )?\(line (\d+):(\d+)\): `)
 	return place.ReplaceAllString(err.Error(), "line $1, column $2: ")
@@ -358,7 +364,12 @@ func (c *cli) arguments(command string, words []string) (map[string]any, error) 
 	for _, word := range words {
 		key, text, ok := strings.Cut(word, "=")
 		if !ok {
-			return nil, usagef("%q is no KEY=VALUE", word).hint("write each argument with its name: organization=acme")
+			_, joined := c.commands().Lookup(command + "." + word)
+			if err != nil && joined == nil {
+				return nil, usagef("no command %q; did you mean %s.%s?", command, command, word)
+			}
+			return nil, usagef("%q is not of the form KEY=VALUE", word).
+				hint("write each argument with its name: organization=acme")
 		}
 		a := cmp.Or(cmd.argument(key), &Argument{Name: key, Type: "String"})
 		before, twice := given[key]

@@ -41,7 +41,7 @@ func TestALineIsRewrittenOnATerminalAlone(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var out strings.Builder
-			p := &progress{out: &out, width: func() int { return row.width }}
+			p := &progress{out: &out, width: func() int { return row.width }, since: time.Now()}
 			for _, s := range row.said {
 				time.Sleep(s.after)
 				p.say(s.phase, s.text)

@@ -293,7 +293,11 @@ func checkHome(dir string) error {
 	return nil
 }
 
-// shellQuoted is text as one word of a shell.
+// shellQuoted is text as one word of a shell; a plain one stays as it is.
 func shellQuoted(text string) string {
+	const plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@%+=:,./_-"
+	if text != "" && strings.Trim(text, plain) == "" {
+		return text
+	}
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }

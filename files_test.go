@@ -211,3 +211,25 @@ func TestUnknownZoneIsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestOnlyWhatAShellWouldReadOtherwiseIsQuoted(t *testing.T) {
+	for text, want := range map[string]string{
+		"":               "''",
+		"sandbox":        "sandbox",
+		"/a-b/c_1.db":    "/a-b/c_1.db",
+		"me@x,y:z%+=":    "me@x,y:z%+=",
+		"two words":      "'two words'",
+		"it's":           `'it'\''s'`,
+		"~/x":            "'~/x'",
+		"a\nb":           "'a\nb'",
+		"$HOME":          "'$HOME'",
+		"zürich":         "'zürich'",
+		"*":              "'*'",
+		"plain;evil":     "'plain;evil'",
+		"plain evil end": "'plain evil end'",
+	} {
+		if got := shellQuoted(text); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}
