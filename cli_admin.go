@@ -373,10 +373,7 @@ func (c *cli) queueResumeVerb(f *flag.FlagSet) action {
 			return c.answer(out, "Resumed, and no longer held.")
 		}
 		s, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
-		if err != nil {
-			return err
-		}
-		if s.HeldUntil == "" {
+		if err != nil || s.HeldUntil == "" { // resumed it is in any case
 			return c.answer(out, "Resumed.")
 		}
 		return c.answer(out, "Resumed, but held %s", heldText(s))

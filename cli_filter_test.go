@@ -32,6 +32,10 @@ func (h hall) ListJobs(_ context.Context, in *daemonpb.ListJobsRequest, _ ...grp
 	}}, nil
 }
 
+func (h hall) GetStatus(context.Context, *daemonpb.GetStatusRequest, ...grpc.CallOption) (*daemonpb.DaemonStatus, error) {
+	return &daemonpb.DaemonStatus{}, nil
+}
+
 func (h hall) ListEnvironments(context.Context, *daemonpb.ListEnvironmentsRequest, ...grpc.CallOption) (*daemonpb.ListEnvironmentsResponse, error) {
 	return &daemonpb.ListEnvironmentsResponse{Environments: []*daemonpb.Environment{{Name: "here"}}}, nil
 }

@@ -125,7 +125,15 @@ func (c *cli) jobListVerb(f *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		rows := [][]string{{"ID", "STATUS", "COMMAND", "ARGUMENTS", "ENVIRONMENT", "SUBMITTED", "ERROR"}}
+		rows := [][]string{{
+			"ID",
+			"STATUS",
+			"COMMAND",
+			"ARGUMENTS",
+			"ENVIRONMENT",
+			"SUBMITTED",
+			"ERROR",
+		}}
 		for _, j := range out.Jobs {
 			rows = append(rows, []string{
 				j.JobId,

@@ -145,7 +145,16 @@ func (c *cli) scheduleList(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
-	rows := [][]string{{"NAME", "WHEN", "NEXT", "LAST DUE", "LAST JOB", "ENVIRONMENT", "COMMAND", "ARGUMENTS"}}
+	rows := [][]string{{
+		"NAME",
+		"WHEN",
+		"NEXT",
+		"LAST DUE",
+		"LAST JOB",
+		"ENVIRONMENT",
+		"COMMAND",
+		"ARGUMENTS",
+	}}
 	for _, s := range out.Schedules {
 		next := "paused"
 		if s.Enabled {

@@ -113,23 +113,25 @@ func kebab(name string) string {
 func (c *cli) providerVerb(f *flag.FlagSet, cmd *Command) action {
 	in := submitFlags(f)
 	in.Command = cmd.Name
-	var required, words []string
+	var required, given []string
 	for _, a := range cmd.Args {
 		add := func(text string) error {
-			words = append(words, a.Name+"="+text)
+			given = append(given, a.Name+"="+text)
 			return nil
 		}
+		name := kebab(a.Name)
+		allowed := allowedValue(a.Type)
 		switch {
 		case a.Required:
 			required = append(required, a.Name)
 		case strings.HasPrefix(a.Type, "Boolean"):
-			f.BoolFunc(kebab(a.Name), strings.ReplaceAll(kebab(a.Name), "-", " "), add)
+			f.BoolFunc(name, words(name), add)
 		case a.isDate():
-			f.Func(kebab(a.Name), "a `DATE`: "+allowedDates, add)
+			f.Func(name, "a `DATE`: "+allowedDates, add)
 		case a.isList():
-			f.Func(kebab(a.Name), allowedValue(a.Type)+"; repeat it, or separate them by commas", add)
+			f.Func(name, allowed+"; repeat it, or separate them by commas", add)
 		default:
-			f.Func(kebab(a.Name), allowedValue(a.Type), add)
+			f.Func(name, allowed, add)
 		}
 	}
 	detach := f.Bool("detach", false, "print the job's id and do not wait")
@@ -137,13 +139,14 @@ func (c *cli) providerVerb(f *flag.FlagSet, cmd *Command) action {
 		for i, arg := range args { // those beyond the last name are more of a list
 			key, _, named := strings.Cut(arg, "=")
 			if named && slices.Contains(required, key) {
+				typed := strings.Join(namesOf(args, shellQuoted), " ")
 				return usagef("%s takes no KEY=VALUE", f.Name()).
-					hint("write the values alone, or: honeydew submit %s %s",
-						cmd.Name, strings.Join(namesOf(args, shellQuoted), " "))
+					hint("write the values alone, or: honeydew submit %s %s", cmd.Name, typed)
 			}
-			words = append(words, required[min(i, len(required)-1)]+"="+arg)
+			place := required[min(i, len(required)-1)]
+			given = append(given, place+"="+arg)
 		}
-		out, err := c.submit(ctx, in, "", words)
+		out, err := c.submit(ctx, in, "", given)
 		if err != nil {
 			return err
 		}
