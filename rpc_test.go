@@ -1362,7 +1362,8 @@ func TestStorageTroubleBeforeTheRequestIsTriedAgain(t *testing.T) {
 	}
 }
 
-// A submit's allocations are most of its processor time in this process; what they are spent on is in DESIGN.md.
+// A submit's allocations are most of its processor time in this process; what they are spent on is in DESIGN.md. There are 66, and
+// a few more under the race detector.
 func TestSubmitAllocatesLittle(t *testing.T) {
 	r := newRPCRig(t, nil)
 	if err := r.d.queue.SetPaused(true); err != nil {
@@ -1373,7 +1374,7 @@ func TestSubmitAllocatesLittle(t *testing.T) {
 		if _, err := r.server.SubmitJob(t.Context(), in); err != nil {
 			t.Error(err)
 		}
-	}); n > 70 {
-		t.Errorf("%.0f allocations a submit, behind gRPC; they were 66 once", n)
+	}); n > 75 {
+		t.Errorf("%.0f allocations a submit, behind gRPC; they were 66", n)
 	}
 }
