@@ -322,29 +322,53 @@ func (c *cli) notFound(args, names []string, group []verb) error {
 		second = args[1]
 		wanted += " " + second
 	}
-	near := nearest(wanted, names)
-	switch {
-	case len(group) == 0:
-		near = cmp.Or(near, nearest(args[0], names))
-	case slices.Contains(names, second): // as in: job logs ID
-		near = second
-	case nearest(second, strings.Fields(near)) == "": // only the first words are alike
-		near = ""
-	}
+	near := meant(args[0], second, names, group)
 	switch {
 	case near != "":
 		return usagef("no command %q; did you mean: honeydew %s", wanted, near)
 	case len(group) == 0:
 		return usagef("no command %q", wanted).hint("see: honeydew --help")
 	}
-	c.helpGroup(group)
+	asked := len(args) > 1 && isHelp(args[1])
+	if asked || !c.json {
+		c.helpGroup(group)
+	}
 	if len(args) == 1 {
 		return usagef("%s is no command by itself; add one of the words above", wanted)
 	}
-	if isHelp(args[1]) {
+	if asked {
 		return nil
 	}
 	return usagef("no command %q", wanted)
+}
+
+// meant is the verb that two words were most likely meant to be, "" if none is near. The second is sought in the group of
+// the first alone: a guess at a verb of another one could do harm.
+func meant(first, second string, names []string, group []verb) string {
+	switch {
+	case first == "pause", first == "resume":
+		return "queue " + first
+	case first == "restart":
+		return "stop && honeydew start"
+	case second == "logs": // of a job
+		return second
+	case len(group) > 0:
+		var seconds []string
+		for _, v := range group {
+			seconds = append(seconds, strings.TrimPrefix(v.name, first+" "))
+		}
+		near := nearest(second, seconds)
+		if near == "" {
+			return ""
+		}
+		return first + " " + near
+	}
+	near := nearest(first, names)
+	both := near + " " + second
+	if slices.Contains(names, both) {
+		return both
+	}
+	return near
 }
 
 func isHelp(word string) bool { return word == "-h" || word == "--help" }

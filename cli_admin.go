@@ -273,7 +273,7 @@ func (c *cli) envAddVerb(f *flag.FlagSet) action {
 		if in.SetActive {
 			return c.answer(out, "Added %s and switched to it. Please login: honeydew login", in.Name)
 		}
-		return c.answer(out, "Added %s. Switch to it with: honeydew env use %s", in.Name, in.Name)
+		return c.answer(out, "Added %s. Switch to it with: honeydew env use %s", in.Name, shellQuoted(in.Name))
 	}
 }
 

@@ -303,7 +303,8 @@ func nearest(s string, names []string) string {
 	least := max(1, (len(s)+1)/3) + 1
 	for _, n := range names {
 		distance := editDistance(s, strings.ToLower(n))
-		if distance < least {
+		swapped := name != "" && distance == least && len(n) == len(s) // two letters changed places
+		if swapped || distance < least {
 			name = n
 			least = distance
 		}
