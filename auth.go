@@ -128,7 +128,9 @@ func (t *TokenSource) session(envID string) *session {
 
 // Forget drops what is remembered of an environment that was removed. A refresh that is under way for it goes on, and
 // finds no environment to store its pair in.
-func (t *TokenSource) Forget(envID string) { t.sessions.Delete(envID) }
+func (t *TokenSource) Forget(envID string) {
+	t.sessions.Delete(envID)
+}
 
 // startLocked makes run the session's change under way; its caller must hold mu. The change before it is told to end,
 // and waited for: a refresh that had its answer already must not store its pair over that of a login.

@@ -21,7 +21,9 @@ func usableToken(token string) bool {
 
 // tokenExpiry reads the claim exp of a JWT (RFC 7519, section 4.1.4). The zero time means that the token does not say:
 // it is no JWT, or exp is absent, no number, or not between the years 2000 and 2100.
-func tokenExpiry(token string) time.Time { return tokenTime(token, "exp") }
+func tokenExpiry(token string) time.Time {
+	return tokenTime(token, "exp")
+}
 
 // tokenSkew is how far this clock is ahead of the one of whoever issued the token, which must have come just now. It is
 // 0 where the token does not say when it was issued (the claim iat, RFC 7519, section 4.1.6).

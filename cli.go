@@ -371,7 +371,9 @@ func meant(first, second string, names []string, group []verb) string {
 	return near
 }
 
-func isHelp(word string) bool { return word == "-h" || word == "--help" }
+func isHelp(word string) bool {
+	return word == "-h" || word == "--help"
+}
 
 // parse lets flags stand after arguments, too; everything behind -- is an argument.
 func (v *verb) parse(f *flag.FlagSet, words []string) ([]string, error) {

@@ -419,15 +419,15 @@ func (c *cli) startFailed(code int, begin int64) error {
 }
 
 // awaitEnd waits for the end of the daemon that was asked to stop, whichever home it belongs to: its database's lock is
-// the last that it lets go.
-func awaitEnd(ctx context.Context, database string) error {
+// the last that it lets go. Another daemon may take it at once; then that one answers, with another pid.
+func (c *cli) awaitEnd(ctx context.Context, database string, pid int32) error {
 	path, err := realPath(database)
 	if err != nil {
 		return err
 	}
 	for {
 		held, err := lockHeld(path + ".lock")
-		if err != nil || !held {
+		if err != nil || !held || pid != 0 && c.answersAsOther(ctx, pid) {
 			return err
 		}
 		select {
@@ -436,6 +436,14 @@ func awaitEnd(ctx context.Context, database string) error {
 			return exitError{exitInterrupted, errors.New("interrupted; the daemon goes on stopping")}
 		}
 	}
+}
+
+// answersAsOther reports whether a daemon answers that is not the one of that pid.
+func (c *cli) answersAsOther(ctx context.Context, pid int32) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	now, err := c.client.GetStatus(ctx, &daemonpb.GetStatusRequest{})
+	return err == nil && now.Pid != pid
 }
 
 func (c *cli) stopVerb(f *flag.FlagSet) action {
@@ -456,7 +464,7 @@ func (c *cli) stopVerb(f *flag.FlagSet) action {
 		if err != nil {
 			return c.stopFailed(err)
 		}
-		if err := awaitEnd(ctx, database); err != nil {
+		if err := c.awaitEnd(ctx, database, there.GetPid()); err != nil {
 			return err
 		}
 		return c.answer(out, "stopped")

@@ -151,7 +151,9 @@ func (t *Commands) Lookup(name string) (*Command, error) {
 }
 
 // All lists the commands that can be submitted, by name.
-func (t *Commands) All() []*Command { return t.public }
+func (t *Commands) All() []*Command {
+	return t.public
+}
 
 // internal finds one of the daemon's own operations, which are part of the binary.
 func (t *Commands) internal(name string) *Command {

@@ -95,7 +95,9 @@ func (l *lockFile) noted() (string, error) {
 	return strings.TrimSuffix(string(text), "\n"), err
 }
 
-func (l *lockFile) release() error { return l.file.Close() }
+func (l *lockFile) release() error {
+	return l.file.Close()
+}
 
 // lockHeld reports whether somebody holds the lock at path.
 func lockHeld(path string) (bool, error) {
