@@ -155,8 +155,10 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 func (c *cli) startVerb(f *flag.FlagSet) action {
 	c.configFlag(f) // which also names the socket that is waited for
 	return func(ctx context.Context, _ []string) error {
-		out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
-		held, lockErr := lockHeld(lockPath(c.home))
+		out, held, err, lockErr := c.look(ctx)
+		if err == nil && lockErr == nil && !held { // the home's own may have answered, and ended since
+			out, held, err, lockErr = c.look(ctx)
+		}
 		if err == nil && lockErr == nil && !held {
 			return c.strangeHome()
 		}
@@ -199,6 +201,13 @@ func (c *cli) startVerb(f *flag.FlagSet) action {
 		}
 		return c.awaitReady(ctx, daemon, begin)
 	}
+}
+
+// look asks the daemon and its lock, which a daemon lets go last.
+func (c *cli) look(ctx context.Context) (out *daemonpb.PingResponse, held bool, err, lockErr error) {
+	out, err = c.client.Ping(ctx, &daemonpb.PingRequest{})
+	held, lockErr = lockHeld(lockPath(c.home))
+	return out, held, err, lockErr
 }
 
 // awaitAnswer pings the daemon. One that holds its lock and has no socket is starting or stopping, and is waited for.
