@@ -342,8 +342,8 @@ func (c *cli) notFound(args, names []string, group []verb) error {
 	return usagef("no command %q", wanted)
 }
 
-// meant is the verb that two words were most likely meant to be, "" if none is near. The second is sought in the group of
-// the first alone: a guess at a verb of another one could do harm.
+// meant is the verb that two words were most likely meant to be, "" if none is near. The second is sought in the
+// group of the first alone: a guess at a verb of another one could do harm.
 func meant(first, second string, names []string, group []verb) string {
 	switch {
 	case first == "pause", first == "resume":

@@ -137,9 +137,10 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 	if s.Failed > 0 {
 		finished += "; see: honeydew job list --status failed"
 	}
+	login := loginState(s.Authenticated, s.NeedsReauth, s.Problems...)
 	c.pairs(
 		"daemon:", fmt.Sprintf("honeydew %s, pid %d, up %s", s.Version, s.Pid, seconds(s.UptimeSeconds)),
-		"environment:", fmt.Sprintf("%s (%s)", s.Environment, loginState(s.Authenticated, s.NeedsReauth, s.Problems...)),
+		"environment:", fmt.Sprintf("%s (%s)", s.Environment, login),
 		"queue:", queue,
 		"held:", heldText(s),
 		"oldest pending:", localTime(s.OldestPendingAt),

@@ -168,7 +168,8 @@ func submitFlags(f *flag.FlagSet) *daemonpb.SubmitJobRequest {
 	number(f, "priority", math.MinInt32, "higher `N` run first (default: 0)", func(n int32) { in.Priority = n })
 	f.StringVar(&in.Timeout, "timeout", "", "`DURATION` of one attempt, such as 90s (default: api.timeout)")
 	number(f, "max-retries", 0,
-		"`N` retries after a failure that may pass (default: queue.max_retries); waits that the API asks for do not count",
+		"`N` retries after a failure that may pass (default: queue.max_retries);"+
+			" waits that the API asks for do not count",
 		func(n int32) { in.MaxRetries = &n })
 	return in
 }

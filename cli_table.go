@@ -154,7 +154,8 @@ func isFlagLetter(r rune) bool {
 // runeWidth is how many columns a character takes on its own. The scripts of East Asia, their punctuation and emoji
 // take two.
 func runeWidth(r rune) int {
-	const emoji = "⌚⌛⏩⏪⏫⏬⏰⏳◽◾☔☕♈♉♊♋♌♍♎♏♐♑♒♓♿⚓⚡⚪⚫⚽⚾⛄⛅⛎⛔⛪⛲⛳⛵⛺⛽✅✊✋✨❌❎❓❔❕❗➕➖➗➰➿⬛⬜⭐⭕"
+	const emoji = "⌚⌛⏩⏪⏫⏬⏰⏳◽◾☔☕♈♉♊♋♌♍♎♏♐♑♒♓♿⚓⚡⚪⚫⚽" +
+		"⚾⛄⛅⛎⛔⛪⛲⛳⛵⛺⛽✅✊✋✨❌❎❓❔❕❗➕➖➗➰➿⬛⬜⭐⭕"
 	switch {
 	case r < 0x300, isFlagLetter(r), r > 0xff60 && r < 0xffe0: // the last ones are half as wide
 		return 1

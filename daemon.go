@@ -241,7 +241,8 @@ func (d *Daemon) hold(what, path string, held error) (*lockFile, error) {
 	return lock, nil
 }
 
-// releaseLocks comes last, and the database's lock after the home's: whoever waits for it, as `stop` does, may start anew.
+// releaseLocks comes last, and the database's lock after the home's: whoever waits for it, as `stop` does, may start
+// anew.
 func (d *Daemon) releaseLocks() error {
 	err := d.lock.release()
 	if d.dbLock != nil {

@@ -557,22 +557,36 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-func TestUnsentOnlyWhenNoConnectionWasMade(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
+// closedAddress is one that nobody listens at.
+func closedAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed.Close()
-	secure := httptest.NewUnstartedServer(http.NotFoundHandler()) // its certificate is nobody's
-	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
-	secure.StartTLS()
-	defer secure.Close()
+	l.Close()
+	return l.Addr().String()
+}
+
+// serveUnderNobodysCertificate is the URL of a server whose certificate no authority has signed.
+func serveUnderNobodysCertificate(t *testing.T) string {
+	t.Helper()
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func TestUnsentOnlyWhenNoConnectionWasMade(t *testing.T) {
+	closed := closedAddress(t)
+	secure := serveUnderNobodysCertificate(t)
 	tests := []struct {
 		name, url string
 		unsent    bool
 	}{
-		{"nothing listens", "http://" + closed.Addr().String(), true},
-		{"a certificate of nobody", secure.URL, true},
+		{"nothing listens", "http://" + closed, true},
+		{"a certificate of nobody", secure, true},
 		{"no TLS on the other side", "https" + strings.TrimPrefix(serveRaw(t, func(c net.Conn) { fmt.Fprint(c, "HTTP/1.1 200 OK\r\n\r\n") }), "http"), true},
 		{"cut before the answer", serveRaw(t, func(net.Conn) {}), false},
 		{"cut inside the head", serveRaw(t, func(c net.Conn) { fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Ty") }), false},
@@ -607,25 +621,17 @@ func TestUnsentOnlyWhenNoConnectionWasMade(t *testing.T) {
 }
 
 func TestNetworkTroubleInPlainWords(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
-	secure := httptest.NewUnstartedServer(http.NotFoundHandler()) // its certificate is nobody's
-	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
-	secure.StartTLS()
-	defer secure.Close()
+	dead := closedAddress(t)
+	secure := serveUnderNobodysCertificate(t)
 	guard := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) })
 	ssh := serveRaw(t, func(c net.Conn) { fmt.Fprint(c, "SSH-2.0-x\r\n") })
-	dead := closed.Addr().String()
 	for _, row := range []struct {
 		url, proxy, words string
 		hint              bool
 	}{
 		{"http://" + dead, "", "no connection to " + dead + ": connection refused", false},
 		{"https://nowhere.invalid", "", " nowhere.invalid", false},
-		{secure.URL, "", "certificate signed by unknown authority; if that is your own, name its certificate in SSL_CERT_FILE", false},
+		{secure, "", "certificate signed by unknown authority; if that is your own, name its certificate in SSL_CERT_FILE", false},
 		{"https" + strings.TrimPrefix(guard, "http"), "", "the other side speaks no TLS; is https right in the URL?", false},
 		{"https" + strings.TrimPrefix(ssh, "http"), "", "the other side speaks no TLS; is https right in the URL?", false},
 		{"https://nowhere.invalid", "http://" + dead, "through the proxy " + dead + ": no connection to " + dead + ": connection refused", true},
@@ -1033,14 +1039,10 @@ func TestEchoInAClonesOwnNoIsRedacted(t *testing.T) {
 }
 
 func TestOurOwnWordsAreNotRedacted(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
+	closed := closedAddress(t)
 	c := newTestClient(t, 1<<20)
 	for _, secret := range []string{"refused", "connection", "p", "connection refused", "connect"} {
-		_, e := askMe(t, c, Request{URL: "http://" + closed.Addr().String(), Secrets: []string{secret}})
+		_, e := askMe(t, c, Request{URL: "http://" + closed, Secrets: []string{secret}})
 		if e == nil || !strings.Contains(e.Message, "connection refused") {
 			t.Errorf("%q is the password: %v", secret, e)
 		}

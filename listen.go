@@ -114,7 +114,11 @@ func (peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthIn
 }
 
 // ClientHandshake refuses a socket at which another user listens, before anything is sent.
-func (p peerCredentials) ClientHandshake(_ context.Context, _ string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (p peerCredentials) ClientHandshake(
+	_ context.Context,
+	_ string,
+	c net.Conn,
+) (net.Conn, credentials.AuthInfo, error) {
 	info, err := peerOf(c)
 	if err != nil {
 		return nil, nil, err

@@ -73,8 +73,8 @@ func newGRPCServer(s *rpcServer) *grpc.Server {
 		command := proto.GetExtension(m.Options(), pb.E_Command)
 		s.typed[fullName] = command.(string)
 	}
-	// Goroutines that stay spare each call a stack that grows anew, and a window that is fixed its measurement by pings:
-	// together a tenth of a submit.
+	// Goroutines that stay spare each call a stack that grows anew, and a window that is fixed its measurement by
+	// pings: together a tenth of a submit.
 	const spare = 64
 	server := grpc.NewServer(
 		grpc.Creds(peerCredentials{}),

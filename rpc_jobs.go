@@ -240,8 +240,8 @@ func sendStatus(j *Job, withResult bool, out grpc.ServerStreamingServer[pb.JobSt
 	return out.Send(msg)
 }
 
-// sendEnd sends the last message of a watch. It has the result only where that is small: gRPC keeps a message whole until
-// the client reads it.
+// sendEnd sends the last message of a watch. It has the result only where that is small: gRPC keeps a message whole
+// until the client reads it.
 func (s *rpcServer) sendEnd(j *Job, out grpc.ServerStreamingServer[pb.JobStatus]) error {
 	j, err := s.store.JobBySeq(j.Seq, watchedBytes)
 	if err != nil {

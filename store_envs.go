@@ -127,8 +127,8 @@ func (s *Store) AddEnvironment(e Environment) error {
 	})
 }
 
-// SetActiveEnvironment makes the one named the active one; the one that was active goes on to exist. Jobs that wait stay
-// with the environment that they were submitted for.
+// SetActiveEnvironment makes the one named the active one; the one that was active goes on to exist. Jobs that wait
+// stay with the environment that they were submitted for.
 func (s *Store) SetActiveEnvironment(name string) error {
 	return s.updateEnvironments(func(t *tx) error { return t.activate(name) })
 }

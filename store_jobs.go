@@ -108,9 +108,9 @@ func (c *FinishedCounts) add(status string, n int64) {
 	}
 }
 
-// CountFinished counts the finished jobs as they are now, in the background: a million takes 60 ms. The caller sees to it
-// that nothing else writes meanwhile, so that what it sees and what commits add do not overlap. Until it is done, a
-// checkpoint stops at what it sees.
+// CountFinished counts the finished jobs as they are now, in the background: a million takes 60 ms. The caller sees
+// to it that nothing else writes meanwhile, so that what it sees and what commits add do not overlap. Until it is
+// done, a checkpoint stops at what it sees.
 func (s *Store) CountFinished() error {
 	snapshot, err := s.read.Begin()
 	if err != nil {
@@ -305,7 +305,8 @@ func (t *tx) earlier(j *Job) (string, error) {
 		return "", err
 	}
 	if !same {
-		return "", errorf(codeAlreadyExists, "the idempotency key %q was used for another job, %s", j.IdempotencyKey, id).
+		const used = "the idempotency key %q was used for another job, %s"
+		return "", errorf(codeAlreadyExists, used, j.IdempotencyKey, id).
 			hint("use a new key for a new job")
 	}
 	return id, nil
@@ -526,8 +527,8 @@ func (s *Store) Job(prefix string, maxResult int64) (*Job, error) {
 // sqlJobSeq finds up to two rows, which tells whether there are several. An id that is there exactly sorts first.
 const sqlJobSeq = "SELECT id, seq FROM jobs WHERE id >= ?1 AND id < ?1 || char(1114111) ORDER BY id LIMIT 2"
 
-// JobSeq finds the job that name means: an id, the beginning of one that no other id has, or "..k4", the end of one that
-// no other of the newest 10,000 has, for jobs submitted together differ there.
+// JobSeq finds the job that name means: an id, the beginning of one that no other id has, or "..k4", the end of one
+// that no other of the newest 10,000 has, for jobs submitted together differ there.
 func (s *Store) JobSeq(name string) (int64, error) {
 	if name == "" {
 		return 0, invalidf("the job id is missing").hint("list ids with: honeydew job list")

@@ -259,9 +259,9 @@ func mainEpoch(path string) (string, error) {
 	return textOn(dsn(path, "mode", "ro", "immutable", "1"), query, noEpoch, epochKey)
 }
 
-// BeginEpoch gives the database a new epoch; noted is what the lock beside it says, and note changes that. It comes last
-// in a start, so that a database that is refused stays as it was, and before anything is acked. A crash at any line
-// leaves a note that holds the main file's epoch.
+// BeginEpoch gives the database a new epoch; noted is what the lock beside it says, and note changes that. It comes
+// last in a start, so that a database that is refused stays as it was, and before anything is acked. A crash at any
+// line leaves a note that holds the main file's epoch.
 func (s *Store) BeginEpoch(noted string, note func(string) error) error {
 	before, err := mainEpoch(s.path)
 	if err != nil { // a crash has left the main file between two states, of which the log makes one
@@ -277,8 +277,8 @@ func (s *Store) BeginEpoch(noted string, note func(string) error) error {
 	return s.SettleEpoch(note)
 }
 
-// SettleEpoch moves the epoch from the log into the main file; from then on it alone is noted. As long as somebody reads
-// the database it stays in the log, and both stay noted, so that this is to be called again.
+// SettleEpoch moves the epoch from the log into the main file; from then on it alone is noted. As long as somebody
+// reads the database it stays in the log, and both stay noted, so that this is to be called again.
 func (s *Store) SettleEpoch(note func(string) error) error {
 	if s.epoch == "" {
 		return nil
