@@ -557,16 +557,8 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// closedAddress is one that nobody listens at.
-func closedAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	return l.Addr().String()
-}
+// closedAddress is one that nobody listens at. A port that was free a moment ago may be another test's by now.
+const closedAddress = "127.0.0.1:1"
 
 // serveUnderNobodysCertificate is the URL of a server whose certificate no authority has signed.
 func serveUnderNobodysCertificate(t *testing.T) string {
@@ -579,13 +571,12 @@ func serveUnderNobodysCertificate(t *testing.T) string {
 }
 
 func TestUnsentOnlyWhenNoConnectionWasMade(t *testing.T) {
-	closed := closedAddress(t)
 	secure := serveUnderNobodysCertificate(t)
 	tests := []struct {
 		name, url string
 		unsent    bool
 	}{
-		{"nothing listens", "http://" + closed, true},
+		{"nothing listens", "http://" + closedAddress, true},
 		{"a certificate of nobody", secure, true},
 		{"no TLS on the other side", "https" + strings.TrimPrefix(serveRaw(t, func(c net.Conn) { fmt.Fprint(c, "HTTP/1.1 200 OK\r\n\r\n") }), "http"), true},
 		{"cut before the answer", serveRaw(t, func(net.Conn) {}), false},
@@ -621,7 +612,7 @@ func TestUnsentOnlyWhenNoConnectionWasMade(t *testing.T) {
 }
 
 func TestNetworkTroubleInPlainWords(t *testing.T) {
-	dead := closedAddress(t)
+	const dead = closedAddress
 	secure := serveUnderNobodysCertificate(t)
 	guard := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) })
 	ssh := serveRaw(t, func(c net.Conn) { fmt.Fprint(c, "SSH-2.0-x\r\n") })
@@ -1039,10 +1030,9 @@ func TestEchoInAClonesOwnNoIsRedacted(t *testing.T) {
 }
 
 func TestOurOwnWordsAreNotRedacted(t *testing.T) {
-	closed := closedAddress(t)
 	c := newTestClient(t, 1<<20)
 	for _, secret := range []string{"refused", "connection", "p", "connection refused", "connect"} {
-		_, e := askMe(t, c, Request{URL: "http://" + closed, Secrets: []string{secret}})
+		_, e := askMe(t, c, Request{URL: "http://" + closedAddress, Secrets: []string{secret}})
 		if e == nil || !strings.Contains(e.Message, "connection refused") {
 			t.Errorf("%q is the password: %v", secret, e)
 		}
