@@ -182,7 +182,7 @@ func (c *cli) checkedConfig() (*Config, error) {
 	if err != nil {
 		return cfg, err
 	}
-	return cfg, cfg.checkPaths()
+	return cfg, cmp.Or(cfg.checkPaths(), cfg.checkDisk())
 }
 
 // examineFiles looks at what a daemon would read and write.

@@ -28,6 +28,8 @@ const (
 	maxTimeout        = 24 * time.Hour // of one attempt
 	maxConfigBytes    = 1 << 20
 	maxConfigDuration = 100 * 365 * 24 * time.Hour
+
+	databaseKey = "storage.database_path"
 )
 
 // defaults are read like a file, in front of the file itself. They name every key there is.
@@ -111,7 +113,7 @@ func (c *Config) set(key string, v value) error {
 		return v.path(&c.Daemon.PIDFile)
 	case "daemon.shutdown_timeout":
 		return v.duration(&c.Daemon.ShutdownTimeout, time.Second, 10*time.Minute)
-	case "storage.database_path":
+	case databaseKey:
 		return v.path(&c.Storage.DatabasePath)
 	case "storage.synchronous":
 		return v.word(&c.Storage.Synchronous, "full", "normal")
@@ -428,7 +430,7 @@ func (c *Config) checkPaths() error {
 		{"the key", filepath.Join(c.Home, "key")},
 		{"the lock", lockPath(c.Home)},
 		{"the configuration", cmp.Or(c.File, filepath.Join(c.Home, "config.yaml"))},
-		{"storage.database_path", database},
+		{databaseKey, database},
 		{"the database's lock", database + ".lock"},
 		{"the database's log", database + "-wal"},
 		{"the database's index", database + "-shm"},
@@ -448,7 +450,7 @@ func (c *Config) checkPaths() error {
 			p.path = real
 		}
 		dir := filepath.Dir(p.path)
-		if c.lines[p.key] > 0 && !exists(dir) {
+		if c.lines[p.key] > 0 && p.key != databaseKey && !exists(dir) {
 			return c.fault(p.key, fmt.Errorf("there is no folder %s", dir))
 		}
 		infos[i], err = os.Stat(p.path)
@@ -465,6 +467,15 @@ func (c *Config) checkPaths() error {
 		}
 	}
 	return nil
+}
+
+// checkDisk refuses a database whose folder is not there, as where its disk is not mounted. The home is made.
+func (c *Config) checkDisk() error {
+	dir := filepath.Dir(c.Storage.DatabasePath)
+	if exists(dir) || dir == c.Home {
+		return nil
+	}
+	return c.fault(databaseKey, fmt.Errorf("there is no folder %s", dir))
 }
 
 // isDevice reports whether path lies where files are none, whatever they look like.

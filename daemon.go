@@ -211,6 +211,9 @@ func (d *Daemon) readConfig() error {
 	if err := cfg.checkPaths(); err != nil {
 		return exitError{exitConfig, err}
 	}
+	if err := cfg.checkDisk(); err != nil {
+		return exitError{exitStorage, err}
+	}
 	return nil
 }
 

@@ -308,7 +308,7 @@ func TestStartThatCannotSucceedSaysWhyAndEnds(t *testing.T) {
 		{"long socket path", "daemon:\n  socket_path: /tmp/" + strings.Repeat("s", 110) + "\n", nil, exitConfig, "at most 107"},
 		{"garbage for a database", "", func(r *daemonRig) { putFile(r, r.home, "daemon.db", garbage) }, exitStorage, "not a honeydew database"},
 		{"empty database", "", func(r *daemonRig) { putFile(r, r.home, "daemon.db", "") }, exitStorage, "damaged"},
-		{"database in a missing directory", "storage:\n  database_path: nowhere/daemon.db\n", nil, exitConfig, "there is no folder"},
+		{"database in a missing directory", "storage:\n  database_path: nowhere/daemon.db\n", nil, exitStorage, "config.yaml:2: storage.database_path: there is no folder"},
 		{"key that others can read", "", func(r *daemonRig) {
 			putFile(r, r.home, "key", strings.Repeat("k", 64))
 			if err := os.Chmod(filepath.Join(r.home, "key"), 0o644); err != nil {

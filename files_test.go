@@ -169,7 +169,6 @@ func TestPathsThatCannotBe(t *testing.T) {
 		"daemon:\n  socket_path: /run/./x\n  pid_file: /run/x\n":                "config.yaml:3: daemon.pid_file: ",
 		"daemon:\n  socket_path: /nowhere/x\n":                                  "config.yaml:2: daemon.socket_path: there is no folder /nowhere",
 		"daemon:\n  pid_file: no/where/x\n":                                     "config.yaml:2: daemon.pid_file: there is no folder " + home + "/no/where",
-		"storage:\n  database_path: nowhere/x\n":                                "config.yaml:2: storage.database_path: there is no folder " + home + "/nowhere",
 		"logging:\n  file: nowhere/x\n":                                         "config.yaml:2: logging.file: there is no folder " + home + "/nowhere",
 		"auth:\n  passphrase_file: nowhere\n":                                   "config.yaml:2: auth.passphrase_file: there is no file " + home + "/nowhere",
 		"storage:\n  database_path: /proc/x.db\n":                               "a regular file",
