@@ -246,11 +246,11 @@ func (c *cli) strangeHome() error {
 // checkConfigured refuses a start with a configuration beside a daemon that runs with another one.
 func (c *cli) checkConfigured() error {
 	noted, err := notedIn(lockPath(c.home))
+	noted = cmp.Or(noted, filepath.Join(c.home, "config.yaml"))
 	if err != nil || c.file == "" || noted == c.file {
 		return err
 	}
-	running := errorf(codeFailedPrecondition, "a daemon already runs for this home, with %s",
-		cmp.Or(noted, "the configuration in its home")).
+	running := errorf(codeFailedPrecondition, "a daemon already runs for this home, with %s", noted).
 		hint("stop it first: honeydew stop && honeydew start --config %s", shellQuoted(c.file))
 	return exitError{exitAlreadyRunning, running}
 }
