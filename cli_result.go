@@ -97,13 +97,11 @@ func (c *cli) showResult(text []byte, items, whole string) {
 		return
 	}
 	c.table(r.rows())
-	switch {
-	case r.count > maxRows:
-		whole = fmt.Sprintf("%d of %d %s shown; %s", maxRows, r.count, r.noun, whole)
-	case r.count > 1:
-		whole = fmt.Sprintf("%d %s; %s", r.count, r.noun, whole)
+	shown := fmt.Sprint(r.count)
+	if r.count > maxRows {
+		shown = fmt.Sprintf("%d of %d shown", maxRows, r.count)
 	}
-	c.note("%s", whole)
+	c.note("%s: %s; %s", r.noun, shown, whole)
 }
 
 // What is shown of a result, whatever the API sends: of a list so many rows; of an item so many members, each as so

@@ -174,17 +174,17 @@ func TestAResultIsShownAsWhatItIs(t *testing.T) {
 	deep := `[1,{"a":` + strings.Repeat("[", 101) + strings.Repeat("]", 101) + "}]"
 	for _, row := range []struct{ name, text, want, said string }{
 		{"a list", `[{"name":"b","htmlUrl":"x","id":1.50,"private":true},{"name":"世","htmlUrl":null,"id":12345678901234567890,"private":null}]`,
-			"NAME  HTML URL  ID                    PRIVATE\nb     x         1.50                  true\n世              12345678901234567890\n", "2 items; get all\n"},
-		{"an object that begins with one", `{"pullRequests":[{"id":1}],"pageInfo":{"more":true}}`, "ID\n1\n", "get all\n"},
+			"NAME  HTML URL  ID                    PRIVATE\nb     x         1.50                  true\n世              12345678901234567890\n", "items: 2; get all\n"},
+		{"an object that begins with one", `{"pullRequests":[{"id":1}],"pageInfo":{"more":true}}`, "ID\n1\n", "pull requests: 1; get all\n"},
 		{"dates", `[{"createdAt":"` + when + `","dueDate":"2026-03-04"}]`,
-			"CREATED AT  DUE DATE\n" + today.Local().Format(time.DateOnly) + "  2026-03-04\n", "get all\n"},
+			"CREATED AT  DUE DATE\n" + today.Local().Format(time.DateOnly) + "  2026-03-04\n", "items: 1; get all\n"},
 		{"things with names", `[{"id":1,"author":{"email":"e","displayName":"A"},"labels":["x","y"],"teams":[{"name":"T"},{"name":"U"}],"files":[{"path":"p"}]}]`,
-			"ID  AUTHOR  LABELS  TEAMS  FILES\n1   A       x, y    T, U   1 item\n", "get all\n"},
-		{"things without", `[{"id":1,"fields":{"title":"a","inner":{"x":1}}},{"id":2,"fields":null}]`, "ID  FIELDS TITLE\n1   a\n2\n", "2 items; get all\n"},
-		{"empty columns", `[{"id":1,"body":null,"files":[]},{"id":2,"body":""}]`, "ID\n1\n2\n", "2 items; get all\n"},
+			"ID  AUTHOR  LABELS  TEAMS  FILES\n1   A       x, y    T, U   1 item\n", "items: 1; get all\n"},
+		{"things without", `[{"id":1,"fields":{"title":"a","inner":{"x":1}}},{"id":2,"fields":null}]`, "ID  FIELDS TITLE\n1   a\n2\n", "items: 2; get all\n"},
+		{"empty columns", `[{"id":1,"body":null,"files":[]},{"id":2,"body":""}]`, "ID\n1\n2\n", "items: 2; get all\n"},
 		{"an object", `{"id":"1","createdAt":"` + when + `","none":null,"text":"a\nb"}`, "id:          1\ncreated at:  " + localTime(when) + "\ntext:        a b\n", ""},
 		{"an object with more", `{"id":1,"list":[1,[2]],"x":{"y":{"z":1}}}`, "id:    1\nlist:  2 items\n", "get all\n"},
-		{"values", `["a\u001b[2J",null,1,true]`, "a[2J\n\n1\ntrue\n", "4 items; get all\n"},
+		{"values", `["a\u001b[2J",null,1,true]`, "a[2J\n\n1\ntrue\n", "items: 4; get all\n"},
 		{"an empty list", `[]`, "", "no items\n"},
 		{"an empty one in an object", ` {"commits":[]}`, "", "no commits\n"},
 		{"an empty one beside a reason", `{"commits":[],"error":"boom"}`, "", "no commits; get all\n"},
@@ -223,7 +223,7 @@ func TestAnObjectOfManyMembersIsReadAtOnce(t *testing.T) {
 func TestABigListDoesNotFloodTheScreen(t *testing.T) {
 	text := "[" + strings.Repeat(`{"id":1,"body":"`+strings.Repeat("x", 3000)+`"},`, 9999) + `{"id":2}]`
 	answer, said := personSees(t, 60, text)
-	if lines := strings.Count(answer, "\n"); lines != maxRows+1 || said != "50 of 10000 items shown; get all\n" {
+	if lines := strings.Count(answer, "\n"); lines != maxRows+1 || said != "items: 50 of 10000 shown; get all\n" {
 		t.Errorf("%d lines, %q", lines, said)
 	}
 	for line := range strings.Lines(answer) {
