@@ -350,6 +350,10 @@ func meant(first, second string, names []string, group []verb) string {
 		return "queue " + first
 	case first == "restart":
 		return "stop && honeydew start"
+	case first == "ps":
+		return "job list"
+	case first == "whoami":
+		return "auth status"
 	case second == "logs": // of a job
 		return second
 	case len(group) > 0:
@@ -357,7 +361,14 @@ func meant(first, second string, names []string, group []verb) string {
 		for _, v := range group {
 			seconds = append(seconds, strings.TrimPrefix(v.name, first+" "))
 		}
-		near := nearest(second, seconds)
+		usual := map[string]string{
+			"create": "add",
+			"delete": "remove",
+			"prs":    "pull-requests",
+			"repos":  "repositories",
+			"switch": "use",
+		}
+		near := nearest(cmp.Or(usual[second], second), seconds)
 		if near == "" {
 			return ""
 		}

@@ -102,7 +102,11 @@ func (c *cli) pipedPassword(ctx context.Context) (string, error) {
 		return "", err
 	}
 	text, err := plainText("login: the password on stdin", line)
-	return strings.TrimRight(text, "\r\n"), err
+	password := strings.TrimRight(text, "\r\n")
+	if err == nil && password == "" {
+		return "", usagef("login: stdin holds no password")
+	}
+	return password, err
 }
 
 func (c *cli) askUsername(ctx context.Context) (string, error) {
@@ -202,10 +206,6 @@ func (c *cli) authStatusVerb(f *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		failed := ""
-		if out.FailedAuthJobs > 0 {
-			failed = fmt.Sprintf("%d since the last login; see: honeydew job list --status failed", out.FailedAuthJobs)
-		}
 		login := strings.TrimPrefix(loginState(out.Authenticated, out.NeedsReauth, out.Problem), "login ")
 		if in.Environment != "" && strings.HasSuffix(login, "honeydew login") {
 			login += " --environment " + in.Environment
@@ -217,7 +217,7 @@ func (c *cli) authStatusVerb(f *flag.FlagSet) action {
 			"username:", out.Username,
 			"access token expires:", localTime(out.AccessTokenExpires),
 			"refresh token expires:", localTime(out.RefreshTokenExpires),
-			"jobs failed for it:", failed,
+			"jobs failed for it:", refusedText(out),
 		)
 		return c.document(out)
 	}

@@ -138,10 +138,16 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 		finished += "; see: honeydew job list --status failed"
 	}
 	login := loginState(s.Authenticated, s.NeedsReauth, s.Problems...)
+	account, err := c.client.GetAuthStatus(ctx, &daemonpb.GetAuthStatusRequest{})
+	if err == nil && s.Authenticated { // else what is known is shown all the same
+		login += " as " + account.Username
+	}
 	c.pairs(
 		"daemon:", fmt.Sprintf("honeydew %s, pid %d, up %s", s.Version, s.Pid, seconds(s.UptimeSeconds)),
 		"environment:", fmt.Sprintf("%s (%s)", s.Environment, login),
+		"refused:", refusedText(account),
 		"queue:", queue,
+		"retrying:", c.retryingText(ctx),
 		"held:", heldText(s),
 		"oldest pending:", localTime(s.OldestPendingAt),
 		"finished:", finished,
@@ -151,6 +157,28 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 		"problems:", strings.Join(s.Problems, "; "),
 	)
 	return c.document(s)
+}
+
+// refusedText says how many jobs have failed for the login, "" if none has.
+func refusedText(account *daemonpb.AuthStatus) string {
+	failed := account.GetFailedAuthJobs()
+	if failed == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d since the last login; see: honeydew job list --status failed", failed)
+}
+
+// retryingText says of how many of the newest waiting jobs an attempt has failed, and why, "" if of none.
+func (c *cli) retryingText(ctx context.Context) string {
+	waiting, err := c.client.ListJobs(ctx, &daemonpb.ListJobsRequest{Status: statusPending, Limit: 200})
+	if err != nil { // which is no reason to keep back what is known
+		return ""
+	}
+	failed := slices.DeleteFunc(waiting.Jobs, func(j *daemonpb.JobStatus) bool { return j.RetryCount == 0 })
+	if len(failed) == 0 {
+		return ""
+	}
+	return count(len(failed), "job") + "; the newest: " + failed[0].Error
 }
 
 func (c *cli) startVerb(f *flag.FlagSet) action {
@@ -435,6 +463,14 @@ func (c *cli) awaitEnd(ctx context.Context, database string, pid int32) error {
 	if err != nil {
 		return err
 	}
+	waits := "the daemon waits for its running jobs"
+	if pid != 0 {
+		waits += fmt.Sprintf("; to end it at once: kill %d", pid)
+	}
+	line := c.newProgress()
+	defer line.clear()
+	ticks := time.NewTicker(tellEvery)
+	defer ticks.Stop()
 	for {
 		held, err := lockHeld(path + ".lock")
 		if err != nil || !held || pid != 0 && c.answersAsOther(ctx, pid) {
@@ -442,6 +478,8 @@ func (c *cli) awaitEnd(ctx context.Context, database string, pid int32) error {
 		}
 		select {
 		case <-time.After(poll):
+		case <-ticks.C:
+			line.say("stop", waits)
 		case <-ctx.Done():
 			return exitError{exitInterrupted, errors.New("interrupted; the daemon goes on stopping")}
 		}

@@ -292,16 +292,25 @@ func (c *cli) examineDaemon(ctx context.Context, all *findings) {
 		all.add("operation", "", errors.New(what), cmp.Or(advice, "see: honeydew logs"))
 	}
 	login, next, _ := strings.Cut(s.Environment+": "+loginState(s.Authenticated, s.NeedsReauth, s.Problems...), "; ")
-	if s.NeedsReauth {
+	account, _ := c.client.GetAuthStatus(ctx, &daemonpb.GetAuthStatusRequest{}) // else the login as far as it is known
+	refused, look, _ := strings.Cut(refusedText(account), "; ")
+	switch {
+	case s.NeedsReauth:
 		all.add("login", "", errors.New(login), next)
-	} else {
+	case refused != "":
+		all.note("login", login+"; jobs failed for it: "+refused, look)
+	default:
 		all.note("login", login, next)
+	}
+	retrying := c.retryingText(ctx)
+	if retrying != "" {
+		all.note("retries", retrying, "see: honeydew job list --status pending")
 	}
 	switch {
 	case s.QueuePaused:
 		all.note("queue", "paused", "resume it with: honeydew queue resume")
 	case s.HeldUntil != "":
-		all.note("queue", "held "+heldText(s), "")
+		all.note("queue", "held "+strings.TrimSuffix(heldText(s), "; "+releaseHold), releaseHold)
 	default:
 		all.note("queue", "jobs may run", "")
 	}

@@ -211,12 +211,14 @@ func (c *cli) waitsFor(ctx context.Context, j *daemonpb.JobStatus) string {
 	return ""
 }
 
+const releaseHold = "end that with: honeydew queue resume --now"
+
 // heldText says until when and why the API keeps the active environment's jobs, "" if it does not.
 func heldText(s *daemonpb.DaemonStatus) string {
 	if s.HeldUntil == "" {
 		return ""
 	}
-	return fmt.Sprintf("until %s: %s; end that with: honeydew queue resume --now", localTime(s.HeldUntil), s.HeldReason)
+	return fmt.Sprintf("until %s: %s; %s", localTime(s.HeldUntil), s.HeldReason, releaseHold)
 }
 
 // argumentWords are a payload as one types it for submit.

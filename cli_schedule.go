@@ -112,6 +112,10 @@ func (c *cli) scheduleAddVerb(f *flag.FlagSet) action {
 		"`N` retries of its jobs after a failure that may pass (default: 12, or more if queue.max_retries is)",
 		func(n int32) { in.MaxRetries = &n })
 	return func(ctx context.Context, args []string) error {
+		if isCron(ctx, args[0]) && !isCron(ctx, args[1]) {
+			return usagef("schedule add: %q is no name", args[0]).
+				hint("a name comes first: honeydew schedule add NAME %s %s ...", shellQuoted(args[0]), args[1])
+		}
 		if strings.Trim(args[1], "0123456789*/,-") == "" || args[1] == "@every" {
 			return usagef("schedule add: %q is only a part of a cron expression", args[1]).
 				hint("quote it as one word: honeydew schedule add %s '0 2 * * *' COMMAND", shellQuoted(args[0]))
@@ -228,14 +232,23 @@ func (c *cli) scheduleRunVerb(f *flag.FlagSet) action {
 	}
 }
 
-// scheduleTest reads what is no schedule's name as the daemon of this release does, which need not run for that.
+// preview reads a cron expression as the daemon of this release does, which need not run for that.
+func preview(ctx context.Context, expression string) (*daemonpb.PreviewScheduleResponse, error) {
+	return (&rpcServer{}).PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: expression})
+}
+
+func isCron(ctx context.Context, text string) bool {
+	_, err := preview(ctx, text)
+	return err == nil
+}
+
+// scheduleTest takes what is no schedule's name for an expression.
 func (c *cli) scheduleTest(ctx context.Context, args []string) error {
 	s, err := c.schedule(ctx, args[0])
 	unknown := err != nil || s.CronExpr == ""
 	switch {
 	case unknown && strings.ContainsAny(args[0], " \t@"):
-		in := &daemonpb.PreviewScheduleRequest{CronExpr: args[0]}
-		out, err := (&rpcServer{}).PreviewSchedule(ctx, in)
+		out, err := preview(ctx, args[0])
 		if err != nil {
 			return err
 		}
