@@ -65,6 +65,7 @@ type verb struct {
 	args    string // NAME is required, [NAME] may be left out, ... repeats
 	short   string
 	example string // "" where the bare verb is one
+	notes   string // what the flags do not say
 
 	run   action                       // of a verb without flags
 	setup func(f *flag.FlagSet) action // of another one: declares them
@@ -279,6 +280,7 @@ func (c *cli) find(args []string) (*verb, []string, error) {
 		c.help()
 		return nil, nil, nil
 	}
+	typed := args
 	args = unabbreviated(args)
 	var names []string // of all verbs
 	var group []verb   // those that begin with the first word
@@ -293,7 +295,7 @@ func (c *cli) find(args []string) (*verb, []string, error) {
 		}
 		names = append(names, words[0], v.name)
 	}
-	return nil, nil, c.notFound(args, names, group)
+	return nil, nil, c.notFound(typed, names, group)
 }
 
 // unabbreviated writes out the short words that other programs have.
@@ -352,9 +354,11 @@ func meant(first, second string, names []string, group []verb) string {
 		return "stop && honeydew start"
 	case first == "ps":
 		return "job list"
+	case first == "cancel", first == "retry":
+		return "job " + first
 	case first == "whoami":
 		return "auth status"
-	case second == "logs": // of a job
+	case slices.Contains([]string{"login", "logout", "logs", "status"}, second): // of auth, of a job, of the queue
 		return second
 	case len(group) > 0:
 		var seconds []string
@@ -423,6 +427,10 @@ func (v *verb) parse(f *flag.FlagSet, words []string) ([]string, error) {
 			return nil, usagef("%s: a cron expression is one word", v.name).
 				hint("quote it: honeydew %s %s", v.name, shellQuoted(strings.Join(args, " ")))
 		}
+		name, value, pair := strings.Cut(extra, "=")
+		if pair && f.Lookup(kebab(name)) != nil {
+			return nil, usagef("%s takes no KEY=VALUE; write: --%s %s", v.name, kebab(name), shellQuoted(value))
+		}
 		if f.Lookup("start-date") != nil && strings.HasPrefix(extra, "-") {
 			return nil, usagef("%s: a date needs its flag: --start-date %s", v.name, extra)
 		}
@@ -450,14 +458,20 @@ func (v *verb) misused(f *flag.FlagSet, err error) error {
 	})
 	name, unknown := strings.CutPrefix(text, "flag provided but not defined: -")
 	if unknown {
+		dashes := "-"
+		if len(name) > 1 {
+			dashes = "--"
+		}
 		name = strings.TrimPrefix(name, "-")
-		text = fmt.Sprintf("%s: no flag --%s", v.name, name)
+		text = fmt.Sprintf("%s: no flag %s%s", v.name, dashes, name)
 		near := nearest(name, known)
 		switch {
 		case slices.Contains(strings.Fields(v.args), placeOf(name)):
 			text += "; write: " + v.usage()
 		case near != "":
 			text += fmt.Sprintf("; did you mean --%s?", near)
+		case strings.Contains(v.args, "KEY=VALUE"):
+			text += "; arguments of a command are written like startDate=-7d"
 		}
 	}
 	return usagef("%s", text).hint("see: honeydew %s --help", v.name)

@@ -145,13 +145,14 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 	c.pairs(
 		"daemon:", fmt.Sprintf("honeydew %s, pid %d, up %s", s.Version, s.Pid, seconds(s.UptimeSeconds)),
 		"environment:", fmt.Sprintf("%s (%s)", s.Environment, login),
-		"refused:", refusedText(account),
+		"auth failures:", refusedText(account),
 		"queue:", queue,
 		"retrying:", c.retryingText(ctx),
 		"held:", heldText(s),
 		"oldest pending:", localTime(s.OldestPendingAt),
 		"finished:", finished,
 		"schedules:", fmt.Sprint(s.Schedules),
+		"failing:", c.failingText(ctx),
 		"database:", fmt.Sprintf("%s, %s", s.DatabasePath, bytesText(s.DatabaseBytes)),
 		"socket:", s.SocketPath,
 		"problems:", strings.Join(s.Problems, "; "),
@@ -168,10 +169,26 @@ func refusedText(account *daemonpb.AuthStatus) string {
 	return fmt.Sprintf("%d since the last login; see: honeydew job list --status failed", failed)
 }
 
+// failingText names the schedules whose last job has failed, "" if none has.
+func (c *cli) failingText(ctx context.Context) string {
+	out, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
+	if err != nil { // which is no reason to keep back what is known
+		return ""
+	}
+	failing := slices.DeleteFunc(out.Schedules, func(s *daemonpb.Schedule) bool {
+		return s.LastJobStatus != statusFailed
+	})
+	if len(failing) == 0 {
+		return ""
+	}
+	names := strings.Join(namesOf(failing, (*daemonpb.Schedule).GetName), ", ")
+	return "the last run of " + names + "; see: honeydew job list --schedule " + shellQuoted(failing[0].Name)
+}
+
 // retryingText says of how many of the newest waiting jobs an attempt has failed, and why, "" if of none.
 func (c *cli) retryingText(ctx context.Context) string {
 	waiting, err := c.client.ListJobs(ctx, &daemonpb.ListJobsRequest{Status: statusPending, Limit: 200})
-	if err != nil { // which is no reason to keep back what is known
+	if err != nil {
 		return ""
 	}
 	failed := slices.DeleteFunc(waiting.Jobs, func(j *daemonpb.JobStatus) bool { return j.RetryCount == 0 })
@@ -359,7 +376,7 @@ func openStderr(path string) (out *os.File, begin int64, err error) {
 	}
 	out, err = os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, exitError{exitStorage, err}
 	}
 	info, err := out.Stat()
 	if err != nil {
@@ -438,9 +455,19 @@ func (c *cli) awaitReady(ctx context.Context, daemon *exec.Cmd, begin int64) err
 			c.conn.ResetConnectBackoff() // a connection that failed would wait before it tries again
 			out, err := c.client.Ping(ctx, &daemonpb.PingRequest{})
 			if err == nil {
+				c.tellService()
 				return c.answer(out, "honeydew %s started", out.Version)
 			}
 		}
+	}
+}
+
+// tellService tells whoever has a service, and has started a daemon beside it.
+func (c *cli) tellService() {
+	s, err := c.service()
+	if err == nil && exists(s.path) {
+		enable, _, _ := strings.Cut(s.enable, "\n")
+		c.note("this is not the service that is installed; to have that instead: honeydew stop && %s", enable)
 	}
 }
 
@@ -463,10 +490,6 @@ func (c *cli) awaitEnd(ctx context.Context, database string, pid int32) error {
 	if err != nil {
 		return err
 	}
-	waits := "the daemon waits for its running jobs"
-	if pid != 0 {
-		waits += fmt.Sprintf("; to end it at once: kill %d", pid)
-	}
 	line := c.newProgress()
 	defer line.clear()
 	ticks := time.NewTicker(tellEvery)
@@ -479,7 +502,7 @@ func (c *cli) awaitEnd(ctx context.Context, database string, pid int32) error {
 		select {
 		case <-time.After(poll):
 		case <-ticks.C:
-			line.say("stop", waits)
+			line.say("stop", "waiting for running jobs; to end at once: honeydew stop --force")
 		case <-ctx.Done():
 			return exitError{exitInterrupted, errors.New("interrupted; the daemon goes on stopping")}
 		}
@@ -496,8 +519,14 @@ func (c *cli) answersAsOther(ctx context.Context, pid int32) bool {
 
 func (c *cli) stopVerb(f *flag.FlagSet) action {
 	in := &daemonpb.ShutdownRequest{}
-	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; they run again after the next start")
+	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; queries run again after the next start, "+
+		"a mutation such as a clone fails with OUTCOME_UNKNOWN")
 	return func(ctx context.Context, _ []string) error {
+		if in.Force {
+			if err := c.hasten(ctx); err != nil {
+				return err
+			}
+		}
 		cfg, _ := c.config() // else the defaults: what is wrong with it keeps nobody from stopping
 		database := cfg.Storage.DatabasePath
 		if _, err := c.awaitAnswer(ctx); err != nil {
@@ -517,6 +546,24 @@ func (c *cli) stopVerb(f *flag.FlagSet) action {
 		}
 		return c.answer(out, "stopped")
 	}
+}
+
+// hasten ends a daemon that is stopping already, which hears no call any more, but a second signal.
+func (c *cli) hasten(ctx context.Context) error {
+	_, held, err, _ := c.look(ctx)
+	pid, unknown := strconv.Atoi(c.daemonPID())
+	if !held || status.Code(err) != codes.Unavailable || unknown != nil || c.otherSocket() != "" {
+		return nil
+	}
+	daemon, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	err = daemon.Signal(terminateSignals[0])
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return err
 }
 
 // stopFailed is err, but for a daemon that is not running: that is what was asked for.

@@ -86,8 +86,12 @@ func (all *findings) add(check, good string, err error, fix string) {
 	*all = append(*all, f)
 }
 
-// note adds what is no fault of the daemon, with what one may want to do about it; "" where that is nothing.
+// note adds what is no fault of the daemon, with what one may want to do about it; "" where that is nothing. No message
+// is nothing to note.
 func (all *findings) note(check, message, next string) {
+	if message == "" {
+		return
+	}
 	*all = append(*all, finding{
 		Check:   check,
 		OK:      true,
@@ -293,19 +297,17 @@ func (c *cli) examineDaemon(ctx context.Context, all *findings) {
 	}
 	login, next, _ := strings.Cut(s.Environment+": "+loginState(s.Authenticated, s.NeedsReauth, s.Problems...), "; ")
 	account, _ := c.client.GetAuthStatus(ctx, &daemonpb.GetAuthStatusRequest{}) // else the login as far as it is known
-	refused, look, _ := strings.Cut(refusedText(account), "; ")
-	switch {
-	case s.NeedsReauth:
+	if s.NeedsReauth {
 		all.add("login", "", errors.New(login), next)
-	case refused != "":
-		all.note("login", login+"; jobs failed for it: "+refused, look)
-	default:
+	} else {
 		all.note("login", login, next)
 	}
-	retrying := c.retryingText(ctx)
-	if retrying != "" {
-		all.note("retries", retrying, "see: honeydew job list --status pending")
-	}
+	refused, look, _ := strings.Cut(refusedText(account), "; ")
+	all.note("auth failures", refused, look)
+	all.note("retries", c.retryingText(ctx), "see: honeydew job list --status pending")
+	all.note("failures", c.failedText(ctx), "see: honeydew job list --status failed --since -1d")
+	failing, look, _ := strings.Cut(c.failingText(ctx), "; ")
+	all.note("schedules", failing, look)
 	switch {
 	case s.QueuePaused:
 		all.note("queue", "paused", "resume it with: honeydew queue resume")
@@ -314,6 +316,22 @@ func (c *cli) examineDaemon(ctx context.Context, all *findings) {
 	default:
 		all.note("queue", "jobs may run", "")
 	}
+}
+
+// failedText says how the newest job has failed that ended so since yesterday and was not retried, "" if none has.
+func (c *cli) failedText(ctx context.Context) string {
+	in := &daemonpb.ListJobsRequest{
+		Status:    statusFailed,
+		Since:     "-1d",
+		Unretried: true,
+		Limit:     1,
+	}
+	out, err := c.client.ListJobs(ctx, in)
+	if err != nil || len(out.Jobs) == 0 {
+		return ""
+	}
+	newest := out.Jobs[0]
+	return newest.Command + ", at " + localTime(newest.CompletedAt) + ": " + newest.Error
 }
 
 // lastWords is the line that says best why the last daemon in the background ended: its own last sentence, or where the

@@ -67,6 +67,9 @@ func (c *cli) helpVerb(v *verb, f *flag.FlagSet) {
 		})
 	})
 	c.beside(cmp.Or(c.width, usualWidth), rows)
+	if v.notes != "" {
+		c.printf("\n%s", v.notes)
+	}
 	c.printf("\nExample:\n  %s", cmp.Or(v.example, v.usage()))
 }
 

@@ -37,6 +37,7 @@ func (c *cli) jobVerbs() []verb {
 			args:    "ID",
 			short:   "Print a job's result",
 			example: "honeydew job result 4k2m",
+			notes:   "On a terminal a table; into a pipe or file, and with --json, what the API sent.",
 			run:     c.jobResult,
 		},
 		{
@@ -114,7 +115,7 @@ func (c *cli) list(
 func (c *cli) jobListVerb(f *flag.FlagSet) action {
 	in := filterFlags(f)
 	limit := 50
-	number(f, "limit", 1, "at most `N` jobs", func(n int32) { limit = int(n) })
+	number(f, "limit", 1, "at most `N` jobs (default: 50)", func(n int32) { limit = int(n) })
 	everything := f.Bool("all", false, "all of them")
 	f.StringVar(&in.PageToken, "page-token", "", "go on where an earlier list was cut")
 	return func(ctx context.Context, _ []string) error {
@@ -125,33 +126,37 @@ func (c *cli) jobListVerb(f *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		rows := [][]string{{
-			"ID",
-			"STATUS",
-			"COMMAND",
-			"ARGUMENTS",
-			"ENVIRONMENT",
-			"SUBMITTED",
-			"ERROR",
-		}}
-		for _, j := range out.Jobs {
-			rows = append(rows, []string{
-				j.JobId,
-				statusText(j),
-				j.Command,
-				argumentWords(j.Payload),
-				j.Environment,
-				shortTime(j.CreatedAt),
-				j.Error,
-			})
-		}
-		c.table(rows)
+		c.jobTable(out.Jobs)
 		if out.NextPageToken != "" {
 			c.note("only the newest %s listed; see more with --limit N or --all, or go on with --page-token %s",
 				count(len(out.Jobs), "job"), out.NextPageToken)
 		}
 		return c.document(out)
 	}
+}
+
+func (c *cli) jobTable(jobs []*daemonpb.JobStatus) {
+	rows := [][]string{{
+		"ID",
+		"STATUS",
+		"COMMAND",
+		"ARGUMENTS",
+		"ENVIRONMENT",
+		"SUBMITTED",
+		"ERROR",
+	}}
+	for _, j := range jobs {
+		rows = append(rows, []string{
+			j.JobId,
+			statusText(j),
+			j.Command,
+			argumentWords(j.Payload),
+			j.Environment,
+			shortTime(j.CreatedAt),
+			j.Error,
+		})
+	}
+	c.table(rows)
 }
 
 func (c *cli) jobShow(ctx context.Context, args []string) error {
@@ -312,6 +317,11 @@ func (s *sweep) run(ctx context.Context, ids []string) error {
 			return err
 		}
 		ids = namesOf(jobs, (*daemonpb.JobStatus).GetJobId)
+		if s.dryRun && s.c.terminal && !s.c.json { // a person wants to know which jobs, a script only their ids
+			s.c.jobTable(jobs)
+			s.c.note("%s would be %s", count(len(jobs), "job"), s.past)
+			return nil
+		}
 	}
 	all, err := s.each(ctx, ids)
 	if err != nil {

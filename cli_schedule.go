@@ -8,6 +8,9 @@ import (
 	"math"
 	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"honeydew/daemonpb"
 )
 
@@ -19,6 +22,9 @@ func (c *cli) scheduleVerbs() []verb {
 			short: "Submit a command again and again",
 			example: "honeydew schedule add nightly '0 2 * * *' " +
 				"github.commits organization=acme repository=api startDate=last-success",
+			notes: "CRON has five fields, minute hour day month weekday, in the daemon's time zone,\n" +
+				"or is @hourly, @daily, ..., '@every 90m'. 'CRON_TZ=Europe/Berlin 0 9 * * *' names\n" +
+				"another zone. startDate=last-success goes on from the last run that completed.",
 			setup: c.scheduleAddVerb,
 		},
 		{
@@ -36,28 +42,28 @@ func (c *cli) scheduleVerbs() []verb {
 		{
 			name:    "schedule pause",
 			args:    "NAME",
-			short:   "Pause it until it is resumed",
+			short:   "Pause a schedule until it is resumed",
 			example: "honeydew schedule pause nightly",
 			run:     c.enable(false),
 		},
 		{
 			name:    "schedule resume",
 			args:    "NAME",
-			short:   "Let it run again, from now on",
+			short:   "Let a schedule run again, from now on",
 			example: "honeydew schedule resume nightly",
 			run:     c.enable(true),
 		},
 		{
 			name:    "schedule run",
 			args:    "NAME",
-			short:   "Submit its job now",
+			short:   "Submit a schedule's job now",
 			example: "honeydew schedule run nightly",
 			setup:   c.scheduleRunVerb,
 		},
 		{
 			name:    "schedule test",
 			args:    "CRON|NAME",
-			short:   "Show the next five times",
+			short:   "Show the next five times of a schedule or expression",
 			example: "honeydew schedule test '*/15 9-17 * * 1-5'",
 			run:     c.scheduleTest,
 		},
@@ -112,7 +118,7 @@ func (c *cli) scheduleAddVerb(f *flag.FlagSet) action {
 		"`N` retries of its jobs after a failure that may pass (default: 12, or more if queue.max_retries is)",
 		func(n int32) { in.MaxRetries = &n })
 	return func(ctx context.Context, args []string) error {
-		if isCron(ctx, args[0]) && !isCron(ctx, args[1]) {
+		if c.isCron(ctx, args[0]) && !c.isCron(ctx, args[1]) {
 			return usagef("schedule add: %q is no name", args[0]).
 				hint("a name comes first: honeydew schedule add NAME %s %s ...", shellQuoted(args[0]), args[1])
 		}
@@ -232,13 +238,18 @@ func (c *cli) scheduleRunVerb(f *flag.FlagSet) action {
 	}
 }
 
-// preview reads a cron expression as the daemon of this release does, which need not run for that.
-func preview(ctx context.Context, expression string) (*daemonpb.PreviewScheduleResponse, error) {
-	return (&rpcServer{}).PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: expression})
+// preview asks the daemon, since its zone counts. Where none runs it reads the expression as one of this release would.
+func (c *cli) preview(ctx context.Context, expression string) (*daemonpb.PreviewScheduleResponse, error) {
+	in := &daemonpb.PreviewScheduleRequest{CronExpr: expression}
+	out, err := c.client.PreviewSchedule(ctx, in)
+	if status.Code(err) == codes.Unavailable {
+		return (&rpcServer{}).PreviewSchedule(ctx, in)
+	}
+	return out, err
 }
 
-func isCron(ctx context.Context, text string) bool {
-	_, err := preview(ctx, text)
+func (c *cli) isCron(ctx context.Context, text string) bool {
+	_, err := c.preview(ctx, text)
 	return err == nil
 }
 
@@ -248,7 +259,7 @@ func (c *cli) scheduleTest(ctx context.Context, args []string) error {
 	unknown := err != nil || s.CronExpr == ""
 	switch {
 	case unknown && strings.ContainsAny(args[0], " \t@"):
-		out, err := preview(ctx, args[0])
+		out, err := c.preview(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -263,7 +274,7 @@ func (c *cli) scheduleTest(ctx context.Context, args []string) error {
 		c.note("%s is paused; if it were not, it would run at these times; resume it with: honeydew schedule resume %s",
 			s.Name, shellQuoted(s.Name))
 	}
-	out, err := c.client.PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: s.CronExpr})
+	out, err := c.preview(ctx, s.CronExpr)
 	if err != nil {
 		return err
 	}

@@ -170,6 +170,9 @@ func faultCode(status int) string {
 // in plain application/json, clients of old expect 200.
 func (s *server) execute(ctx context.Context, req request, contentType string) (status int, body []byte) {
 	resp := s.schema.Exec(ctx, req.Query, req.OperationName, req.Variables)
+	if ctx.Err() != nil {
+		panic(http.ErrAbortHandler) // the sandbox ends, or the client is gone: that is no answer of a GraphQL server
+	}
 	status = http.StatusOK
 	if resp.Data == nil && contentType == responseType {
 		status = http.StatusBadRequest
