@@ -135,7 +135,11 @@ func runCLI(ctx context.Context, p process) int {
 	err := c.run(ctx)
 	flushErr := c.out.Flush()
 	if flushErr != nil {
-		err = fmt.Errorf("cannot write to stdout: %w", flushErr)
+		done := ""
+		if err == nil {
+			done = "; but for that it was done"
+		}
+		err = fmt.Errorf("cannot write to stdout: %w%s", flushErr, done)
 	}
 	if err == nil {
 		return 0

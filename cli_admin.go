@@ -114,8 +114,10 @@ func (c *cli) askUsername(ctx context.Context) (string, error) {
 	line, err := interruptible(ctx, func() ([]byte, error) {
 		return bufio.NewReader(c.stdin).ReadBytes('\n')
 	})
-	if err != nil && !errors.Is(err, io.EOF) { // the last line may have no newline
+	if err != nil {
 		fmt.Fprintln(c.stderr)
+	}
+	if err != nil && !errors.Is(err, io.EOF) { // the last line may have no newline
 		return "", err
 	}
 	name := strings.TrimSpace(string(line))
@@ -206,6 +208,12 @@ func (c *cli) authStatusVerb(f *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
+		access := localTime(out.AccessTokenExpires)
+		refresh := localTime(out.RefreshTokenExpires)
+		if out.NeedsReauth { // the API has refused them earlier
+			access = ""
+			refresh = ""
+		}
 		login := strings.TrimPrefix(loginState(out.Authenticated, out.NeedsReauth, out.Problem), "login ")
 		if in.Environment != "" && strings.HasSuffix(login, "honeydew login") {
 			login += " --environment " + in.Environment
@@ -215,8 +223,8 @@ func (c *cli) authStatusVerb(f *flag.FlagSet) action {
 			"login:", login,
 			"problem:", out.Problem,
 			"username:", out.Username,
-			"access token expires:", localTime(out.AccessTokenExpires),
-			"refresh token expires:", localTime(out.RefreshTokenExpires),
+			"access token expires:", access,
+			"refresh token expires:", refresh,
 			"jobs failed for it:", refusedText(out),
 		)
 		return c.document(out)

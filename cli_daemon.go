@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -165,6 +166,9 @@ func refusedText(account *daemonpb.AuthStatus) string {
 	failed := account.GetFailedAuthJobs()
 	if failed == 0 {
 		return ""
+	}
+	if account.Username == "" {
+		return fmt.Sprintf("%d; log in, then: honeydew job retry --status failed", failed)
 	}
 	return fmt.Sprintf("%d since the last login; see: honeydew job list --status failed", failed)
 }
@@ -522,6 +526,7 @@ func (c *cli) stopVerb(f *flag.FlagSet) action {
 	f.BoolVar(&in.Force, "force", false, "do not wait for running jobs; queries run again after the next start, "+
 		"a mutation such as a clone fails with OUTCOME_UNKNOWN")
 	return func(ctx context.Context, _ []string) error {
+		c.skewTold = true // what follows ends it anyhow
 		if in.Force {
 			if err := c.hasten(ctx); err != nil {
 				return err
@@ -589,19 +594,24 @@ func (c *cli) logsVerb(f *flag.FlagSet) action {
 			wanted.job = args[0]
 		}
 		cfg, err := c.config()
+		path := cfg.Logging.File
 		if err != nil {
-			c.note("warning: %s; this is %s", errorText(err), cfg.Logging.File)
+			c.note("warning: %s; the log is sought at %s", errorText(err), path)
 		}
-		file, err := os.Open(cfg.Logging.File)
+		file, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			_, _, next := c.explainDead()
+			return errorf(codeNotFound, "there is no log yet at %s", path).hint("%s", next)
+		}
 		if err != nil {
-			return errorf(codeNotFound, "no log yet: %w", err).hint("start the daemon with: honeydew start")
+			return err
 		}
 		if *follow {
 			return c.followLog(ctx, file, wanted)
 		}
 		printed, err := c.printLog(file, wanted)
 		if err == nil && printed == 0 && wanted.job != "" {
-			return errorf(codeNotFound, "%s has no line about a job %s", cfg.Logging.File, quoted(wanted.job)).
+			return errorf(codeNotFound, "%s has no line about a job %s", path, quoted(wanted.job)).
 				hint("older lines are in the files beside it; see the job itself with: honeydew job show %s",
 					shellQuoted(wanted.job))
 		}

@@ -37,7 +37,7 @@ func (c *cli) jobVerbs() []verb {
 			args:    "ID",
 			short:   "Print a job's result",
 			example: "honeydew job result 4k2m",
-			notes:   "On a terminal a table; into a pipe or file, and with --json, what the API sent.",
+			notes:   "On a terminal a table; into a pipe, and with --json,\nthe JSON that the API sent.",
 			run:     c.jobResult,
 		},
 		{
@@ -128,7 +128,7 @@ func (c *cli) jobListVerb(f *flag.FlagSet) action {
 		}
 		c.jobTable(out.Jobs)
 		if out.NextPageToken != "" {
-			c.note("only the newest %s listed; see more with --limit N or --all, or go on with --page-token %s",
+			c.note("%s listed, and there are more; see them with --limit N or --all, or go on with --page-token %s",
 				count(len(out.Jobs), "job"), out.NextPageToken)
 		}
 		return c.document(out)

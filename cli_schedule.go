@@ -22,9 +22,9 @@ func (c *cli) scheduleVerbs() []verb {
 			short: "Submit a command again and again",
 			example: "honeydew schedule add nightly '0 2 * * *' " +
 				"github.commits organization=acme repository=api startDate=last-success",
-			notes: "CRON has five fields, minute hour day month weekday, in the daemon's time zone,\n" +
-				"or is @hourly, @daily, ..., '@every 90m'. 'CRON_TZ=Europe/Berlin 0 9 * * *' names\n" +
-				"another zone. startDate=last-success goes on from the last run that completed.",
+			notes: "CRON: minute hour day month weekday, in the daemon's time zone\n" +
+				"(or 'CRON_TZ=Europe/Berlin 0 9 * * *'), or @daily, '@every 90m', ...\n" +
+				"startDate=last-success: since the last run that completed",
 			setup: c.scheduleAddVerb,
 		},
 		{

@@ -75,6 +75,10 @@ func (c *cli) providerVerbs() []verb {
 			},
 		}
 		v.example = examples.Replace(v.usage())
+		since := cmd.argument("startDate")
+		if since != nil && !since.Required {
+			v.example += " --start-date -7d"
+		}
 		all = append(all, v)
 	}
 	return all
@@ -340,6 +344,9 @@ func (c *cli) payload(ctx context.Context, command, text string, words []string)
 		if err != nil {
 			return nil, err
 		}
+		if strings.TrimSpace(read) == "" {
+			return nil, usagef("--payload %s: it holds nothing", text)
+		}
 		text = read
 	}
 	payload := &structpb.Struct{}
@@ -436,6 +443,8 @@ func (c *cli) listCommands(ctx context.Context, _ []string) error {
 		})
 	}
 	c.usages(rows)
-	c.note("each takes --help; with submit: github.commits organization=acme repository=api")
+	if c.terminal && !c.json {
+		c.note("each takes --help; with submit: github.commits organization=acme repository=api")
+	}
 	return c.document(out)
 }
