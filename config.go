@@ -510,15 +510,15 @@ func checkZone(name string) error {
 
 // checkBaseURL allows https, and http to this machine only, since tokens and passwords travel there.
 func checkBaseURL(s string) error {
-	shown := strconv.Quote(cutText(s, 200))
+	what := strconv.Quote(cutText(s, 200))
 	if strings.Contains(s, "@") {
-		shown = "a text with @, which may hold a password," // not to be repeated
+		what = "a text with @, which may hold a password," // not to be repeated
 	}
 	u, err := url.Parse(s)
 	problem := ""
 	switch {
 	case err == nil && u.User != nil:
-		shown = "a URL"
+		what = "a URL"
 		problem = "with a user or password is refused"
 	case err != nil, u.Hostname() == "", !isPort(u.Port()), strings.ContainsFunc(s, unicode.IsSpace):
 		problem = "is not a URL"
@@ -531,12 +531,12 @@ func checkBaseURL(s string) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("%s %s; allowed: https://HOST/PATH, and http:// to this computer only", shown, problem)
+	return fmt.Errorf("%s %s; allowed: https://HOST/PATH, and http:// to this computer only", what, problem)
 }
 
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
-	return strings.EqualFold(host, "localhost") || (ip != nil && ip.IsLoopback())
+	return strings.EqualFold(host, "localhost") || ip.IsLoopback()
 }
 
 // isPort allows no port, which is the scheme's.
