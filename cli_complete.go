@@ -36,8 +36,7 @@ func (c *cli) complete(ctx context.Context, args []string) error {
 	slices.Sort(candidates)
 	for _, word := range slices.Compact(candidates) {
 		mark := word == fileMark || word == atFileMark
-		hidden := strings.HasPrefix(word, "__")
-		if mark || !hidden && strings.HasPrefix(word, last) {
+		if mark || word != "__complete" && strings.HasPrefix(word, last) {
 			c.printf("%s", word)
 		}
 	}
