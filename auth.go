@@ -251,7 +251,7 @@ func (t *TokenSource) open(env Environment, row TokenRow) (*tokenPair, error) {
 	// The log says what is wrong with them, the error what to do about it.
 	t.Log.Debug("tokens cannot be decrypted",
 		"environment", env.Name,
-		"error", err.Error())
+		"error", err)
 	// Where only the passphrase is missing, to bring it back is all that is needed; a login would be refused.
 	missing, ok := errors.AsType[*Error](t.Sealer.mayReplace(env.Name, row.Access))
 	if ok {
@@ -577,7 +577,7 @@ func (s *session) keep(env Environment, pair *tokenPair) error {
 	if err != nil {
 		s.Log.Error("the refreshed login could not be stored",
 			"environment", env.Name,
-			"error", err.Error())
+			"error", err)
 		return notRefreshed("the refreshed login could not be stored: "+err.Error(), err)
 	}
 	s.unsaved = nil
@@ -646,7 +646,7 @@ func (t *TokenSource) Run(ctx context.Context) {
 	for tick := time.Tick(refreshCheck); ; {
 		all, err := t.Store.Environments()
 		if err != nil {
-			t.Log.Error("environments cannot be read", "error", err.Error())
+			t.Log.Error("environments cannot be read", "error", err)
 		}
 		for _, env := range all {
 			if !env.HasTokens || env.NeedsReauth {
@@ -656,7 +656,7 @@ func (t *TokenSource) Run(ctx context.Context) {
 			if err != nil && ctx.Err() == nil {
 				t.Log.Warn("background refresh failed",
 					"environment", env.Name,
-					"error", err.Error())
+					"error", err)
 			}
 		}
 		select {

@@ -49,12 +49,10 @@ func tokenTime(token, claim string) time.Time {
 	if err := json.Unmarshal(text, &claims); err != nil {
 		return time.Time{}
 	}
-	var seconds float64
-	if err := json.Unmarshal(claims[claim], &seconds); err != nil {
+	var at float64 // in seconds
+	err = json.Unmarshal(claims[claim], &at)
+	if err != nil || at < year2000 || at > year2100 {
 		return time.Time{}
 	}
-	if seconds < year2000 || seconds > year2100 {
-		return time.Time{}
-	}
-	return time.UnixMilli(int64(math.Floor(seconds * 1000)))
+	return time.UnixMilli(int64(math.Floor(at * 1000)))
 }

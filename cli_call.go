@@ -33,10 +33,7 @@ const (
 
 // config is the configuration or, beside the error, the defaults: a broken one does not keep a client from trying.
 func (c *cli) config() (*Config, error) {
-	file, err := notedIn(lockPath(c.home)) // what the running daemon reads
-	if err != nil {
-		file = "" // whoever opens the home says what is wrong
-	}
+	file, _ := notedIn(lockPath(c.home)) // what the running daemon reads; whoever opens the home says what is wrong
 	cfg, err := loadConfig(c.home, cmp.Or(c.file, file), c.userHome)
 	return cmp.Or(cfg, defaultConfig(c.home)), err
 }

@@ -36,8 +36,7 @@ func (c *cli) complete(ctx context.Context, args []string) error {
 	slices.Sort(candidates)
 	for _, word := range slices.Compact(candidates) {
 		mark := word == fileMark || word == atFileMark
-		hidden := strings.HasPrefix(word, "__")
-		if mark || !hidden && strings.HasPrefix(word, last) {
+		if mark || word != "__complete" && strings.HasPrefix(word, last) {
 			c.printf("%s", word)
 		}
 	}
@@ -49,7 +48,7 @@ func (c *cli) candidates(ctx context.Context, before []string, last string) ([]s
 	if len(before) > 0 && before[0] == "help" {
 		before = before[1:]
 	}
-	var words []string
+	var next []string
 	for v := range c.verbs {
 		name := strings.Fields(v.name)
 		n := min(len(name), len(before))
@@ -59,9 +58,9 @@ func (c *cli) candidates(ctx context.Context, before []string, last string) ([]s
 		if n == len(name) {
 			return c.afterVerb(ctx, v, before[n:], last)
 		}
-		words = append(words, name[n])
+		next = append(next, name[n])
 	}
-	return words, nil
+	return next, nil
 }
 
 // afterVerb lists the flags or values that may follow a verb and the words given to it.
@@ -76,11 +75,11 @@ func (c *cli) afterVerb(ctx context.Context, v verb, given []string, last string
 	default:
 		return c.values(ctx, kind, last)
 	}
-	words := []string{"--json", "--help"}
+	flags := []string{"--json", "--help"}
 	f.VisitAll(func(f *flag.Flag) {
-		words = append(words, "--"+f.Name)
+		flags = append(flags, "--"+f.Name)
 	})
-	return words, nil
+	return flags, nil
 }
 
 // kindOf names what comes next: the value of the flag that waits for one, else the argument of that place. The last
@@ -106,10 +105,11 @@ func kindOf(v verb, f *flag.FlagSet, given []string) string {
 }
 
 // keys lists the arguments of the command among the words, each with its = and, where that is a choice, its values.
-func (c *cli) keys(words []string) []string {
+func (c *cli) keys(given []string) []string {
 	var keys []string
-	for _, cmd := range c.commands().All() {
-		if !slices.Contains(words, cmd.Name) {
+	for _, word := range given {
+		cmd, err := c.commands().Lookup(word)
+		if err != nil {
 			continue
 		}
 		for _, a := range cmd.Args {
@@ -138,44 +138,39 @@ func (c *cli) values(ctx context.Context, kind, last string) ([]string, error) {
 			return cmd.Name
 		}), nil
 	case "ID":
-		in := &daemonpb.ListJobsRequest{Limit: 100}
-		out, err := c.client.ListJobs(ctx, in)
-		ids := namesOf(out.GetJobs(), (*daemonpb.JobStatus).GetJobId)
-		return ids, err
+		out, err := c.client.ListJobs(ctx, &daemonpb.ListJobsRequest{Limit: 100})
+		return namesOf(out.GetJobs(), (*daemonpb.JobStatus).GetJobId), err
 	case "schedule":
-		in := &daemonpb.ListSchedulesRequest{}
-		out, err := c.client.ListSchedules(ctx, in)
-		names := namesOf(out.GetSchedules(), (*daemonpb.Schedule).GetName)
-		return names, err
+		out, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
+		return namesOf(out.GetSchedules(), (*daemonpb.Schedule).GetName), err
 	case "env", "environment":
-		in := &daemonpb.ListEnvironmentsRequest{}
-		out, err := c.client.ListEnvironments(ctx, in)
-		names := namesOf(out.GetEnvironments(), (*daemonpb.Environment).GetName)
-		return names, err
-	case "SHELL":
-		return []string{"bash", "zsh", "fish"}, nil
-	case "status":
-		return []string{
+		out, err := c.client.ListEnvironments(ctx, &daemonpb.ListEnvironmentsRequest{})
+		return namesOf(out.GetEnvironments(), (*daemonpb.Environment).GetName), err
+	}
+	choices := map[string][]string{
+		"SHELL": {
+			"bash",
+			"zsh",
+			"fish",
+		},
+		"status": {
 			statusPending,
 			statusRunning,
 			statusCompleted,
 			statusFailed,
 			statusCancelled,
-		}, nil
-	case "code":
-		return jobCodes(), nil
-	case "missed":
-		return []string{
+		},
+		"code": jobCodes(),
+		"missed": {
 			missedRunOnce,
 			missedSkip,
-		}, nil
-	case "overlap":
-		return []string{
+		},
+		"overlap": {
 			overlapSkip,
 			overlapAllow,
-		}, nil
+		},
 	}
-	return nil, nil
+	return choices[kind], nil
 }
 
 // namesOf names all items.

@@ -8,6 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc"
+
+	"honeydew/daemonpb"
 )
 
 func TestArgumentsThatAreNoUTF8AreNamed(t *testing.T) {
@@ -104,6 +108,29 @@ func TestAByteOrderMarkIsNoPartOfWhatIsRead(t *testing.T) {
 	}
 	if _, _, err := runVerb(t, impostor{}, "submit", "--batch", file); err != nil {
 		t.Errorf("a batch with a mark: %v", err)
+	}
+}
+
+// underlined is a daemon with a schedule whose name begins as the verb that help does not name.
+type underlined struct{ daemonpb.DaemonClient }
+
+func (underlined) ListSchedules(context.Context, *daemonpb.ListSchedulesRequest, ...grpc.CallOption) (*daemonpb.ListSchedulesResponse, error) {
+	return &daemonpb.ListSchedulesResponse{Schedules: []*daemonpb.Schedule{{Name: "__nightly"}}}, nil
+}
+
+func TestANameIsCompletedWhateverItBeginsWith(t *testing.T) {
+	for _, row := range []struct {
+		words []string
+		want  string
+	}{
+		{[]string{"schedule", "run", ""}, "__nightly\n"},
+		{[]string{"schedule", "run", "__n"}, "__nightly\n"},
+		{[]string{"__c"}, ""},
+	} {
+		stdout, _, err := runVerb(t, underlined{}, append([]string{"__complete", "--"}, row.words...)...)
+		if err != nil || stdout != row.want {
+			t.Errorf("%q: %q (%v), want %q", row.words, stdout, err, row.want)
+		}
 	}
 }
 

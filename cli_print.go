@@ -46,7 +46,7 @@ func newPrinter(out io.Writer, terminal bool, columns int) printer {
 
 // printf prints a line for people, without what a terminal would obey.
 func (p *printer) printf(format string, args ...any) {
-	p.line(neutralised(fmt.Sprintf(format, args...), "\n", dropped))
+	p.line(neutralised(fmt.Sprintf(format, args...), "\n"))
 }
 
 // document prints an answer for scripts, as the one JSON document of this run.
@@ -80,24 +80,20 @@ func (p *printer) text(key, text string) error {
 // note prints to stderr what is not the answer itself.
 func (c *cli) note(format string, args ...any) {
 	_ = c.out.Flush() // its error comes up again at the end
-	fmt.Fprintln(c.stderr, neutralised(fmt.Sprintf(format, args...), "\n\t", dropped))
+	fmt.Fprintln(c.stderr, neutralised(fmt.Sprintf(format, args...), "\n\t"))
 }
 
-const dropped rune = -1 // in place of a character: nothing
-
-// neutralised is s with instead in place of each character that a terminal obeys (C0, C1) or that turns the order of
-// the others (bidi controls), except those of keep. Joiners that hold a word or an emoji together stay.
-func neutralised(s, keep string, instead rune) string {
+// neutralised is s without the characters that a terminal obeys (C0, C1) or that turn the order of the others (bidi
+// controls), except those of keep. Joiners that hold a word or an emoji together stay.
+func neutralised(s, keep string) string {
 	var out strings.Builder
 	before := rune(0)
 	for i, r := range s { // bytes that are no UTF-8 become U+FFFD
 		switch {
 		case unicode.IsGraphic(r), strings.ContainsRune(keep, r), joins(before, r, s[i:]):
 			out.WriteRune(r)
-		case unicode.IsSpace(r) && instead == dropped:
+		case unicode.IsSpace(r):
 			out.WriteRune(' ')
-		case instead != dropped:
-			out.WriteRune(instead)
 		}
 		before = r
 	}
@@ -123,16 +119,16 @@ func joinable(r rune) bool {
 
 // neutral makes one line of s, without what a terminal would obey.
 func neutral(s string) string {
-	return strings.Join(strings.Fields(neutralised(s, "", dropped)), " ")
+	return strings.Join(strings.Fields(neutralised(s, "")), " ")
 }
 
 // pairs prints neutral names and their values, given in turn. An empty value is left out with its name.
-func (p *printer) pairs(words ...string) {
+func (p *printer) pairs(both ...string) {
 	width := 0
-	for pair := range slices.Chunk(words, 2) {
+	for pair := range slices.Chunk(both, 2) {
 		width = max(width, textWidth(pair[0]))
 	}
-	for pair := range slices.Chunk(words, 2) {
+	for pair := range slices.Chunk(both, 2) {
 		if pair[1] != "" {
 			p.line(fitted(pair[0], width) + columnGap + p.painted(pair[0], neutral(pair[1])))
 		}
@@ -175,7 +171,7 @@ func (p *printer) line(text string) {
 
 // stateLine is printf, with the state in colour where it first occurs.
 func (p *printer) stateLine(state, format string, args ...any) {
-	text := neutralised(fmt.Sprintf(format, args...), "\n", dropped)
+	text := neutralised(fmt.Sprintf(format, args...), "\n")
 	p.line(strings.Replace(text, state, p.painted("STATUS", state), 1))
 }
 
@@ -245,16 +241,16 @@ func shortTime(text string) string {
 
 // span is a duration in its two largest units.
 func span(d time.Duration) string {
-	seconds := int(d.Seconds())
+	total := int(d.Seconds())
 	switch {
 	case d < time.Minute:
-		return fmt.Sprintf("%ds", seconds)
+		return fmt.Sprintf("%ds", total)
 	case d < time.Hour:
-		return fmt.Sprintf("%dm %ds", seconds/60, seconds%60)
+		return fmt.Sprintf("%dm %ds", total/60, total%60)
 	case d < 24*time.Hour:
-		return fmt.Sprintf("%dh %dm", seconds/3600, seconds/60%60)
+		return fmt.Sprintf("%dh %dm", total/3600, total/60%60)
 	}
-	return fmt.Sprintf("%dd %dh", seconds/86400, seconds/3600%24)
+	return fmt.Sprintf("%dd %dh", total/86400, total/3600%24)
 }
 
 // seconds shows a number of seconds.
@@ -267,16 +263,13 @@ func bytesText(n int64) string {
 	if n < 1024 {
 		return fmt.Sprintf("%d B", n)
 	}
-	value := float64(n)
-	unit := ""
-	for _, larger := range []string{"KiB", "MiB", "GiB", "TiB"} {
-		if value < 1024 {
-			break
-		}
+	value := float64(n) / 1024
+	units := "KMGT"
+	for value >= 1024 && len(units) > 1 {
 		value /= 1024
-		unit = larger
+		units = units[1:]
 	}
-	return fmt.Sprintf("%.1f %s", value, unit)
+	return fmt.Sprintf("%.1f %ciB", value, units[0])
 }
 
 // count says "1 job" or "2 jobs".
@@ -308,6 +301,6 @@ func logLine(line []byte) string {
 			fields = append(fields, key+"="+text)
 		}
 	}
-	words := neutral(message + " " + strings.Join(fields, " "))
-	return fmt.Sprintf("%s %-5s %s", neutral(when), neutral(level), words)
+	rest := neutral(message + " " + strings.Join(fields, " "))
+	return fmt.Sprintf("%s %-5s %s", neutral(when), neutral(level), rest)
 }

@@ -12,7 +12,6 @@ import (
 	"iter"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"honeydew/daemonpb"
 )
@@ -97,11 +96,11 @@ func (c *cli) showResult(text []byte, items, whole string) {
 		return
 	}
 	c.table(r.rows())
-	shown := fmt.Sprint(r.count)
+	many := fmt.Sprint(r.count)
 	if r.count > maxRows {
-		shown = fmt.Sprintf("%d of %d shown", maxRows, r.count)
+		many = fmt.Sprintf("%d of %d shown", maxRows, r.count)
 	}
-	c.note("%s: %s; %s", r.noun, shown, whole)
+	c.note("%s: %s; %s", r.noun, many, whole)
 }
 
 // What is shown of a result, whatever the API sends: of a list so many rows; of an item so many members, each as so
@@ -286,7 +285,7 @@ func indented(text []byte) string {
 	if isDeep(text) || json.Indent(&out, text, "", "  ") != nil {
 		return neutral(string(text))
 	}
-	return neutralised(out.String(), "\n", utf8.RuneError)
+	return neutralised(out.String(), "\n")
 }
 
 // isDeep reports whether JSON is nested deeper than maxDepth.

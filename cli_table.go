@@ -29,27 +29,23 @@ func newColumn(index int, head string, width int) column {
 	}
 	kind := head[strings.LastIndex(head, " ")+1:] // HTML URL and URL are of one kind
 	switch {
-	case kind == "SHA", head == "COMMIT ID":
-		c.worth = 2
-		c.least = 10
-	case index == 0, kind == "STATUS":
+	case head == "COMMIT ID":
+		kind = "SHA"
+	case index == 0 && kind != "SHA":
+		kind = "STATUS" // is worth as much
+	}
+	switch kind {
+	case "STATUS":
 		c.worth = 5
 		c.least = 40
-	default:
-		c.rate(kind)
-	}
-	c.least = min(c.least, width)
-	return c
-}
-
-// rate says what a column is worth that does not name its row.
-func (c *column) rate(kind string) {
-	switch kind {
 	case "COMMAND", "NAME":
 		c.worth = 4
 	case "TITLE", "SUMMARY", "MESSAGE", "COMMENT":
 		c.worth = 4
 		c.least = 18
+	case "SHA":
+		c.worth = 2
+		c.least = 10
 	case "ERROR": // its code has room
 		c.worth = 2
 	case "ARGUMENTS":
@@ -58,6 +54,8 @@ func (c *column) rate(kind string) {
 	case "ENVIRONMENT", "DESCRIPTION", "BODY", "URL", "EMAIL", "ADDITIONS", "DELETIONS", "FILES":
 		c.worth = 0
 	}
+	c.least = min(c.least, width)
+	return c
 }
 
 // fit leaves columns out, and cuts others, until a row fits a line of that width. For a column of no worth, none of
@@ -84,9 +82,9 @@ func fit(columns []column, width int) []column {
 		columns = columns[1:]
 	}
 	for i := range columns {
-		cut := min(max(over, 0), columns[i].width-columns[i].least)
-		columns[i].width -= cut
-		over -= cut
+		less := min(max(over, 0), columns[i].width-columns[i].least)
+		columns[i].width -= less
+		over -= less
 	}
 	slices.SortFunc(columns, func(a, b column) int { return a.index - b.index })
 	return columns

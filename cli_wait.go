@@ -160,10 +160,9 @@ func (w *watch) state() (phase, text string) {
 
 // holdText says how long an API has asked to wait, why, and what ends that.
 func holdText(until, why string) string {
-	t, _ := parseTimeText(until) // in the daemon's own form
 	why = strings.TrimPrefix(why, codeRateLimited+": ")
 	why, _, _ = strings.Cut(why, "; the API asks") // for how long stands here already
-	return fmt.Sprintf("held by the API until %s: %s%s --now", t.Local().Format("15:04:05 MST"), why, toGoOn)
+	return fmt.Sprintf("held by the API until %s: %s%s --now", formatted(until, "15:04:05 MST"), why, toGoOn)
 }
 
 // wait follows a job to its end and returns it.
@@ -212,12 +211,11 @@ func (c *cli) waitAll(ctx context.Context, ids []string) error {
 		}
 		c.stateLine(j.Status, "job %s (%s) %s", j.JobId, j.Command, outcome)
 	}
-	var err error
+	var answer any = &daemonpb.ListJobsResponse{Jobs: jobs}
 	if len(jobs) == 1 {
-		err = c.document(jobs[0])
-	} else {
-		err = c.document(&daemonpb.ListJobsResponse{Jobs: jobs})
+		answer = jobs[0]
 	}
+	err := c.document(answer)
 	if failed != nil && !c.json { // what has failed stands on stdout already
 		exit, _, hint := c.explain(failed)
 		c.note("hint: %s", hint)

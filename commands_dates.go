@@ -26,10 +26,8 @@ func (c *Command) resolveDates(
 	now, since time.Time,
 	schedule bool,
 ) (map[string]any, error) {
-	out := maps.Clone(payload)
-	if out == nil {
-		out = map[string]any{}
-	}
+	out := map[string]any{}
+	maps.Copy(out, payload)
 	for _, a := range c.Args {
 		text, ok := out[a.Name].(string)
 		if !ok || !a.isDate() {
@@ -38,12 +36,12 @@ func (c *Command) resolveDates(
 		allowed := allowedDates
 		if schedule && !a.Required {
 			allowed += ", " + lastSuccess
-			if text == lastSuccess && since.IsZero() {
-				delete(out, a.Name)
-				continue
-			}
 			if text == lastSuccess {
 				text = timeText(since)
+				if text == "" {
+					delete(out, a.Name)
+					continue
+				}
 			}
 		}
 		date, ok := resolveDate(text, now)
@@ -72,7 +70,8 @@ func noDate(field, text, allowed string) *Error {
 
 // resolveDate makes days and weeks, today and yesterday a date, now and hours an instant; absolute forms stay.
 func resolveDate(text string, now time.Time) (string, bool) {
-	if isDay(text) || isInstant(text) {
+	_, err := time.Parse(time.DateOnly, text)
+	if err == nil || isInstant(text) {
 		return text, true
 	}
 	switch text {
@@ -83,24 +82,18 @@ func resolveDate(text string, now time.Time) (string, bool) {
 	case "yesterday":
 		return daysBefore(now, 1), true
 	}
-	number, back := strings.CutPrefix(text, "-")
-	d, err := parseDuration(number)
+	length, back := strings.CutPrefix(text, "-")
+	d, err := parseDuration(length)
 	if !back || err != nil {
 		return "", false
 	}
-	switch strings.TrimLeft(number, "0123456789") {
+	switch strings.TrimLeft(length, "0123456789") {
 	case "h":
 		return timeText(now.Add(-d)), true
 	case "d", "w":
 		return daysBefore(now, int(d.Hours())/24), true
 	}
 	return "", false
-}
-
-// isDay tells a date without a time.
-func isDay(text string) bool {
-	_, err := time.Parse(time.DateOnly, text)
-	return err == nil
 }
 
 // isInstant tells an RFC 3339 time. Parse alone would let 1:02:03,5 through.

@@ -350,7 +350,7 @@ func parseYAML(text []byte) (*yaml.Node, error) {
 		return nil, notYAML(err)
 	}
 	if len(root.Content) == 0 {
-		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}, nil
+		return &yaml.Node{Kind: yaml.MappingNode}, nil
 	}
 	return root.Content[0], nil
 }
@@ -411,13 +411,13 @@ func (c *Config) read(section string, n, known *yaml.Node, userHome string) erro
 }
 
 func unknownKey(prefix string, key *yaml.Node, keys []string) error {
-	meant := ""
+	guess := ""
 	near := nearest(key.Value, keys)
 	if near != "" {
-		meant = fmt.Sprintf(" (did you mean %s%s?)", prefix, near)
+		guess = fmt.Sprintf(" (did you mean %s%s?)", prefix, near)
 	}
 	name := prefix + strings.Trim(shown(key), `"`)
-	return faultAt(key.Line, "%s: unknown key%s; allowed: %s", name, meant, strings.Join(keys, ", "))
+	return faultAt(key.Line, "%s: unknown key%s; allowed: %s", name, guess, strings.Join(keys, ", "))
 }
 
 // checkPaths refuses two paths to one file, whatever they are called, and those that must name a regular file and name
@@ -510,15 +510,15 @@ func checkZone(name string) error {
 
 // checkBaseURL allows https, and http to this machine only, since tokens and passwords travel there.
 func checkBaseURL(s string) error {
-	shown := strconv.Quote(cutText(s, 200))
+	what := strconv.Quote(cutText(s, 200))
 	if strings.Contains(s, "@") {
-		shown = "a text with @, which may hold a password," // not to be repeated
+		what = "a text with @, which may hold a password," // not to be repeated
 	}
 	u, err := url.Parse(s)
 	problem := ""
 	switch {
 	case err == nil && u.User != nil:
-		shown = "a URL"
+		what = "a URL"
 		problem = "with a user or password is refused"
 	case err != nil, u.Hostname() == "", !isPort(u.Port()), strings.ContainsFunc(s, unicode.IsSpace):
 		problem = "is not a URL"
@@ -531,12 +531,12 @@ func checkBaseURL(s string) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("%s %s; allowed: https://HOST/PATH, and http:// to this computer only", shown, problem)
+	return fmt.Errorf("%s %s; allowed: https://HOST/PATH, and http:// to this computer only", what, problem)
 }
 
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
-	return strings.EqualFold(host, "localhost") || (ip != nil && ip.IsLoopback())
+	return strings.EqualFold(host, "localhost") || ip.IsLoopback()
 }
 
 // isPort allows no port, which is the scheme's.
@@ -571,9 +571,9 @@ func parseDuration(s string) (time.Duration, error) {
 
 // cutCount cuts a whole number and its unit from the front of s, 0 where s does not begin with them.
 func cutCount(s, unit string) (n uint64, rest string) {
-	number, rest, _ := strings.Cut(s, unit)
-	n, err := strconv.ParseUint(number, 10, 31)
-	if err != nil || number == s {
+	digits, rest, _ := strings.Cut(s, unit)
+	n, err := strconv.ParseUint(digits, 10, 31)
+	if err != nil || digits == s {
 		return 0, s
 	}
 	return n, rest

@@ -75,6 +75,7 @@ type Daemon struct {
 	proxySecrets []string
 	lock         *lockFile // of the home
 	dbLock       *lockFile // of the database
+	epoch        string    // that dbLock named at the start
 	server       *grpc.Server
 	socket       *ourSocket            // watchFiles may make a new one
 	socketFault  atomic.Pointer[error] // why it cannot; nil: it need not
@@ -124,7 +125,7 @@ func (d *Daemon) untilEnd(ctx context.Context) (err error) {
 		err = d.judge(fatal)
 	}
 	if err != nil {
-		d.log.Error("daemon failed", "error", err.Error())
+		d.log.Error("daemon failed", "error", err)
 	}
 	d.log.Info("daemon stopping")
 	d.tellManager("STOPPING=1")
@@ -134,7 +135,7 @@ func (d *Daemon) untilEnd(ctx context.Context) (err error) {
 // tellManager tells the service manager of a change of state.
 func (d *Daemon) tellManager(state string) {
 	if err := notifySystemd(d.Getenv("NOTIFY_SOCKET"), state); err != nil {
-		d.log.Warn("service manager could not be told", "error", err.Error())
+		d.log.Warn("service manager could not be told", "error", err)
 	}
 }
 
@@ -219,29 +220,19 @@ func (d *Daemon) readConfig() error {
 
 // takeHome makes this the home's daemon. The lock's note is the configuration file: every verb reads what we read.
 func (d *Daemon) takeHome() error {
-	held := exitf(exitAlreadyRunning, "another daemon is running for this home")
-	lock, err := d.hold("lock", lockPath(d.Home), held)
-	if err != nil {
-		return err
+	lock, err := takeLock(lockPath(d.Home))
+	if errors.Is(err, errHeld) {
+		return exitf(exitAlreadyRunning, "another daemon is running for this home")
 	}
-	d.lock = lock
-	d.later(d.releaseLocks)
-	if err := lock.note(d.ConfigFile); err != nil {
+	if err == nil {
+		d.lock = lock
+		d.later(d.releaseLocks)
+		err = lock.note(d.ConfigFile)
+	}
+	if err != nil {
 		return exitf(exitStorage, "lock: %w", err)
 	}
 	return nil
-}
-
-// hold takes a lock, which releaseLocks gives back. held is the error where another process has it.
-func (d *Daemon) hold(what, path string, held error) (*lockFile, error) {
-	lock, err := takeLock(path)
-	if errors.Is(err, errHeld) {
-		return nil, held
-	}
-	if err != nil {
-		return nil, exitf(exitStorage, "%s: %w", what, err)
-	}
-	return lock, nil
 }
 
 // releaseLocks comes last, and the database's lock after the home's: whoever waits for it, as `stop` does, may start
@@ -285,16 +276,17 @@ func (d *Daemon) openDatabase() error {
 	if err != nil {
 		return exitf(exitStorage, "database: %w", err)
 	}
-	held := exitf(exitStorage, "the database %s is in use by the daemon of another home", path)
-	d.dbLock, err = d.hold("database lock", path+".lock", held)
-	if err != nil {
-		return err
+	d.dbLock, err = takeLock(path + ".lock")
+	if errors.Is(err, errHeld) {
+		return exitf(exitStorage, "the database %s is in use by the daemon of another home", path)
 	}
-	noted, err := d.dbLock.noted()
+	if err == nil {
+		d.epoch, err = d.dbLock.noted()
+	}
 	if err != nil {
 		return exitf(exitStorage, "database lock: %w", err)
 	}
-	moved, err := setAside(path, noted)
+	moved, err := setAside(path, d.epoch)
 	if err != nil {
 		return exitf(exitStorage, "database: %w", err)
 	}
@@ -366,11 +358,7 @@ func (d *Daemon) build() error {
 		return d.judge(err)
 	}
 	d.scheduler = newScheduler(d.parts, timeNow)
-	noted, err := d.dbLock.noted()
-	if err != nil {
-		return exitf(exitStorage, "database lock: %w", err)
-	}
-	if err := d.store.BeginEpoch(noted, d.dbLock.note); err != nil {
+	if err := d.store.BeginEpoch(d.epoch, d.dbLock.note); err != nil {
 		return d.judge(err)
 	}
 	if err := d.store.CountFinished(); err != nil {
@@ -476,7 +464,7 @@ func (d *Daemon) watchFiles(ctx context.Context) {
 			return // the store has told
 		}
 		if err := d.store.SettleEpoch(d.dbLock.note); err != nil {
-			d.log.Error("the database's epoch cannot be settled", "error", err.Error())
+			d.log.Error("the database's epoch cannot be settled", "error", err)
 		}
 		d.restoreSocket()
 	}
@@ -492,7 +480,7 @@ func (d *Daemon) restoreSocket() {
 	socket, err := listenSocket(d.socket.path)
 	if err != nil {
 		if d.socketFault.Swap(&err) == nil {
-			d.log.Error("the socket was removed and cannot be made again", "error", err.Error())
+			d.log.Error("the socket was removed and cannot be made again", "error", err)
 		}
 		return
 	}
@@ -605,7 +593,7 @@ func (d *Daemon) retain(ctx context.Context) {
 	}
 	newest, err := d.store.Newest()
 	if err != nil {
-		d.log.Error("the newest job cannot be read; old jobs stay", "error", err.Error())
+		d.log.Error("the newest job cannot be read; old jobs stay", "error", err)
 		return
 	}
 	clock := clockJudge{known: newest}
@@ -627,7 +615,7 @@ func (d *Daemon) retain(ctx context.Context) {
 func (d *Daemon) prune(ctx context.Context, cutoff time.Time) {
 	n, err := d.store.Prune(ctx, cutoff, false)
 	if err != nil && ctx.Err() == nil {
-		d.log.Error("old jobs could not be removed", "error", err.Error())
+		d.log.Error("old jobs could not be removed", "error", err)
 	} else if n > 0 {
 		d.log.Info("old jobs removed", "jobs", n)
 	}
@@ -659,31 +647,27 @@ func (c *clockJudge) believes(now time.Time) bool {
 
 // problems lists what is degraded at the moment.
 func (d *Daemon) problems() (all []string) {
-	inDatabase := d.store.Problem()
-	if inDatabase != "" {
-		all = append(all, "database: "+inDatabase)
+	add := func(where, problem string) {
+		if problem != "" {
+			all = append(all, where+problem)
+		}
 	}
+	add("database: ", d.store.Problem())
 	failing := d.queue.State("").Failing
 	if failing > 0 {
-		all = append(all, fmt.Sprintf("database: results that wait to be stored: %d; no job starts before", failing))
+		add("database: ", fmt.Sprintf("results that wait to be stored: %d; no job starts before", failing))
 	}
-	atSocket := d.socketFault.Load()
-	if atSocket != nil {
-		all = append(all, "socket: "+(*atSocket).Error())
+	fault := d.socketFault.Load()
+	if fault != nil {
+		add("socket: ", (*fault).Error())
 	}
-	inLog := d.logFile.Problem()
-	if inLog != "" {
-		all = append(all, "log: "+inLog)
-	}
+	add("log: ", d.logFile.Problem())
 	return all
 }
 
 // defaultHome is $HONEYDEW_HOME, else ~/.honeydew.
 func defaultHome(getenv func(string) string, userHome string) string {
 	home := expandPath(cmp.Or(getenv("HONEYDEW_HOME"), "~/.honeydew"), userHome)
-	abs, err := filepath.Abs(home)
-	if err != nil {
-		return home
-	}
-	return abs
+	abs, _ := filepath.Abs(home) // "" where there is no working directory
+	return cmp.Or(abs, home)
 }

@@ -168,18 +168,18 @@ func (text outside) without(forms []string) string {
 // redact replaces every form that begins within the first maxSnippetBytes of text, and drops the rest of text. A form
 // that reaches beyond is still found whole.
 func redact(text string, forms []string) string {
-	var shown strings.Builder
+	var out strings.Builder
 	for i := 0; i < min(len(text), maxSnippetBytes); {
 		n := formAt(text, i, forms)
 		if n == 0 {
-			shown.WriteByte(text[i])
+			out.WriteByte(text[i])
 			i++
 			continue
 		}
-		shown.WriteString(redacted)
+		out.WriteString(redacted)
 		i += n
 	}
-	return shown.String()
+	return out.String()
 }
 
 // formAt is the length of the longest form that stands at text[i:], 0 for none. A short form counts only as a whole
@@ -210,9 +210,9 @@ func spellings(secret string) []string {
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	_ = encoder.Encode(secret) // no string fails to encode
-	quoted := strings.TrimSuffix(text.String()[1:], "\"\n")
+	plain := strings.TrimSuffix(text.String()[1:], "\"\n")
 	var ascii []byte
-	for _, unit := range utf16.Encode([]rune(quoted)) {
+	for _, unit := range utf16.Encode([]rune(plain)) {
 		if unit < utf8.RuneSelf {
 			ascii = append(ascii, byte(unit))
 		} else {
@@ -223,7 +223,7 @@ func spellings(secret string) []string {
 	escaped := url.QueryEscape(secret)
 	return []string{
 		secret,
-		quoted,
+		plain,
 		string(sent[1 : len(sent)-1]),
 		string(ascii),
 		escaped,

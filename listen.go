@@ -24,11 +24,8 @@ type ourSocket struct {
 	info fs.FileInfo
 }
 
-// listenSocket makes the socket at path; the caller holds the instance lock.
+// listenSocket makes the socket at path. The caller holds the instance lock, and has checked how long the path is.
 func listenSocket(path string) (*ourSocket, error) {
-	if err := checkSocketPath(path); err != nil {
-		return nil, err
-	}
 	if err := removeStaleSocket(path); err != nil {
 		return nil, err
 	}
@@ -37,10 +34,11 @@ func listenSocket(path string) (*ourSocket, error) {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
+	var info fs.FileInfo
+	err = os.Chmod(path, 0o600)
+	if err == nil {
+		info, err = os.Lstat(path)
 	}
-	info, err := os.Lstat(path)
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -105,8 +103,6 @@ func (peerCredentials) Info() credentials.ProtocolInfo {
 	return credentials.ProtocolInfo{SecurityProtocol: peerInfo{}.AuthType()}
 }
 
-func (p peerCredentials) Clone() credentials.TransportCredentials { return p }
-
 // ServerHandshake notes who calls; the daemon decides later what that user may do.
 func (peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	info, err := peerOf(c)
@@ -144,11 +140,7 @@ func strangerError(socket string, listener peerInfo, self int) error {
 // peerOf asks the system whose process is at the other end of c.
 func peerOf(c net.Conn) (peerInfo, error) {
 	info := peerInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return info, nil
-	}
-	raw, err := u.SyscallConn()
+	raw, err := c.(*net.UnixConn).SyscallConn() // neither our listener nor our dialer makes others
 	if err != nil {
 		return info, err
 	}

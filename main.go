@@ -31,10 +31,7 @@ func main() {
 	name := strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")
 	executable, _ := os.Executable() // "" where the system does not tell
 	userHome, _ := os.UserHomeDir()
-	width, _, err := term.GetSize(int(os.Stdout.Fd()))
-	if err != nil {
-		width = 0 // no terminal
-	}
+	width, _, _ := term.GetSize(int(os.Stdout.Fd())) // 0 where that is no terminal
 	args := os.Args[1:]
 	if name == "daemon" {
 		args = append([]string{"daemon"}, args...)

@@ -84,7 +84,7 @@ func (s *Scheduler) setBack(step time.Duration) time.Duration {
 	}
 	s.started = s.started.Add(step)
 	if err := s.store.moveLastSuccess(step); err != nil {
-		s.log.Error("schedules could not be moved to the corrected clock", "error", err.Error())
+		s.log.Error("schedules could not be moved to the corrected clock", "error", err)
 	}
 	return step
 }
@@ -94,7 +94,7 @@ func (s *Scheduler) setBack(step time.Duration) time.Duration {
 func (s *Scheduler) fireDue(ctx context.Context, now time.Time, back time.Duration) time.Duration {
 	schedules, err := s.store.Schedules()
 	if err != nil {
-		s.log.Error("schedules cannot be read", "error", err.Error())
+		s.log.Error("schedules cannot be read", "error", err)
 	}
 	wait := scheduleCheck
 	for _, sc := range schedules {
@@ -105,7 +105,7 @@ func (s *Scheduler) fireDue(ctx context.Context, now time.Time, back time.Durati
 		if err != nil {
 			s.log.Error("schedule could not be fired; trying again",
 				"schedule_name", sc.Name,
-				"error", err.Error())
+				"error", err)
 			continue
 		}
 		if !next.IsZero() {
@@ -197,7 +197,7 @@ func (s *Scheduler) fire(sc Schedule, expr cronExpr, now time.Time) (time.Time, 
 func (s *Scheduler) dueJob(sc Schedule, now time.Time) *Job {
 	j, err := s.job(sc, now)
 	if err != nil {
-		s.logOf(sc).Error("schedule made no job", "error", err.Error())
+		s.logOf(sc).Error("schedule made no job", "error", err)
 		return nil
 	}
 	if sc.Jitter > 0 {

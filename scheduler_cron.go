@@ -105,8 +105,7 @@ func cutZone(expr string, zone *time.Location) (string, *time.Location, error) {
 // parseEvery reads the duration of @every. robfig/cron would round it to seconds and raise it to one silently.
 func parseEvery(text string) (cronExpr, error) {
 	every, err := time.ParseDuration(text)
-	whole := err == nil && every%time.Second == 0
-	if !whole || every < time.Second {
+	if err != nil || every < time.Second || every%time.Second != 0 {
 		return cronExpr{}, errors.New(
 			"allowed are whole seconds, minutes and hours, 1s or more, such as @every 90s or @every 1h30m")
 	}

@@ -79,22 +79,19 @@ type kdf struct {
 // newKDF gives the costs for a new key: RFC 9106, section 4, second choice, for what a person chose; next to nothing
 // for 32 random bytes, which cannot be guessed at any cost.
 func newKDF(from source) kdf {
-	salt := make([]byte, saltBytes)
-	_, _ = rand.Read(salt) // never fails: crypto/rand
-	if from == fromPassphrase {
-		return kdf{
-			Salt:      salt,
-			Time:      3,
-			MemoryKiB: 64 << 10,
-			Threads:   4,
-		}
-	}
-	return kdf{
-		Salt:      salt,
+	k := kdf{
+		Salt:      make([]byte, saltBytes),
 		Time:      1,
 		MemoryKiB: 64,
 		Threads:   1,
 	}
+	if from == fromPassphrase {
+		k.Time = 3
+		k.MemoryKiB = 64 << 10
+		k.Threads = 4
+	}
+	_, _ = rand.Read(k.Salt) // never fails: crypto/rand
+	return k
 }
 
 // usable bounds what a tampered row could make us spend, 1 GiB and 20 passes, and what argon2 would panic at. A row
