@@ -345,7 +345,14 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 // else is to be checked than where the answer was no.
 func notLoggedIn(env Environment, e *Error) *Error {
 	if !refusedByAPI(e) {
-		hint := cmp.Or(e.Hint, "check the network, and the environment's URL with: honeydew env list")
+		next := "check the network, and the environment's URL with: honeydew env list"
+		switch {
+		case e.Hold > 0:
+			next = "try again then"
+		case e.Code == codeServer:
+			next = "the API has a fault; try again later"
+		}
+		hint := cmp.Or(e.Hint, next)
 		return errorf(codeAPIUnreachable, "login to %s: %s", env.Name, e.Message).hint("%s", hint)
 	}
 	// A password that is a word of the API's sentence, such as "wrong", leaves a hole in it. What is left may say
@@ -357,7 +364,11 @@ func notLoggedIn(env Environment, e *Error) *Error {
 			said = "wrong username or password"
 		}
 	}
-	return errorf(codeLoginRefused, "login to %s: %s", env.Name, said).hint("check the username and password")
+	refusal := errorf(codeLoginRefused, "login to %s: %s", env.Name, said)
+	if strings.Contains(said, "username") {
+		return refusal
+	}
+	return refusal.hint("check the username and password")
 }
 
 // Logout forgets env's tokens and reports whether there were any. The API is not told: it has no word for that, and a

@@ -89,6 +89,7 @@ type cli struct {
 	conn     *grpc.ClientConn
 	client   daemonpb.DaemonClient
 	skewTold bool
+	slow     sync.Once             // told of a slow answer
 	stranger atomic.Pointer[error] // why nothing was sent to the socket
 }
 

@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"honeydew/daemonpb"
 )
 
 const (
@@ -90,27 +92,42 @@ func (c *cli) intercept(
 	options ...grpc.CallOption,
 ) error {
 	timeout := callTimeout
-	slow := slowAnswer
 	switch path.Base(method) {
 	case "Ping", "GetStatus":
 		timeout = pingTimeout
-	case "Login", "Prune", "Backup":
+	case "Login", "Prune", "Backup": // of which a long silence would say nothing
+		if _, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err != nil {
+			return err
+		}
 		timeout = longTimeout
-		slow = longTimeout
 	case "SubmitJob", "TriggerSchedule": // even one who is interrupted shall know the id of what was sent
 		ctx = outlast(ctx)
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	told := time.AfterFunc(slow, func() {
-		fmt.Fprintf(c.stderr, "waiting for the daemon (pid %s)...\n", c.daemonPID())
-	})
+	told := c.tellSlow(path.Base(method))
 	defer told.Stop()
 	var header metadata.MD
 	options = append(options, grpc.Header(&header))
 	err := invoke(ctx, method, in, out, conn, options...)
 	c.noteVersion(header)
 	return err
+}
+
+// tellSlow says once, after a while, who is waited for.
+func (c *cli) tellSlow(method string) *time.Timer {
+	return time.AfterFunc(slowAnswer, func() {
+		c.slow.Do(func() {
+			whom := fmt.Sprintf("the daemon (pid %s)", c.daemonPID())
+			if method == "Login" {
+				whom = "the API"
+			}
+			if c.stderrWidth() > 0 {
+				fmt.Fprint(c.stderr, eraseLine)
+			}
+			fmt.Fprintf(c.stderr, "waiting for %s...\n", whom)
+		})
+	})
 }
 
 // outlast is ctx, but ends a moment after it.
@@ -147,11 +164,13 @@ func stream[In, Out any](
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	silence := time.AfterFunc(callTimeout, cancel)
+	told := c.tellSlow("")
 	messages, err := call(ctx, in)
 	if err == nil {
 		header, _ := messages.Header() // of its error the first message says more
 		c.noteVersion(header)
 	}
+	told.Stop()
 	if !silence.Stop() {
 		return status.Error(codes.DeadlineExceeded, "no sign of life")
 	}

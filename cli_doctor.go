@@ -218,17 +218,21 @@ func (c *cli) examineFiles(all *findings, cfg *Config) {
 	)
 	dirs := []string{filepath.Dir(cfg.Storage.DatabasePath), filepath.Dir(cfg.Logging.File)}
 	for _, dir := range slices.Compact(dirs) {
-		err := tryWrite(dir)
-		fix := "let it be a folder that you may write to"
-		switch {
-		case errors.Is(err, syscall.ENOSPC):
-			err = fmt.Errorf("the disk of %s is full", dir)
-			fix = "free some space"
-		case errors.Is(err, fs.ErrNotExist):
-			fix = "make it with: mkdir -p " + shellQuoted(dir)
-		}
+		err, fix := diskFault(dir)
 		all.add("disk", dir+" can be written to", err, fix)
 	}
+}
+
+// diskFault is what keeps dir from being written to, and what to do about it.
+func diskFault(dir string) (err error, fix string) {
+	err = tryWrite(dir)
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return fmt.Errorf("the disk of %s is full", dir), "free some space"
+	case errors.Is(err, fs.ErrNotExist):
+		return err, "make it with: mkdir -p " + shellQuoted(dir)
+	}
+	return err, "let it be a folder that you may write to"
 }
 
 // unlessAbsent is good, unless there is nothing at path yet.
@@ -293,6 +297,9 @@ func (c *cli) examineDaemon(ctx context.Context, all *findings) {
 	}
 	for _, problem := range s.Problems {
 		what, advice, _ := strings.Cut(problem, "; ")
+		if strings.Contains(what, codeStorageFull) {
+			advice = "free some space"
+		}
 		all.add("operation", "", errors.New(what), cmp.Or(advice, "see: honeydew logs"))
 	}
 	login, next, _ := strings.Cut(s.Environment+": "+loginState(s.Authenticated, s.NeedsReauth, s.Problems...), "; ")

@@ -66,8 +66,13 @@ func (p *progress) say(phase, text string) {
 	room := width - 3 // ^C finds the rest
 	switch {
 	case width > 0:
-		if textWidth(text) > room {
-			text, _, _ = strings.Cut(text, toGoOn)
+		if textWidth(text) > room && strings.HasPrefix(text, "job ") { // which says least
+			_, text, _ = strings.Cut(text, ": ")
+		}
+		for _, end := range []string{" (", toGoOn} {
+			if textWidth(text) > room {
+				text, _, _ = strings.Cut(text, end)
+			}
 		}
 		fmt.Fprint(p.out, eraseLine+cut(text, room))
 		p.said = true
@@ -162,7 +167,7 @@ func (w *watch) state() (phase, text string) {
 func holdText(until, why string) string {
 	why = strings.TrimPrefix(why, codeRateLimited+": ")
 	why, _, _ = strings.Cut(why, "; the API asks") // for how long stands here already
-	return fmt.Sprintf("held by the API until %s: %s%s --now", formatted(until, "15:04:05 MST"), why, toGoOn)
+	return fmt.Sprintf("held by the API until %s%s --now (%s)", formatted(until, "15:04:05 MST"), toGoOn, why)
 }
 
 // wait follows a job to its end and returns it.
@@ -269,7 +274,7 @@ func nextStep(j *daemonpb.JobStatus) string {
 	case codeAPI:
 		return "the API refused it; are its arguments right? see: honeydew job show " + j.JobId
 	case codeBadResponse:
-		return "is the URL of its environment right? see: honeydew env list"
+		return "a sign-in page of this network, or a wrong URL (honeydew env list)? then: " + retry
 	case codeOutcomeUnknown:
 		return "look at the provider to see whether it was carried out; if it was not, retry it with: " + retry
 	case codeInternal:

@@ -362,6 +362,9 @@ func notYAML(err error) error {
 	if _, err := fmt.Sscanf(text, "line %d:", &line); err == nil {
 		_, text, _ = strings.Cut(text, ": ")
 	}
+	if strings.HasPrefix(text, "found character that cannot start") {
+		text += "; if it is a tab, indent with blanks"
+	}
 	return faultAt(line, "not valid YAML: %s", text)
 }
 

@@ -198,11 +198,8 @@ func (d *Daemon) checkProcess() error {
 }
 
 func (d *Daemon) readConfig() error {
-	if err := prepareHome(d.Home); err != nil {
-		return exitError{exitConfig, err}
-	}
 	cfg, err := loadConfig(d.Home, d.ConfigFile, d.UserHome)
-	if err != nil {
+	if err := cmp.Or(prepareHome(d.Home, err), err); err != nil {
 		return exitError{exitConfig, err}
 	}
 	d.cfg = cfg
@@ -655,7 +652,8 @@ func (d *Daemon) problems() (all []string) {
 	add("database: ", d.store.Problem())
 	failing := d.queue.State("").Failing
 	if failing > 0 {
-		add("database: ", fmt.Sprintf("results that wait to be stored: %d; no job starts before", failing))
+		const held = "results that wait to be stored: %d; free some space: until then no job starts"
+		add("database: ", fmt.Sprintf(held, failing))
 	}
 	fault := d.socketFault.Load()
 	if fault != nil {

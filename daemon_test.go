@@ -936,7 +936,7 @@ func TestProblemsNameWhatIsDegraded(t *testing.T) {
 	}
 	r.q.failing, d.logFile.problem = 2, "3 lines lost"
 	p := strings.Join(d.problems(), "\n")
-	for _, want := range []string{"database: STORAGE_FULL", "database: results that wait to be stored: 2;", "log: 3 lines lost"} {
+	for _, want := range []string{"database: STORAGE_FULL", "database: results that wait to be stored: 2; free some space", "log: 3 lines lost"} {
 		if !strings.Contains(p, want) {
 			t.Errorf("no %q in %q", want, p)
 		}
@@ -974,7 +974,7 @@ func TestFilesOfAnotherUserAreRefused(t *testing.T) {
 	if err := os.Chown(home, 12345, -1); err != nil {
 		t.Fatal(err)
 	}
-	if err := prepareHome(home); err == nil || !strings.Contains(err.Error(), "12345") {
+	if err := prepareHome(home, nil); err == nil || !strings.Contains(err.Error(), "12345") {
 		t.Errorf("home: %v", err)
 	}
 	putFile(t, home, "key", strings.Repeat("k", keyFileBytes))

@@ -244,17 +244,22 @@ func realPath(path string) (string, error) {
 }
 
 // prepareHome makes dir if need be, and makes sure that it is a directory of ours that nobody else can enter. One that
-// holds other things, and nothing of honeydew's, was named by mistake and stays as it is.
-func prepareHome(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// holds other things, and nothing of honeydew's, was named by mistake and stays as it is. So does one whose config.yaml
+// is misread: it may be another program's.
+func prepareHome(dir string, misread error) error {
+	err := os.MkdirAll(dir, 0o700)
+	if err != nil && !exists(dir) {
 		return errorf(codeFailedPrecondition, "the home cannot be made: %w", err).
 			hint("let HONEYDEW_HOME name a folder that you may write to")
 	}
-	err := checkHome(dir)
-	if errors.Is(err, errOpenHome) {
-		return os.Chmod(dir, 0o700)
+	err = checkHome(dir)
+	if !errors.Is(err, errOpenHome) {
+		return err
 	}
-	return err
+	if misread != nil {
+		return misread
+	}
+	return os.Chmod(dir, 0o700)
 }
 
 // errOpenHome: others can enter the home.
@@ -269,6 +274,10 @@ func checkHome(dir string) error {
 	if err != nil {
 		return err
 	}
+	if !info.IsDir() {
+		return errorf(codeFailedPrecondition, "the home %s is no folder", dir).
+			hint("let HONEYDEW_HOME name one")
+	}
 	uid, known := ownerOf(info)
 	if known && uid != os.Getuid() {
 		return errorf(codeFailedPrecondition, "%s belongs to uid %d, not to you (uid %d)", dir, uid, os.Getuid()).
@@ -280,8 +289,8 @@ func checkHome(dir string) error {
 		return err
 	}
 	ours := func(e fs.DirEntry) bool {
-		name := e.Name()
-		return name == "config.yaml" || name == "key" || strings.HasPrefix(name, "daemon.")
+		names := "config.yaml key daemon.db daemon.lock daemon.log daemon.pid daemon.sock daemon.stderr"
+		return slices.Contains(strings.Fields(names), e.Name())
 	}
 	if len(entries) > 0 && !slices.ContainsFunc(entries, ours) {
 		return errorf(codeFailedPrecondition, "%s holds other things and no file of honeydew's", dir).

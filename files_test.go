@@ -96,7 +96,7 @@ func TestLockFollowsNoLink(t *testing.T) {
 }
 
 func TestHomeWithOtherThingsIsRefusedAndStaysAsItIs(t *testing.T) {
-	for name, file := range map[string]string{"empty": "", "other": "thesis.tex", "ours": "daemon.db", "configured": "config.yaml"} {
+	for name, file := range map[string]string{"empty": "", "other": "thesis.tex", "ours": "daemon.db", "configured": "config.yaml", "like": "daemon.proto", "misread": "config.yaml"} {
 		home := filepath.Join(t.TempDir(), name)
 		if err := os.Mkdir(home, 0o755); err != nil {
 			t.Fatal(err)
@@ -107,12 +107,16 @@ func TestHomeWithOtherThingsIsRefusedAndStaysAsItIs(t *testing.T) {
 		if file != "" {
 			putFile(t, home, file, "")
 		}
-		err := prepareHome(home)
+		var misread error
+		if name == "misread" {
+			misread = errors.New("config.yaml holds other things")
+		}
+		err := prepareHome(home, misread)
 		info, statErr := os.Stat(home)
 		if statErr != nil {
 			t.Fatal(statErr)
 		}
-		if refused := name == "other"; (err != nil) != refused || (info.Mode().Perm() == 0o755) != refused {
+		if refused := name == "other" || name == "like" || name == "misread"; (err != nil) != refused || (info.Mode().Perm() == 0o755) != refused {
 			t.Errorf("%s: %v, mode %04o", name, err, info.Mode().Perm())
 		}
 		if err != nil && !strings.Contains(err.Error(), "other things") {
