@@ -111,7 +111,7 @@ func (a *rpcAPI) block(t *testing.T, command string) (release func()) {
 
 func (a *rpcAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var in struct {
-		Query     string
+		Query     json.RawMessage
 		Variables map[string]any
 	}
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
@@ -119,7 +119,7 @@ func (a *rpcAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	for name, c := range a.commands.byName {
-		if c.Query != in.Query {
+		if c.Query != string(in.Query) {
 			continue
 		}
 		a.mu.Lock()
