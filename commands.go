@@ -179,10 +179,10 @@ func (c *Command) Check(payload map[string]any) error {
 			unknown = append(unknown, key)
 		}
 	}
-	for _, a := range c.Args {
-		known = append(known, a.Name)
-	}
 	if unknown != nil { // before what is missing, which may be what was meant
+		for _, a := range c.Args {
+			known = append(known, a.Name)
+		}
 		key := slices.Min(unknown)
 		return c.misfit("%s has no argument %q%s", c.Name, cutText(key, 100), didYouMean(key, known))
 	}

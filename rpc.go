@@ -136,13 +136,9 @@ func (s *rpcServer) admit(ctx context.Context, _ *tap.Info) (context.Context, er
 	}
 	info, ok := caller.AuthInfo.(peerInfo)
 	if ok && info.known && info.uid != os.Getuid() {
-		refusal := errorf(
-			codePermissionDenied,
-			"this daemon belongs to uid %d, and you are uid %d",
-			os.Getuid(),
-			info.uid,
-		)
-		refusal.Hint = "start a daemon of your own with: honeydew start"
+		const foreign = "this daemon belongs to uid %d, and you are uid %d"
+		refusal := errorf(codePermissionDenied, foreign, os.Getuid(), info.uid).
+			hint("start a daemon of your own with: honeydew start")
 		return ctx, toStatus(refusal).Err()
 	}
 	return ctx, nil

@@ -1217,7 +1217,7 @@ func TestPagesOfBigJobsStopShortOf3MiB(t *testing.T) {
 		batch[i] = newTestJob("github.commits")
 		batch[i].Payload = []byte(`{"organization":"` + strings.Repeat("x", 40_000) + `"}`)
 	}
-	if _, err := r.d.store.Submit(batch, nil); err != nil {
+	if _, err := r.d.store.Submit(batch, func([]*Job) {}); err != nil {
 		t.Fatal(err)
 	}
 	jobs, err := r.d.store.Jobs(JobFilter{Limit: 1001, MaxBytes: maxAnswerBytes})
