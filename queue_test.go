@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -1543,4 +1544,23 @@ func TestJobIsSubmittedInTheLogBeforeItStarts(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Three lines are written for every job.
+func TestLineOfAJobIsWrittenOnlyAtItsLevelAndAllocatesLittle(t *testing.T) {
+	quiet := &syncBuffer{}
+	q := &Queue{QueueOptions: QueueOptions{Log: slog.New(slog.NewJSONHandler(quiet, &slog.HandlerOptions{Level: slog.LevelWarn}))}}
+	j := newTestJob("github.commits")
+	q.event(slog.LevelInfo, "job submitted", j)
+	q.event(slog.LevelError, "job failed", j, slog.String("error", "no"))
+	if lines := strings.Split(quiet.String(), "\n"); len(lines) != 2 || !strings.Contains(lines[0], `"job failed"`) {
+		t.Errorf("at level warn: %q", lines)
+	}
+	q.Log = slog.New(slog.NewJSONHandler(io.Discard, &slog.HandlerOptions{ReplaceAttr: contractAttr}))
+	n := testing.AllocsPerRun(300, func() {
+		q.event(slog.LevelInfo, "job submitted", j, slog.Int("priority", int(j.Priority)))
+	})
+	if n > 3 {
+		t.Errorf("%.0f allocations a line; they were 2", n)
+	}
 }

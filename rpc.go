@@ -70,8 +70,7 @@ func newGRPCServer(s *rpcServer) *grpc.Server {
 	for i := range methods.Len() {
 		m := methods.Get(i)
 		fullName := fmt.Sprintf("/%s/%s", pb.Daemon_ServiceDesc.ServiceName, m.Name())
-		command := proto.GetExtension(m.Options(), pb.E_Command)
-		s.typed[fullName] = command.(string)
+		s.typed[fullName] = proto.GetExtension(m.Options(), pb.E_Command).(string)
 	}
 	// Goroutines that stay spare each call a stack that grows anew, and a window that is fixed its measurement by
 	// pings: together a tenth of a submit.
