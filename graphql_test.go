@@ -1284,3 +1284,27 @@ func FuzzRetryAfter(f *testing.F) {
 		}
 	})
 }
+
+// What every attempt pays for beside net/http: the request, and the judgement of an answer that is fine.
+func TestAttemptAllocatesLittle(t *testing.T) {
+	c := newTestClient(t, 1<<20)
+	r := Request{URL: "http://api.test/graphql", Token: "abc", Query: `"query Me { me { id } }"`, Field: "me", Variables: []byte(`{}`)}
+	n := testing.AllocsPerRun(100, func() {
+		if _, err := c.request(t.Context(), &r); err != nil {
+			t.Error(err)
+		}
+	})
+	if n > 16 {
+		t.Errorf("%.0f allocations a request; they were 15", n)
+	}
+	header := http.Header{"Content-Type": {mediaJSON}}
+	answer := []byte(`{"data":{"me":{"id":"1"}}}`)
+	n = testing.AllocsPerRun(100, func() {
+		if _, e := r.interpret(http.StatusOK, header, answer); e != nil {
+			t.Error(e)
+		}
+	})
+	if n > 4 {
+		t.Errorf("%.0f allocations an answer; they were 2", n)
+	}
+}
