@@ -1285,7 +1285,7 @@ func FuzzRetryAfter(f *testing.F) {
 	})
 }
 
-// What every attempt pays for beside net/http: the request, and the judgement of an answer that is fine.
+// What every attempt pays for beside the exchange itself: the request, and the judgement of an answer that is fine.
 func TestAttemptAllocatesLittle(t *testing.T) {
 	c := newTestClient(t, 1<<20)
 	r := Request{URL: "http://api.test/graphql", Token: "abc", Query: `"query Me { me { id } }"`, Field: "me", Variables: []byte(`{}`)}
