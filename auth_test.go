@@ -22,8 +22,8 @@ import (
 
 const (
 	testPassword = "hunter2-canary\"<é>"
-	testLoginGQL = "mutation AuthLogin($username: String!, $password: String!) { login(username: $username, password: $password) { accessToken refreshToken } }"
-	testRenewGQL = "mutation AuthRefresh($refreshToken: String!) { refreshToken(refreshToken: $refreshToken) { accessToken refreshToken } }"
+	testLoginGQL = `"mutation AuthLogin($username: String!, $password: String!) { login(username: $username, password: $password) { accessToken refreshToken } }"`
+	testRenewGQL = `"mutation AuthRefresh($refreshToken: String!) { refreshToken(refreshToken: $refreshToken) { accessToken refreshToken } }"`
 )
 
 // fakeAPI gives JWTs, and takes the second use of a refresh token for theft: then nothing of that login counts any more.
@@ -236,7 +236,7 @@ func (a *authTest) login() {
 func (a *authTest) call(ctx context.Context) error {
 	env := a.env()
 	return a.tokens.Do(ctx, env, func(token string, secrets []string) error {
-		_, err := a.client.Do(ctx, Request{URL: env.BaseURL, Token: token, Query: "query Me { me { id } }", Field: "me", Variables: []byte("{}"), Secrets: secrets})
+		_, err := a.client.Do(ctx, Request{URL: env.BaseURL, Token: token, Query: `"query Me { me { id } }"`, Field: "me", Variables: []byte("{}"), Secrets: secrets})
 		return err
 	})
 }

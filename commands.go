@@ -30,7 +30,7 @@ type Argument struct {
 type Command struct {
 	Name        string
 	Description string
-	Query       string // the text to send
+	Query       string // the text to send, as a JSON string
 	Field       string // the one root field
 	Mutation    bool
 	Args        []Argument
@@ -89,10 +89,11 @@ func parseCommand(head *regexp.Regexp, name, text string) (*Command, error) {
 			"and one named query or mutation with one root field")
 	}
 	_, query, _ := strings.Cut(text, "\n")
+	quotedQuery, _ := json.Marshal(query) // no string fails to encode
 	c := &Command{
 		Name:        name,
 		Description: strings.TrimSpace(m[1]),
-		Query:       query,
+		Query:       string(quotedQuery),
 		Field:       m[4],
 		Mutation:    m[2] == "mutation",
 	}
@@ -178,10 +179,10 @@ func (c *Command) Check(payload map[string]any) error {
 			unknown = append(unknown, key)
 		}
 	}
-	for _, a := range c.Args {
-		known = append(known, a.Name)
-	}
 	if unknown != nil { // before what is missing, which may be what was meant
+		for _, a := range c.Args {
+			known = append(known, a.Name)
+		}
 		key := slices.Min(unknown)
 		return c.misfit("%s has no argument %q%s", c.Name, cutText(key, 100), didYouMean(key, known))
 	}

@@ -56,11 +56,12 @@ var (
 
 // Request is one operation; Field is its one root field.
 type Request struct {
-	URL, Token, Query, Field string
-	Variables                []byte   // JSON
-	Secrets                  []string // beside Token, never to appear in an error
-	Mutation                 bool     // its payload may hold the API's own no
-	Private                  bool     // its answer holds tokens that nobody knows yet: none of it is quoted
+	URL, Token, Field string
+	Query             string   // as a JSON string
+	Variables         []byte   // JSON
+	Secrets           []string // beside Token, never to appear in an error
+	Mutation          bool     // its payload may hold the API's own no
+	Private           bool     // its answer holds tokens that nobody knows yet: none of it is quoted
 }
 
 // Answer is a usable root field: Data is its JSON, byte for byte as it came; Partial is the API's complaint beside it.
@@ -254,13 +255,12 @@ func (c *Client) do(ctx context.Context, r *Request) (Answer, *Error) {
 
 // request is r as HTTP.
 func (c *Client) request(ctx context.Context, r *Request) (*http.Request, error) {
-	query, _ := json.Marshal(r.Query) // no string fails to encode
-	body := fmt.Appendf(nil, `{"query":%s,"variables":%s}`, query, r.Variables)
+	body := `{"query":` + r.Query + `,"variables":` + string(r.Variables) + "}"
 	req, err := http.NewRequestWithContext(
 		ctx,
 		http.MethodPost,
 		r.URL,
-		bytes.NewReader(body))
+		strings.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
@@ -472,6 +472,9 @@ func mediaType(contentType string) string {
 // retryAfter reads the header of that name: seconds or a date (RFC 9110, section 10.2.3); without a usable one, the
 // default and false. A hold is at least a second, so that an API that says 0 is not asked in a loop.
 func retryAfter(value string, now time.Time) (time.Duration, bool) {
+	if value == "" { // as in every answer that is fine: two errors less to make
+		return defaultHold, false
+	}
 	at, err := http.ParseTime(value)
 	if err != nil {
 		seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 32)

@@ -88,7 +88,7 @@ func serveRaw(t testing.TB, answer func(conn net.Conn)) string {
 func askMe(t testing.TB, c *Client, r Request) (Answer, *Error) {
 	t.Helper()
 	if r.Query == "" {
-		r.Query, r.Field = "query Me { me { id } }", "me"
+		r.Query, r.Field = `"query Me { me { id } }"`, "me"
 	}
 	if r.Variables == nil {
 		r.Variables = []byte(`{}`)
@@ -468,8 +468,9 @@ func TestRequestHasTheContractsForm(t *testing.T) {
 		_, _ = io.WriteString(w, `{"data":{"me":1}}`)
 	})
 	query := "# \"quoted\"\nquery Me($a: String) { me(a: $a) }"
+	quotedQuery, _ := json.Marshal(query)
 	c := newTestClient(t, 1<<20)
-	if _, e := askMe(t, c, Request{URL: address + "/graphql?x=1", Token: "abc", Query: query, Field: "me", Variables: []byte(`{"a":"é\u0000","n":9007199254740993}`)}); e != nil {
+	if _, e := askMe(t, c, Request{URL: address + "/graphql?x=1", Token: "abc", Query: string(quotedQuery), Field: "me", Variables: []byte(`{"a":"é\u0000","n":9007199254740993}`)}); e != nil {
 		t.Fatal(e)
 	}
 	want := http.Header{"Content-Type": {"application/json"}, "Accept": {"application/graphql-response+json, application/json;q=0.9"},
@@ -742,7 +743,7 @@ func TestConnectionThatDiedIsNotUsedAgain(t *testing.T) {
 			ask := func(limit time.Duration) error {
 				ctx, cancel := context.WithTimeout(t.Context(), limit)
 				defer cancel()
-				_, err := c.Do(ctx, Request{URL: "https://" + f.Addr().String(), Query: "{me}", Field: "me", Variables: []byte("{}")})
+				_, err := c.Do(ctx, Request{URL: "https://" + f.Addr().String(), Query: `"{me}"`, Field: "me", Variables: []byte("{}")})
 				return err
 			}
 			for range 2 {
@@ -877,12 +878,12 @@ func TestCancelIsNoTimeout(t *testing.T) {
 		c := newTestClient(t, 1<<20)
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { <-arrived; cancel() }()
-		_, err := c.Do(ctx, Request{URL: address, Query: "{me}", Field: "me", Variables: []byte("{}")})
+		_, err := c.Do(ctx, Request{URL: address, Query: `"{me}"`, Field: "me", Variables: []byte("{}")})
 		if codeOf(err) != codeNetwork || !errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("cancelled in the %s: %v", part, err)
 		}
 		ctx, cancel = context.WithTimeout(t.Context(), 30*time.Millisecond)
-		_, err = c.Do(ctx, Request{URL: address, Query: "{me}", Field: "me", Variables: []byte("{}")})
+		_, err = c.Do(ctx, Request{URL: address, Query: `"{me}"`, Field: "me", Variables: []byte("{}")})
 		cancel()
 		if codeOf(err) != codeTimeout || errors.Is(err, context.Canceled) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("out of time in the %s: %v", part, err)
@@ -1013,7 +1014,7 @@ func TestEchoInAClonesOwnNoIsRedacted(t *testing.T) {
 	}
 	for payload, want := range tests {
 		r.URL = serveJSON(t, `{"data":{"githubCloneRepository":`+payload+`}}`)
-		r.Query = "mutation"
+		r.Query = `"mutation"`
 		answer, e := askMe(t, c, r)
 		if want == "" && (e != nil || string(answer.Data) != payload) {
 			t.Errorf("%s: %q, %v", payload, answer.Data, e)
@@ -1282,4 +1283,28 @@ func FuzzRetryAfter(f *testing.F) {
 			t.Fatalf("%q: %s, %v", value, got, asked)
 		}
 	})
+}
+
+// What every attempt pays for beside the exchange itself: the request, and the judgement of an answer that is fine.
+func TestAttemptAllocatesLittle(t *testing.T) {
+	c := newTestClient(t, 1<<20)
+	r := Request{URL: "http://api.test/graphql", Token: "abc", Query: `"query Me { me { id } }"`, Field: "me", Variables: []byte(`{}`)}
+	n := testing.AllocsPerRun(100, func() {
+		if _, err := c.request(t.Context(), &r); err != nil {
+			t.Error(err)
+		}
+	})
+	if n > 16 {
+		t.Errorf("%.0f allocations a request; they were 15", n)
+	}
+	header := http.Header{"Content-Type": {mediaJSON}}
+	answer := []byte(`{"data":{"me":{"id":"1"}}}`)
+	n = testing.AllocsPerRun(100, func() {
+		if _, e := r.interpret(http.StatusOK, header, answer); e != nil {
+			t.Error(e)
+		}
+	})
+	if n > 4 {
+		t.Errorf("%.0f allocations an answer; they were 2", n)
+	}
 }

@@ -287,10 +287,8 @@ func (q *Queue) Submit(jobs ...*Job) ([]*Job, error) {
 	stored, err := q.Store.Submit(jobs, func(stored []*Job) { q.push(reserved, stored...) })
 	if err != nil {
 		q.push(reserved)
-		return nil, err
 	}
-	q.logSubmitted(stored...)
-	return stored, nil
+	return stored, err
 }
 
 // reserveNew counts jobs against the limit before they are stored, and returns how many count. On a full queue those
@@ -325,9 +323,14 @@ func (q *Queue) reserve(n int) error {
 	return nil
 }
 
-// push gives reserved room back, and queues jobs that have just been stored; then the store's writer calls it. The jobs
-// take the room that was reserved for them: at no moment do they count twice.
+// push gives reserved room back, and logs and queues jobs that have just been stored; then the store's writer calls it.
+// The jobs take the room that was reserved for them: at no moment do they count twice.
 func (q *Queue) push(reserved int, jobs ...*Job) {
+	for _, j := range jobs {
+		if !j.Existing { // otherwise it is an earlier job, which was logged and queued then
+			q.event(slog.LevelInfo, "job submitted", j, slog.Int("priority", int(j.Priority)))
+		}
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.reserved -= reserved
@@ -339,27 +342,13 @@ func (q *Queue) push(reserved int, jobs ...*Job) {
 	}
 }
 
-// logSubmitted logs jobs that are on disk. What came back as an earlier job was logged then.
-func (q *Queue) logSubmitted(jobs ...*Job) {
-	for _, j := range jobs {
-		if !j.Existing {
-			q.event(slog.LevelInfo, "job submitted", j, slog.Int("priority", int(j.Priority)))
-		}
-	}
-}
-
 // Fire stores a schedule's run, queues its job and returns it, nil when there was none to make.
 func (q *Queue) Fire(f Firing) (*Job, error) {
-	fired, err := q.Store.Fire(f, func(j *Job) {
+	return q.Store.Fire(f, func(j *Job) {
 		if j != nil {
 			q.push(0, j)
 		}
 	})
-	if err != nil || fired == nil {
-		return nil, err
-	}
-	q.logSubmitted(fired)
-	return fired, nil
 }
 
 // Retry submits a failed or cancelled job again, as a new one. It is refused on a full queue, and where its environment
@@ -378,10 +367,8 @@ func (q *Queue) Retry(prefix string) (*Job, error) {
 	j, err := q.Store.Retry(old.Seq, func(j *Job) { q.push(1, j) })
 	if err != nil {
 		q.push(1)
-		return nil, err
 	}
-	q.logSubmitted(j)
-	return j, nil
+	return j, err
 }
 
 // Cancel ends a pending or running job; a running one's request is aborted. codeFailedPrecondition: it had ended

@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -625,7 +628,7 @@ func restartDuring(t *testing.T, j *Job, clean bool, unsent bool) *Job {
 	})
 	r.submit(j)
 	r.q.Start()
-	synctest.Wait()
+	advance(startPause)
 	if got := r.job(j); got.Status != statusRunning || got.OpenStarts != 1 {
 		t.Fatalf("before: %s with %d open starts", got.Status, got.OpenStarts)
 	}
@@ -673,7 +676,7 @@ func TestThirdInterruptedStartIsTheLast(t *testing.T) {
 		j := r.submit(newTestJob("github.commits"))
 		for n := 1; n <= 3; n++ {
 			r.q.Start()
-			synctest.Wait()
+			advance(startPause)
 			if len(r.attempts()) != n {
 				t.Fatalf("start %d: %d attempts", n, len(r.attempts()))
 			}
@@ -851,7 +854,7 @@ func TestWritesAfterTheCloseAreRefused(t *testing.T) {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := s.Submit([]*Job{newTestJob("github.commits")}, nil); codeOf(err) != codeShuttingDown {
+			if _, err := s.Submit([]*Job{newTestJob("github.commits")}, func([]*Job) {}); codeOf(err) != codeShuttingDown {
 				t.Fatalf("submit to a closed store: %v", err)
 			}
 			if err := s.SetConfigValue("a", "b"); codeOf(err) != codeShuttingDown {
@@ -1348,7 +1351,7 @@ func TestStartOfAnEndedJobIsNotRun(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.q.Start()
-			synctest.Wait()
+			advance(startPause)
 			if n := len(r.attempts()); command == "github.clone" && n != 0 {
 				t.Errorf("%d attempts at a cancelled mutation", n)
 			}
@@ -1470,4 +1473,94 @@ func TestReleasedHoldsLetWaitingJobsStart(t *testing.T) {
 			t.Errorf("still held: %+v", s)
 		}
 	})
+}
+
+// transactions counts those in the log of the database, which nobody has checkpointed yet: the last frame of each
+// says how many pages the database has (SQLite's file format, section 4.1).
+func transactions(t *testing.T, s *Store) (n int) {
+	t.Helper()
+	wal, err := os.ReadFile(s.path + "-wal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(wal) < 32 { // nothing was written yet
+		return 0
+	}
+	salt := wal[16:24]
+	frame := 24 + int(binary.BigEndian.Uint32(wal[8:]))
+	for rest := wal[32:]; len(rest) >= frame; rest = rest[frame:] {
+		if bytes.Equal(rest[8:16], salt) && binary.BigEndian.Uint32(rest[4:]) != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// An fsync is most of what a job takes on an idle daemon. A start has one of its own only where the API is slow.
+func TestIdleJobCostsTwoFsyncsIfItsAPIIsQuick(t *testing.T) {
+	for _, c := range []struct {
+		took time.Duration
+		want int
+	}{{startPause / 2, 2}, {startPause * 2, 3}} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) {
+				time.Sleep(c.took)
+				return "1", nil
+			})
+			r.q.Start()
+			before := transactions(t, r.store)
+			j := r.submit(newTestJob("github.commits"))
+			advance(startPause * 3)
+			done := r.wantStatus(j, statusCompleted, "")
+			if n := transactions(t, r.store) - before; n != c.want || done.StartedAt.IsZero() || done.OpenStarts != 0 {
+				t.Errorf("an attempt of %s: %d commits, want %d; started at %s", c.took, n, c.want, done.StartedAt)
+			}
+		})
+	}
+}
+
+func TestJobIsSubmittedInTheLogBeforeItStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{Workers: 4}, nil)
+		r.q.Start()
+		jobs := make([]*Job, 50)
+		for i := range jobs {
+			jobs[i] = newTestJob("github.commits")
+		}
+		if _, err := r.q.Submit(jobs...); err != nil {
+			t.Fatal(err)
+		}
+		advance(time.Second)
+		for _, j := range jobs {
+			var told []string
+			for line := range strings.Lines(r.log.String()) {
+				if strings.Contains(line, j.ID) {
+					_, message, _ := strings.Cut(line, `"msg":"job `)
+					told = append(told, message[:strings.Index(message, `"`)])
+				}
+			}
+			if !slices.Equal(told, []string{"submitted", "started", "completed"}) {
+				t.Fatalf("%s: %v", j.ID, told)
+			}
+		}
+	})
+}
+
+// Three lines are written for every job.
+func TestLineOfAJobIsWrittenOnlyAtItsLevelAndAllocatesLittle(t *testing.T) {
+	quiet := &syncBuffer{}
+	q := &Queue{QueueOptions: QueueOptions{Log: slog.New(slog.NewJSONHandler(quiet, &slog.HandlerOptions{Level: slog.LevelWarn}))}}
+	j := newTestJob("github.commits")
+	q.event(slog.LevelInfo, "job submitted", j)
+	q.event(slog.LevelError, "job failed", j, slog.String("error", "no"))
+	if lines := strings.Split(quiet.String(), "\n"); len(lines) != 2 || !strings.Contains(lines[0], `"job failed"`) {
+		t.Errorf("at level warn: %q", lines)
+	}
+	q.Log = slog.New(slog.NewJSONHandler(io.Discard, &slog.HandlerOptions{ReplaceAttr: contractAttr}))
+	n := testing.AllocsPerRun(300, func() {
+		q.event(slog.LevelInfo, "job submitted", j, slog.Int("priority", int(j.Priority)))
+	})
+	if n > 3 {
+		t.Errorf("%.0f allocations a line; they were 2", n)
+	}
 }

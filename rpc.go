@@ -70,8 +70,7 @@ func newGRPCServer(s *rpcServer) *grpc.Server {
 	for i := range methods.Len() {
 		m := methods.Get(i)
 		fullName := fmt.Sprintf("/%s/%s", pb.Daemon_ServiceDesc.ServiceName, m.Name())
-		command := proto.GetExtension(m.Options(), pb.E_Command)
-		s.typed[fullName] = command.(string)
+		s.typed[fullName] = proto.GetExtension(m.Options(), pb.E_Command).(string)
 	}
 	// Goroutines that stay spare each call a stack that grows anew, and a window that is fixed its measurement by
 	// pings: together a tenth of a submit.
@@ -136,13 +135,9 @@ func (s *rpcServer) admit(ctx context.Context, _ *tap.Info) (context.Context, er
 	}
 	info, ok := caller.AuthInfo.(peerInfo)
 	if ok && info.known && info.uid != os.Getuid() {
-		refusal := errorf(
-			codePermissionDenied,
-			"this daemon belongs to uid %d, and you are uid %d",
-			os.Getuid(),
-			info.uid,
-		)
-		refusal.Hint = "start a daemon of your own with: honeydew start"
+		const foreign = "this daemon belongs to uid %d, and you are uid %d"
+		refusal := errorf(codePermissionDenied, foreign, os.Getuid(), info.uid).
+			hint("start a daemon of your own with: honeydew start")
 		return ctx, toStatus(refusal).Err()
 	}
 	return ctx, nil

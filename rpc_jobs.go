@@ -120,11 +120,8 @@ func (s *rpcServer) SubmitJobs(
 		}
 		jobs = append(jobs, j)
 	}
-	out := &pb.SubmitJobsResponse{}
-	if jobs == nil {
-		return out, nil
-	}
 	stored, err := s.queue.Submit(jobs...)
+	out := &pb.SubmitJobsResponse{}
 	for _, j := range stored {
 		out.Jobs = append(out.Jobs, submitted(j))
 	}

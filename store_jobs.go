@@ -184,17 +184,12 @@ func jobStatements() []string {
 }
 
 // Submit stores jobs, all or none, and returns them with Seq and ID. One whose idempotency key is known comes back as a
-// copy with Existing set and the earlier job's id. The writer calls then, unless it is nil, with what is returned,
-// before any later write.
+// copy with Existing set and the earlier job's id. The writer calls then with what is returned, before any later write.
 func (s *Store) Submit(jobs []*Job, then func([]*Job)) ([]*Job, error) {
 	if slices.ContainsFunc(jobs, (*Job).keyed) {
 		return updated(s, func(t *tx) ([]*Job, error) { return t.insertKeyed(jobs) }, then)
 	}
-	return jobs, s.do(&write{insert: jobs}, func() {
-		if then != nil {
-			then(jobs)
-		}
-	})
+	return jobs, s.do(&write{insert: jobs}, func() { then(jobs) })
 }
 
 // keyed reports whether the job is to be stored only if no job has its idempotency key.
@@ -381,10 +376,11 @@ func errJobGone() *Error {
 // Start notes that an attempt of j began, and waits for the commit. errNotOpen: the job is not pending any more, and
 // the attempt must not go on.
 func (s *Store) Start(j *Job) error {
-	return s.do(&write{start: j}, nil)
+	return s.update(func(t *tx) error { return t.start(j) })
 }
 
-// Starting is Start without the waiting: done is called with the same after the commit.
+// Starting is Start without the waiting: done is called with the same after the commit. That may come a moment later,
+// and not at all where the end of the attempt comes first.
 func (s *Store) Starting(j *Job, done func(error)) {
 	s.enqueue(&write{start: j, done: done})
 }

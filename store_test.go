@@ -42,7 +42,7 @@ func newTestJob(command string) *Job {
 
 func submitTestJob(t testing.TB, s *Store, j *Job) *Job {
 	t.Helper()
-	if _, err := s.Submit([]*Job{j}, nil); err != nil {
+	if _, err := s.Submit([]*Job{j}, func([]*Job) {}); err != nil {
 		t.Fatal(err)
 	}
 	return j
@@ -78,7 +78,7 @@ func TestJobReadsBackAsItWasStored(t *testing.T) {
 			jobs[i] = newTestJob("github.commits")
 			jobs[i].Priority, jobs[i].Payload = int32(i), fmt.Appendf(nil, `{"organization":"%d-%d"}`, n, i)
 		}
-		if _, err := s.Submit(jobs, nil); err != nil {
+		if _, err := s.Submit(jobs, func([]*Job) {}); err != nil {
 			t.Fatal(err)
 		}
 		for i, want := range jobs {
@@ -148,7 +148,7 @@ func TestOneRefusedMemberLeavesTheBatchAlone(t *testing.T) {
 				}
 				return
 			}
-			if _, err := s.Submit([]*Job{newTestJob("github.commits")}, nil); err != nil {
+			if _, err := s.Submit([]*Job{newTestJob("github.commits")}, func([]*Job) {}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -234,7 +234,7 @@ func TestBurstOfJobsSharesAPageOfTheIndex(t *testing.T) {
 	for i := range jobs {
 		jobs[i] = newTestJob("github.commits")
 	}
-	if _, err := s.Submit(jobs, nil); err != nil {
+	if _, err := s.Submit(jobs, func([]*Job) {}); err != nil {
 		t.Fatal(err)
 	}
 	for _, j := range jobs[1:] {
@@ -347,7 +347,7 @@ func TestPruneShrinksTheFile(t *testing.T) {
 	for i := range jobs {
 		jobs[i] = newTestJob("github.commits")
 	}
-	if _, err := s.Submit(jobs, nil); err != nil {
+	if _, err := s.Submit(jobs, func([]*Job) {}); err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
@@ -544,7 +544,7 @@ func TestDatabaseHeldByAnotherProcessSaysSo(t *testing.T) {
 	if _, err := other.Exec("BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Submit([]*Job{newTestJob("github.commits")}, nil); codeOf(err) != codeStorageFailed || !strings.Contains(err.Error(), "another process") {
+	if _, err := s.Submit([]*Job{newTestJob("github.commits")}, func([]*Job) {}); codeOf(err) != codeStorageFailed || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("submit: %v", err)
 	}
 	if _, err := other.Exec("ROLLBACK"); err != nil {
@@ -676,7 +676,7 @@ func TestFullDatabaseSaysSoAndRecovers(t *testing.T) {
 	}
 	big := newTestJob("github.commits")
 	big.Payload = []byte(`{"x":"` + strings.Repeat("x", 200_000) + `"}`)
-	if _, err := s.Submit([]*Job{big}, nil); codeOf(err) != codeStorageFull || s.Problem() == "" {
+	if _, err := s.Submit([]*Job{big}, func([]*Job) {}); codeOf(err) != codeStorageFull || s.Problem() == "" {
 		t.Fatalf("submit to a full disk: %v; problem %q", err, s.Problem())
 	}
 	if _, err := s.conn.ExecContext(t.Context(), "PRAGMA max_page_count = 1000000"); err != nil {
@@ -781,7 +781,7 @@ func TestKeyedJobOfABatchThatFailedIsStoredAsNew(t *testing.T) {
 	}, done: func(err error) { acks <- err }})
 	stored := make(chan []*Job, 1)
 	go func() {
-		jobs, err := s.Submit([]*Job{keyed()}, nil)
+		jobs, err := s.Submit([]*Job{keyed()}, func([]*Job) {})
 		if err != nil {
 			t.Error(err)
 		}

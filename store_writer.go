@@ -31,8 +31,8 @@ import (
 type write struct {
 	// insert are new jobs.
 	insert []*Job
-	// start is a job of which an attempt began. Its StartedAt is noted, and that an attempt is open, if the job is
-	// still pending.
+	// start is a job of which an attempt began, and for which nobody waits. Its StartedAt is noted, and that an
+	// attempt is open, if the job is still pending.
 	start *Job
 	// finish is a job as an attempt has left it. It is stored if the job is still open.
 	finish *Job
@@ -103,31 +103,39 @@ func updated[T any](s *Store, fn func(*tx) (T, error), then func(T)) (T, error) 
 	return found, err
 }
 
-// maxBatch bounds how long the first member of a batch waits for the last, and how much memory a transaction takes.
-const maxBatch = 512
+const (
+	// maxBatch bounds how long the first member of a batch waits for the last, and what memory a transaction takes.
+	maxBatch = 512
+	// startPause is how long a start waits for company. When a slower API answers, the start is on disk already.
+	startPause = 2 * time.Millisecond
+)
 
 // writer is the goroutine that owns the writing connection. It waits for one write, takes what else is there by then,
-// and commits that.
+// and commits that. Nobody waits for a start, and the end of its attempt makes it superfluous. So one that comes alone
+// waits for company: the end of a quick attempt would have to wait for its fsync.
 func (s *Store) writer() {
 	defer close(s.gone)
 	batch := make([]*write, 0, maxBatch)
-	for open := true; open; {
+	var pause <-chan time.Time
+	for {
 		select {
 		case w := <-s.ops:
-			batch = s.gather(append(batch[:0], w))
-			s.writeBatch(batch)
-			clear(batch)
-		case <-s.closed:
-			open = false
+			batch = append(batch, w)
+			if w.start != nil && len(batch) == 1 {
+				pause = time.After(startPause)
+				continue
+			}
+		case <-pause:
+		case <-s.closed: // what was queued before is still owed
 		}
-	}
-	// What was queued before the close is still owed.
-	for {
-		batch = s.gather(batch[:0])
+		batch = s.gather(batch)
 		if len(batch) == 0 {
 			return
 		}
 		s.writeBatch(batch)
+		clear(batch)
+		batch = batch[:0]
+		pause = nil
 	}
 }
 
