@@ -149,7 +149,8 @@ func (d *Daemon) judge(err error) error {
 		return exitError{exitStorage, err}
 	case sqliteCorrupt, sqliteNotADB, sqliteIOErr, sqliteCantOpen:
 		if sound(d.cfg.Storage.DatabasePath) {
-			return exitf(exitAgain, "the database could not be used, but is sound: %w", err)
+			// Without the first look's hint: it may have been to restore a backup.
+			return exitf(exitAgain, "the database could not be used, but is sound; the first look said: %v", err)
 		}
 	}
 	return exitError{exitStorage, storageError(err)}
