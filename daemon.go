@@ -24,6 +24,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -313,7 +314,7 @@ func (d *Daemon) openDatabase() error {
 // refusedDatabase adds what to do to the refusal of the file at path. Failures of the system and of SQLite stay as they
 // are.
 func refusedDatabase(path string, err error) error {
-	_, ofSystem := errors.AsType[*fs.PathError](err)
+	_, ofSystem := errors.AsType[syscall.Errno](err)
 	if err == nil || ofSystem || primaryCode(err) != 0 {
 		return err
 	}

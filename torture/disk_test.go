@@ -32,7 +32,7 @@ import (
 var (
 	seedFlag   = flag.Uint64("seed", 0, "repeat the power cuts of this seed")
 	cutsFlag   = flag.Int("cuts", 25, "power cuts under load")
-	pointsFlag = flag.Int("points", 120, "faults of the disk, spread over all operations")
+	pointsFlag = flag.Int("points", 100, "faults of the disk, spread over all operations")
 )
 
 // seed is that of the command line, or a new one; either is told.
@@ -244,6 +244,9 @@ func TestEveryFaultOfADisk(t *testing.T) {
 			}
 			for _, text := range p.refusals {
 				said[text]++
+			}
+			if f.kind == "rename" && strings.Contains(strings.Join(p.refusals, " "), "begin anew") {
+				t.Errorf("the disk failed, and yet: %q", p.refusals)
 			}
 			d.powerCut(nil)
 			r.holds(p)
