@@ -24,6 +24,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -150,7 +151,8 @@ func (d *Daemon) judge(err error) error {
 		return exitError{exitStorage, err}
 	case sqliteCorrupt, sqliteNotADB, sqliteIOErr, sqliteCantOpen:
 		if sound(d.cfg.Storage.DatabasePath) {
-			return exitf(exitAgain, "the database could not be used, but is sound: %w", err)
+			// Without the first look's hint: it may have been to restore a backup.
+			return exitf(exitAgain, "the database could not be used, but is sound; the first look said: %v", err)
 		}
 	}
 	return exitError{exitStorage, storageError(err)}
@@ -301,7 +303,7 @@ func (d *Daemon) openDatabase() error {
 // refusedDatabase adds what to do to the refusal of the file at path. Failures of the system and of SQLite stay as they
 // are.
 func refusedDatabase(path string, err error) error {
-	_, ofSystem := errors.AsType[*fs.PathError](err)
+	_, ofSystem := errors.AsType[syscall.Errno](err)
 	if err == nil || ofSystem || primaryCode(err) != 0 {
 		return err
 	}

@@ -261,8 +261,9 @@ func (s *rpcServer) Ping(context.Context, *pb.PingRequest) (*pb.PingResponse, er
 	}, nil
 }
 
+// uptime is 0 where the clock was set back past the start.
 func (s *rpcServer) uptime() int64 {
-	return int64(time.Since(s.startedAt).Seconds())
+	return max(0, int64(time.Since(s.startedAt).Seconds()))
 }
 
 func (s *rpcServer) Shutdown(

@@ -20,9 +20,9 @@ import (
 
 const (
 	scheduleCheck = 30 * time.Second
-	missedAfter   = scheduleCheck + 15*time.Second // how late a wake may be and still be in time
-	wrongClock    = 24 * time.Hour                 // what is recorded further ahead than this came from a wrong clock
-	clockNoise    = time.Second                    // a smaller step of the wall clock is no step
+	missedAfter   = 45 * time.Second // how late a wake may be and still be in time: scheduleCheck and some seconds
+	wrongClock    = 24 * time.Hour   // what is recorded further ahead than this came from a wrong clock
+	clockNoise    = time.Second      // a smaller step of the wall clock is no step
 	maxJitter     = 24 * time.Hour
 
 	missedRunOnce = "run_once" // this and the next three: choices of a schedule
@@ -103,14 +103,11 @@ func (s *Scheduler) fireDue(ctx context.Context, now time.Time, back time.Durati
 		}
 		next, err := s.advance(sc, now, back)
 		if err != nil {
-			s.log.Error("schedule could not be fired; trying again",
-				"schedule_name", sc.Name,
-				"error", err)
+			s.logOf(sc).Error("schedule could not be fired; trying again", "error", err)
 			continue
 		}
 		if !next.IsZero() {
-			left := next.Sub(s.now())
-			wait = min(wait, max(left, 0))
+			wait = min(wait, next.Sub(s.now())) // one that is over makes no wait
 		}
 	}
 	return wait
@@ -147,14 +144,16 @@ func (s *Scheduler) logOf(sc Schedule) *slog.Logger {
 
 // corrected is the schedule's next time after the clock was set back. What counts elapsed time moves along. What a
 // clock far in the future left behind is made anew, though only towards the present: the anchor stays until the next
-// run, and this is asked at every look. Other times stay: a nominal time never fires twice.
+// run, and this is asked at every look. Where that clock's time was skipped there is no such run, only a next time with
+// others before it. Other times stay: a nominal time never fires twice.
 func corrected(sc Schedule, expr cronExpr, now time.Time, back time.Duration) time.Time {
 	due := sc.NextRunAt
 	if expr.every > 0 && due.After(now) {
 		due = due.Add(back)
 	}
 	fresh := expr.next(now, now)
-	if sc.anchor().Sub(now) > wrongClock && fresh.Before(due) {
+	skipped := due.Sub(fresh) > wrongClock && due.After(expr.next(fresh, fresh))
+	if skipped || sc.anchor().Sub(now) > wrongClock && fresh.Before(due) {
 		return fresh
 	}
 	return due
@@ -201,8 +200,7 @@ func (s *Scheduler) dueJob(sc Schedule, now time.Time) *Job {
 		return nil
 	}
 	if sc.Jitter > 0 {
-		late := rand.N(sc.Jitter)
-		j.NextAttemptAt = now.Add(late).Truncate(time.Millisecond)
+		j.NextAttemptAt = now.Add(rand.N(sc.Jitter)).Truncate(time.Millisecond)
 	}
 	return j
 }

@@ -332,7 +332,7 @@ func (s *sealer) seal(place, column, plain string) ([]byte, error) {
 	if s.aead == nil {
 		err := s.renewLocked()
 		if err != nil {
-			return nil, fmt.Errorf("no key to encrypt with: %w", err)
+			return nil, errorf(codeStorageFailed, "no key to encrypt with: %w", err)
 		}
 	}
 	header := sealHeader(s.source)

@@ -30,6 +30,7 @@ const clients = 8
 type torture struct {
 	*checker
 	d    *daemon
+	copy string // where the database is copied to, to be looked at
 	seed uint64
 	n    int
 	rng  *rand.Rand
@@ -78,7 +79,7 @@ func run(bin string, n int, seed uint64, keep bool) error {
 		return err
 	}
 	defer d.kill()
-	t := &torture{checker: &checker{ledger: newLedger(), api: a, verified: map[string]row{}}, d: d, seed: seed, n: n,
+	t := &torture{checker: &checker{ledger: newLedger(), api: a, verified: map[string]row{}}, d: d, copy: d.home + ".copy", seed: seed, n: n,
 		rng: rand.New(rand.NewPCG(seed, 0))}
 	began := time.Now()
 	err = t.all()
@@ -123,7 +124,7 @@ func (t *torture) all() error {
 func (t *torture) inspect(thorough, final bool) error {
 	t.api.settle()
 	t.judge()
-	db, err := openCopy(t.d.path("daemon.db"), t.d.home+".copy")
+	db, err := openCopy(t.d.path("daemon.db"), t.copy)
 	if err != nil {
 		return err
 	}
