@@ -119,7 +119,7 @@ func TestASchedulesNameOrIDIsFoundBeforeItIsAnExpression(t *testing.T) {
 		{"abcd2", "@daily", "0 3 * * *", ""},
 		{"efgh3333", "abcd1111x", "0 4 * * *", ""},
 		{"abcd", "", "", "begins the ids of 2 schedules"},
-		{"@hourly", "@hourly", "@hourly", ""},
+		{"@hourly", "@hourly", "@hourly", ""}, // no schedule: of the verbs only test takes it
 		{"0 5 * * *", "0 5 * * *", "0 5 * * *", ""},
 		{"efg", "efg", "", ""},
 	} {
@@ -129,12 +129,7 @@ func TestASchedulesNameOrIDIsFoundBeforeItIsAnExpression(t *testing.T) {
 				want = row.expression
 			}
 			_, _, err := runVerb(t, timetable{meant: &meant}, "schedule", verb, row.text)
-			answeredHere := verb == "test" && row.expression == row.text // no schedule: the daemon is not asked
 			switch {
-			case answeredHere:
-				if err != nil || meant != "" {
-					t.Errorf("test %q: asked for %q (%v)", row.text, meant, err)
-				}
 			case row.refused != "":
 				if err == nil || !strings.Contains(err.Error(), row.refused) {
 					t.Errorf("%s %q: %v, want: %s", verb, row.text, err, row.refused)

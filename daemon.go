@@ -36,6 +36,7 @@ const (
 	retentionLook = time.Hour           // between two looks for old jobs
 	clockDoubt    = 30 * 24 * time.Hour // a clock that is so far past what the database knows is not believed at once
 	leastOpen     = 64                  // files that the process must be allowed to open
+	believedKey   = "believed_clock"    // the row of the config table with the latest time that retention believed
 )
 
 // Exit codes of the daemon; sysexits(3) where there is one.
@@ -590,25 +591,38 @@ func (d *Daemon) retain(ctx context.Context) {
 	if d.cfg.Storage.Retention == 0 {
 		return
 	}
-	newest, err := d.store.Newest()
+	known, err := d.believed()
 	if err != nil {
-		d.log.Error("the newest job cannot be read; old jobs stay", "error", err)
+		d.log.Error("what time it was last cannot be read; old jobs stay", "error", err)
 		return
 	}
-	clock := clockJudge{known: newest}
+	clock := clockJudge{known: known}
 	for ctx.Err() == nil {
 		now := timeNow()
 		if clock.believes(now) {
+			if err := d.store.SetConfigValue(believedKey, timeText(now)); err != nil {
+				d.log.Error("the time could not be noted", "error", err)
+			}
 			d.prune(ctx, now.Add(-d.cfg.Storage.Retention))
 		} else {
-			const warning = "the clock is far past the newest job; old jobs stay until it has gone on for an hour"
-			d.log.Warn(warning, "newest", timeText(newest))
+			const warning = "the clock is far ahead of what it was; old jobs stay until it has gone on for an hour"
+			d.log.Warn(warning, "was", timeText(known))
 		}
 		select {
 		case <-time.After(retentionLook):
 		case <-ctx.Done():
 		}
 	}
+}
+
+// believed is the latest time that retention has believed, or that of the newest job: a restart must not make a doubtful
+// clock's own jobs its witnesses.
+func (d *Daemon) believed() (time.Time, error) {
+	text, err := d.store.ConfigValue(believedKey)
+	if err != nil || text == "" {
+		return d.store.Newest()
+	}
+	return parseTimeText(text)
 }
 
 func (d *Daemon) prune(ctx context.Context, cutoff time.Time) {

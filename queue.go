@@ -38,6 +38,10 @@ const (
 	maxUnsavedBytes = 64 << 20
 	// deadlineCheck is the longest sleep: the timer stands still while the machine sleeps.
 	deadlineCheck = 30 * time.Second
+	// longestWait is what an API or a backoff can ask for. What waits longer for either has it from a wrong clock.
+	longestWait = time.Hour
+	// clockNoise is less than what counts as a step of the wall clock.
+	clockNoise = time.Second
 	// pausedKey is the row of the config table that says whether the queue is paused.
 	pausedKey = "queue_paused"
 )
@@ -89,6 +93,10 @@ type Queue struct {
 	unsavedB int
 	failing  int
 
+	// wall and steady are when the clock was last looked at.
+	wall   time.Time
+	steady time.Time
+
 	// holds are those of environments. Those that are over stay until the next one.
 	holds    map[string]environHold
 	watchers map[int64][]*Watcher
@@ -105,6 +113,8 @@ type item struct {
 	job      *Job
 	group    *group
 	priority int32
+	// relative: it waits for a length of time, not for a date.
+	relative bool
 	// index is the item's place in its heap.
 	index int32
 }
@@ -203,6 +213,8 @@ func newQueue(o QueueOptions) (*Queue, error) {
 		active:       map[string]int{},
 		holds:        map[string]environHold{},
 		watchers:     map[int64][]*Watcher{},
+		wall:         timeNow(),
+		steady:       time.Now(),
 	}
 	q.wake.L = &q.mu
 	q.jobCtx, q.abandon = context.WithCancel(context.Background())
@@ -225,10 +237,14 @@ func (q *Queue) load() error {
 			cutOff = append(cutOff, j.Seq)
 			return
 		}
+		if j.ErrorCode != "" && j.NextAttemptAt.After(q.wall.Add(longestWait)) {
+			j.NextAttemptAt = time.Time{}
+		}
 		if j.held() && j.NextAttemptAt.After(q.holds[j.Environment].until) {
 			q.holds[j.Environment] = environHold{j.NextAttemptAt, "the API asked to wait, before the restart"}
 		}
 		q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, nil)
+		q.items[j.Seq].relative = j.ErrorCode != ""
 	})
 	if err != nil {
 		return err
@@ -496,6 +512,7 @@ func (q *Queue) RunningJob(seq int64) *Job {
 // waitLocked adds a job that is at hand.
 func (q *Queue) waitLocked(j *Job) {
 	q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
+	q.items[j.Seq].relative = j.ErrorCode != ""
 }
 
 // pushLocked adds a waiting job. j may be nil; then it is read when its turn comes, as it is where no memory is left
@@ -553,6 +570,7 @@ func (q *Queue) next() (*item, *attempt) {
 	defer q.mu.Unlock()
 	for !q.stopping {
 		now := timeNow()
+		q.followClockLocked(now)
 		wait := q.readyLocked(now)
 		if q.mayStartLocked() {
 			best, held := q.bestLocked(now)
@@ -567,6 +585,27 @@ func (q *Queue) next() (*item, *attempt) {
 		q.wake.Wait()
 	}
 	return nil, nil
+}
+
+// followClockLocked moves what waits for a length of time along where the clock was set back. What waits for a date
+// stays.
+func (q *Queue) followClockLocked(now time.Time) {
+	step := now.Sub(q.wall) - time.Since(q.steady)
+	q.wall = now
+	q.steady = time.Now()
+	if step > -clockNoise {
+		return
+	}
+	for environment, hold := range q.holds {
+		hold.until = hold.until.Add(step)
+		q.holds[environment] = hold
+	}
+	for _, it := range q.delayed.items {
+		if it.relative {
+			it.notBefore += step.Milliseconds()
+		}
+	}
+	heap.Init(&q.delayed)
 }
 
 // mayStartLocked reports whether any job may start. Results that cannot be saved hold all back.

@@ -373,7 +373,7 @@ func (q *Queue) event(level slog.Level, message string, j *Job, more ...slog.Att
 func (q *Queue) logEnd(j *Job) {
 	switch {
 	case j.Status == statusCompleted:
-		took := j.CompletedAt.Sub(j.StartedAt)
+		took := max(0, j.CompletedAt.Sub(j.StartedAt)) // the clock may have been set back
 		q.event(slog.LevelInfo, "job completed", j, slog.Int64("duration_ms", took.Milliseconds()))
 	case j.Status == statusFailed:
 		q.event(slog.LevelError, "job failed", j,

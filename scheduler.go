@@ -22,7 +22,6 @@ const (
 	scheduleCheck = 30 * time.Second
 	missedAfter   = 45 * time.Second // how late a wake may be and still be in time: scheduleCheck and some seconds
 	wrongClock    = 24 * time.Hour   // what is recorded further ahead than this came from a wrong clock
-	clockNoise    = time.Second      // a smaller step of the wall clock is no step
 	maxJitter     = 24 * time.Hour
 
 	missedRunOnce = "run_once" // this and the next three: choices of a schedule

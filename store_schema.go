@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
@@ -88,7 +89,10 @@ func inspectDatabase(path string) error {
 		return err
 	}
 	header := make([]byte, 100)
-	n, _ := f.ReadAt(header, 0) // where it cannot be read it is too short
+	n, err := f.ReadAt(header, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
 	if n < len(header) {
 		return fmt.Errorf("damaged: it has %d bytes, a database has at least 100", n)
 	}
