@@ -485,7 +485,7 @@ func (c *cli) startFailed(code int, begin int64) error {
 		c.note("%s", words)
 		return exitError{code, errSaid}
 	}
-	err, fix := diskFault(c.home)
+	fix, err := diskFault(c.home)
 	if err != nil {
 		return exitError{code, errorf(codeStorageFull, "%w", err).hint("%s, then: honeydew start", fix)}
 	}

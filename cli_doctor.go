@@ -218,21 +218,21 @@ func (c *cli) examineFiles(all *findings, cfg *Config) {
 	)
 	dirs := []string{filepath.Dir(cfg.Storage.DatabasePath), filepath.Dir(cfg.Logging.File)}
 	for _, dir := range slices.Compact(dirs) {
-		err, fix := diskFault(dir)
+		fix, err := diskFault(dir)
 		all.add("disk", dir+" can be written to", err, fix)
 	}
 }
 
 // diskFault is what keeps dir from being written to, and what to do about it.
-func diskFault(dir string) (err error, fix string) {
+func diskFault(dir string) (fix string, err error) {
 	err = tryWrite(dir)
 	switch {
 	case errors.Is(err, syscall.ENOSPC):
-		return fmt.Errorf("the disk of %s is full", dir), "free some space"
+		return "free some space", fmt.Errorf("the disk of %s is full", dir)
 	case errors.Is(err, fs.ErrNotExist):
-		return err, "make it with: mkdir -p " + shellQuoted(dir)
+		return "make it with: mkdir -p " + shellQuoted(dir), err
 	}
-	return err, "let it be a folder that you may write to"
+	return "let it be a folder that you may write to", err
 }
 
 // unlessAbsent is good, unless there is nothing at path yet.

@@ -615,8 +615,8 @@ func (d *Daemon) retain(ctx context.Context) {
 	}
 }
 
-// believed is the latest time that retention has believed, or that of the newest job: a restart must not make a doubtful
-// clock's own jobs its witnesses.
+// believed is the latest time that retention has believed, else that of the newest job: a restart must not make the
+// jobs of a doubtful clock its witnesses.
 func (d *Daemon) believed() (time.Time, error) {
 	text, err := d.store.ConfigValue(believedKey)
 	if err != nil || text == "" {
