@@ -210,8 +210,8 @@ drop_in 2
 restart
 running
 rm -r ~/.config/systemd/user/honeydew.service.d
-systemctl --user stop honeydew
 systemctl --user daemon-reload
+systemctl --user stop honeydew
 END
 on root <<<"sysctl -qw user.max_user_namespaces=$namespaces"
 step "a power cut with jobs running; the next day it runs without a login, nothing acked is lost, the missed run is one"
