@@ -100,7 +100,7 @@ clean:
 
 # ── torture/: kills, full disks, broken networks. TORTURE='-seed N' repeats a run ────────────────────────────────────
 
-.PHONY: torture torture-short faults
+.PHONY: torture torture-short faults service-test
 
 torture: build ## kill the daemon 500 times at bad moments and hold it to its word; about ten minutes
 	go build -C torture -o ../bin/torture .
@@ -112,3 +112,6 @@ torture-short: build ## the same with 25 kills, for CI
 
 faults: build ## disks, databases, lifecycle, network, order of system calls; what cannot be tried here says SKIPPED
 	HONEYDEW_BIN=$(CURDIR)/bin/honeydew go test -C torture -count=1 -v ./...
+
+service-test: ## README from Verify to Uninstall under a real systemd, in a virtual machine; root, qemu and mmdebstrap
+	torture/service.sh
