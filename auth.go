@@ -346,6 +346,7 @@ func (t *TokenSource) Login(ctx context.Context, env Environment, username, pass
 func notLoggedIn(env Environment, e *Error) *Error {
 	if !refusedByAPI(e) {
 		next := "check the network, and the environment's URL with: honeydew env list"
+		// Where an answer came, both are good.
 		switch {
 		case e.Hold > 0:
 			next = "try again then"
@@ -365,6 +366,7 @@ func notLoggedIn(env Environment, e *Error) *Error {
 		}
 	}
 	refusal := errorf(codeLoginRefused, "login to %s: %s", env.Name, said)
+	// Where that says what to check, a hint would say it twice.
 	if strings.Contains(said, "username") {
 		return refusal
 	}

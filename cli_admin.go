@@ -102,11 +102,14 @@ func (c *cli) pipedPassword(ctx context.Context) (string, error) {
 		return "", err
 	}
 	text, err := plainText("login: the password on stdin", line)
+	if err != nil {
+		return "", err
+	}
 	password := strings.TrimRight(text, "\r\n")
-	if err == nil && password == "" {
+	if password == "" {
 		return "", usagef("login: stdin holds no password")
 	}
-	return password, err
+	return password, nil
 }
 
 func (c *cli) askUsername(ctx context.Context) (string, error) {

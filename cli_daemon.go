@@ -182,13 +182,18 @@ func (c *cli) failingText(ctx context.Context) string {
 	if len(failing) == 0 {
 		return ""
 	}
-	names := strings.Join(namesOf(failing, (*daemonpb.Schedule).GetName), ", ")
-	return "the last run of " + names + "; see: honeydew job list --schedule " + shellQuoted(failing[0].Name)
+	names := namesOf(failing, (*daemonpb.Schedule).GetName)
+	list := strings.Join(names, ", ")
+	return "the last run of " + list + "; see: honeydew job list --schedule " + shellQuoted(names[0])
 }
 
 // retryingText says of how many of the newest waiting jobs an attempt has failed, and why, "" if of none.
 func (c *cli) retryingText(ctx context.Context) string {
-	waiting, err := c.client.ListJobs(ctx, &daemonpb.ListJobsRequest{Status: statusPending, Limit: 200})
+	in := &daemonpb.ListJobsRequest{
+		Status: statusPending,
+		Limit:  200,
+	}
+	waiting, err := c.client.ListJobs(ctx, in)
 	if err != nil {
 		return ""
 	}

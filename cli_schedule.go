@@ -250,7 +250,8 @@ func (c *cli) preview(ctx context.Context, expression string) (*daemonpb.Preview
 
 // isCron reports whether text is a cron expression; nobody is asked.
 func isCron(ctx context.Context, text string) bool {
-	_, err := (&rpcServer{}).PreviewSchedule(ctx, &daemonpb.PreviewScheduleRequest{CronExpr: text})
+	in := &daemonpb.PreviewScheduleRequest{CronExpr: text}
+	_, err := (&rpcServer{}).PreviewSchedule(ctx, in)
 	return err == nil
 }
 

@@ -90,6 +90,7 @@ func inspectDatabase(path string) error {
 	}
 	header := make([]byte, 100)
 	n, err := f.ReadAt(header, 0)
+	// A read that fails says nothing of the database, while one that is too short is damaged.
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
