@@ -247,8 +247,8 @@ func realPath(path string) (string, error) {
 // holds other things, and nothing of honeydew's, was named by mistake and stays as it is. So does one whose config.yaml
 // is misread: it may be another program's.
 func prepareHome(dir string, misread error) error {
-	err := os.MkdirAll(dir, 0o700)
-	if err != nil && !exists(dir) {
+	err := makeDir(dir)
+	if err != nil {
 		return errorf(codeFailedPrecondition, "the home cannot be made: %w", err).
 			hint("let HONEYDEW_HOME name a folder that you may write to")
 	}
@@ -260,6 +260,22 @@ func prepareHome(dir string, misread error) error {
 		return misread
 	}
 	return os.Chmod(dir, 0o700)
+}
+
+// makeDir makes dir and what leads there. The new names are on disk then, or what is acked in dir could vanish with it.
+func makeDir(dir string) error {
+	if exists(dir) {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if err := makeDir(parent); err != nil {
+		return err
+	}
+	err := os.Mkdir(dir, 0o700)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(parent)
 }
 
 // errOpenHome: others can enter the home.

@@ -415,7 +415,7 @@ func (r *Request) words(code, line string, env *envelope, text []byte) string {
 	case code == codeBadResponse && env.foreign == nil:
 		return "the answer lacks " + r.Field
 	case code == codeBadResponse:
-		return fmt.Sprintf("%s, but no GraphQL answer: %s: %s", line, env.foreign, said)
+		return strings.TrimSuffix(fmt.Sprintf("%s, but no GraphQL answer: %s: %s", line, env.foreign, said), ": ")
 	case said == "":
 		return line
 	case env.status < 300 && env.errors > 0:

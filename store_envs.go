@@ -178,8 +178,9 @@ func (t *tx) unneeded(name string) error {
 			hint("make another one active first: honeydew env use %s && honeydew env remove %s",
 				shellQuoted(other), shellQuoted(name))
 	case schedules+jobs > 0:
-		return errorf(codeFailedPrecondition, "environment %q is in use by %d schedules and %d unfinished jobs",
-			name, schedules, jobs).hint("remove the schedules and cancel the jobs first")
+		return errorf(codeFailedPrecondition, "environment %q is in use; schedules: %d, unfinished jobs: %d",
+			name, schedules, jobs).
+			hint("see: honeydew schedule list, honeydew job list; remove or cancel them first")
 	}
 	return nil
 }
