@@ -22,11 +22,12 @@ PATH=$PWD/bin:$PATH
 samples=$HONEYDEW_HOME/samples
 
 api() { # on the address given
+  rm -f "$HONEYDEW_HOME/api" # what the last one said
   sandbox -addr "$1" -schema queries/schema.graphql -repos . -access-ttl 2m -latency 5ms -jitter 20ms \
     -error-rate 0.02 -unauthorized-rate 0.01 -cut-rate 0.01 -html-rate 0.005 -rate-limit-rate 0.0005 -retry-after 2 \
     >"$HONEYDEW_HOME/api" &
   api_pid=$!
-  until grep -q http "$HONEYDEW_HOME/api"; do kill -0 $api_pid; done
+  until grep -qs http "$HONEYDEW_HOME/api"; do kill -0 $api_pid; done
   url=$(sed -n 's/^sandbox: //p' "$HONEYDEW_HOME/api")
 }
 login() { echo demo | honeydew login --username demo --password-stdin >/dev/null; }
