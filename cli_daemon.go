@@ -126,6 +126,9 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
+	if c.json {
+		return c.document(s)
+	}
 	queue := fmt.Sprintf("%d pending, %d running (%d of %d workers busy)",
 		s.Pending, s.Running, s.BusyWorkers, s.Workers)
 	if s.QueuePaused {
@@ -140,6 +143,10 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 	if err == nil && s.Authenticated { // else what is known is shown all the same
 		login += " as " + account.Username
 	}
+	failing, look := c.failingText(ctx)
+	if failing != "" {
+		failing += "; " + look
+	}
 	c.pairs(
 		"daemon:", fmt.Sprintf("honeydew %s, pid %d, up %s", s.Version, s.Pid, seconds(s.UptimeSeconds)),
 		"environment:", fmt.Sprintf("%s (%s)", s.Environment, login),
@@ -150,12 +157,12 @@ func (c *cli) status(ctx context.Context, _ []string) error {
 		"oldest pending:", localTime(s.OldestPendingAt),
 		"finished:", finished,
 		"schedules:", fmt.Sprint(s.Schedules),
-		"failing:", c.failingText(ctx),
+		"failing:", failing,
 		"database:", fmt.Sprintf("%s, %s", s.DatabasePath, bytesText(s.DatabaseBytes)),
 		"socket:", s.SocketPath,
 		"problems:", strings.Join(s.Problems, "; "),
 	)
-	return c.document(s)
+	return nil
 }
 
 // refusedText says how many jobs have failed for the login, "" if none has.
@@ -170,21 +177,25 @@ func refusedText(account *daemonpb.AuthStatus) string {
 	return fmt.Sprintf("%d since the last login; see: honeydew job list --status failed", failed)
 }
 
-// failingText names the schedules whose last job has failed, "" if none has.
-func (c *cli) failingText(ctx context.Context) string {
+// failingText names schedules whose last job has failed, "" if none has, and says where to look.
+func (c *cli) failingText(ctx context.Context) (text, next string) {
 	out, err := c.client.ListSchedules(ctx, &daemonpb.ListSchedulesRequest{})
 	if err != nil { // which is no reason to keep back what is known
-		return ""
+		return "", ""
 	}
 	failing := slices.DeleteFunc(out.Schedules, func(s *daemonpb.Schedule) bool {
 		return s.LastJobStatus != statusFailed
 	})
 	if len(failing) == 0 {
-		return ""
+		return "", ""
 	}
 	names := namesOf(failing, (*daemonpb.Schedule).GetName)
-	list := strings.Join(names, ", ")
-	return "the last run of " + list + "; see: honeydew job list --schedule " + shellQuoted(names[0])
+	const most = 3
+	text = "the last run of " + strings.Join(names[:min(len(names), most)], ", ")
+	if len(names) > most {
+		text += fmt.Sprintf(" and of %d more", len(names)-most)
+	}
+	return text, "see: honeydew job list --schedule " + shellQuoted(names[0])
 }
 
 // retryingText says of how many of the newest waiting jobs an attempt has failed, and why, "" if of none.
@@ -566,8 +577,8 @@ func (c *cli) stopVerb(f *flag.FlagSet) action {
 // hasten ends a daemon that is stopping already, which hears no call any more, but a second signal.
 func (c *cli) hasten(ctx context.Context) error {
 	_, held, err, _ := c.look(ctx)
-	pid, unknown := strconv.Atoi(c.daemonPID())
-	if !held || status.Code(err) != codes.Unavailable || unknown != nil || c.otherSocket() != "" {
+	pid, _ := strconv.Atoi(c.daemonPID()) // else 0
+	if !held || status.Code(err) != codes.Unavailable || pid <= 0 || c.otherSocket() != "" || c.pidIsOld() {
 		return nil
 	}
 	daemon, err := os.FindProcess(pid)
@@ -579,6 +590,14 @@ func (c *cli) hasten(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// pidIsOld reports whether the PID file may be from before the present daemon took the lock.
+func (c *cli) pidIsOld() bool {
+	cfg, _ := c.config() // else the defaults
+	file, err := os.Stat(cfg.Daemon.PIDFile)
+	lock, lockErr := os.Stat(lockPath(c.home))
+	return err != nil || lockErr != nil || file.ModTime().Before(lock.ModTime())
 }
 
 // stopFailed is err, but for a daemon that is not running: that is what was asked for.

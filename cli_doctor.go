@@ -313,7 +313,7 @@ func (c *cli) examineDaemon(ctx context.Context, all *findings) {
 	all.note("auth failures", refused, look)
 	all.note("retries", c.retryingText(ctx), "see: honeydew job list --status pending")
 	all.note("failures", c.failedText(ctx), "see: honeydew job list --status failed --since -1d")
-	failing, look, _ := strings.Cut(c.failingText(ctx), "; ")
+	failing, look := c.failingText(ctx)
 	all.note("schedules", failing, look)
 	switch {
 	case s.QueuePaused:

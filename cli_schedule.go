@@ -238,14 +238,15 @@ func (c *cli) scheduleRunVerb(f *flag.FlagSet) action {
 	}
 }
 
-// preview asks the daemon, since its zone counts. Where none runs it reads the expression as one of this release would.
-func (c *cli) preview(ctx context.Context, expression string) (*daemonpb.PreviewScheduleResponse, error) {
+// preview asks the daemon, since its zone counts, unless its last answer was an error of silence. Then it reads the
+// expression as a daemon of this release would.
+func (c *cli) preview(ctx context.Context, expression string, last error) (*daemonpb.PreviewScheduleResponse, error) {
 	in := &daemonpb.PreviewScheduleRequest{CronExpr: expression}
-	out, err := c.client.PreviewSchedule(ctx, in)
-	if status.Code(err) == codes.Unavailable {
+	switch status.Code(last) {
+	case codes.Unavailable, codes.DeadlineExceeded:
 		return (&rpcServer{}).PreviewSchedule(ctx, in)
 	}
-	return out, err
+	return c.client.PreviewSchedule(ctx, in)
 }
 
 // isCron reports whether text is a cron expression; nobody is asked.
@@ -261,7 +262,7 @@ func (c *cli) scheduleTest(ctx context.Context, args []string) error {
 	unknown := err != nil || s.CronExpr == ""
 	switch {
 	case unknown && strings.ContainsAny(args[0], " \t@"):
-		out, err := c.preview(ctx, args[0])
+		out, err := c.preview(ctx, args[0], err)
 		if err != nil {
 			return err
 		}
@@ -276,7 +277,7 @@ func (c *cli) scheduleTest(ctx context.Context, args []string) error {
 		c.note("%s is paused; if it were not, it would run at these times; resume it with: honeydew schedule resume %s",
 			s.Name, shellQuoted(s.Name))
 	}
-	out, err := c.preview(ctx, s.CronExpr)
+	out, err := c.preview(ctx, s.CronExpr, nil)
 	if err != nil {
 		return err
 	}

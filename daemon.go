@@ -36,7 +36,8 @@ const (
 	retentionLook = time.Hour           // between two looks for old jobs
 	clockDoubt    = 30 * 24 * time.Hour // a clock that is so far past what the database knows is not believed at once
 	leastOpen     = 64                  // files that the process must be allowed to open
-	believedKey   = "believed_clock"    // the row of the config table with the latest time that retention believed
+	believedKey   = "believed_clock"    // rows of the config table: the latest time that retention has believed,
+	doubtedKey    = "doubted_clock"     // and the one at which it began to doubt
 )
 
 // Exit codes of the daemon; sysexits(3) where there is one.
@@ -591,22 +592,24 @@ func (d *Daemon) retain(ctx context.Context) {
 	if d.cfg.Storage.Retention == 0 {
 		return
 	}
-	known, err := d.believed()
+	clock, err := d.clock()
 	if err != nil {
 		d.log.Error("what time it was last cannot be read; old jobs stay", "error", err)
 		return
 	}
-	clock := clockJudge{known: known}
 	for ctx.Err() == nil {
 		now := timeNow()
+		noted := believedKey
 		if clock.believes(now) {
-			if err := d.store.SetConfigValue(believedKey, timeText(now)); err != nil {
-				d.log.Error("the time could not be noted", "error", err)
-			}
 			d.prune(ctx, now.Add(-d.cfg.Storage.Retention))
 		} else {
 			const warning = "the clock is far ahead of what it was; old jobs stay until it has gone on for an hour"
-			d.log.Warn(warning, "was", timeText(known))
+			d.log.Warn(warning, "was", timeText(clock.known))
+			noted = doubtedKey
+			now = clock.doubted
+		}
+		if err := d.store.SetConfigValue(noted, timeText(now)); err != nil {
+			d.log.Error("the time could not be noted", "error", err)
 		}
 		select {
 		case <-time.After(retentionLook):
@@ -615,14 +618,24 @@ func (d *Daemon) retain(ctx context.Context) {
 	}
 }
 
-// believed is the latest time that retention has believed, else that of the newest job: a restart must not make the
-// jobs of a doubtful clock its witnesses.
-func (d *Daemon) believed() (time.Time, error) {
-	text, err := d.store.ConfigValue(believedKey)
-	if err != nil || text == "" {
-		return d.store.Newest()
+// clock judges by what was believed and doubted last, else by the newest job: a restart must not make the jobs of a
+// doubtful clock its witnesses.
+func (d *Daemon) clock() (c clockJudge, err error) {
+	c.known, err = d.noted(believedKey)
+	if err == nil && c.known.IsZero() {
+		c.known, err = d.store.Newest()
 	}
-	return parseTimeText(text)
+	if err == nil {
+		c.doubted, err = d.noted(doubtedKey)
+	}
+	return c, err
+}
+
+// noted is the time in that row of the config table, zero if there is none, or one that nobody can read.
+func (d *Daemon) noted(key string) (time.Time, error) {
+	text, err := d.store.ConfigValue(key)
+	at, _ := parseTimeText(text)
+	return at, err
 }
 
 func (d *Daemon) prune(ctx context.Context, cutoff time.Time) {
@@ -638,7 +651,7 @@ func (d *Daemon) prune(ctx context.Context, cutoff time.Time) {
 type clockJudge struct {
 	known    time.Time // the latest time that is believed; zero: any is
 	doubted  time.Time // where the clock had leapt to; zero: there is no doubt
-	doubting time.Time // since when, by the steady clock
+	doubting time.Time // since when, by the steady clock; zero: since before the start
 }
 
 func (c *clockJudge) believes(now time.Time) bool {

@@ -1011,3 +1011,57 @@ func TestRetentionRemovesWhatEndedLongAgoAtTheStartAndEveryHour(t *testing.T) {
 		}
 	})
 }
+
+func TestRetentionGoesOnWhereTheNotedTimeIsGarbage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{}, nil)
+		if err := r.store.SetConfigValue(believedKey, "yesterday"); err != nil {
+			t.Fatal(err)
+		}
+		d := &Daemon{parts: parts{cfg: defaultConfig(t.TempDir()), store: r.store, log: r.opts.Log}}
+		d.cfg.Storage.Retention = 24 * time.Hour
+		end, ack := *r.submit(newTestJob("github.commits")), make(chan error, 1)
+		end.Status, end.CompletedAt = statusCompleted, timeNow().Add(-100*time.Hour)
+		r.store.Finish(&end, func(err error) { ack <- err })
+		<-ack
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go d.retain(ctx)
+		advance(48 * time.Hour)
+		jobs, err := r.store.Jobs(JobFilter{Limit: 10})
+		if err != nil || len(jobs) != 0 {
+			t.Errorf("%d left (%v); log %s", len(jobs), err, r.log)
+		}
+	})
+}
+
+// A machine that was off for long, and is never on for an hour, doubts its clock no longer than an hour of all its time.
+func TestADoubtOfTheClockEndsThoughNoSessionLastsAnHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{}, nil)
+		d := &Daemon{parts: parts{cfg: defaultConfig(t.TempDir()), store: r.store, log: r.opts.Log}}
+		d.cfg.Storage.Retention = 24 * time.Hour
+		session := func() {
+			end, ack := *r.submit(newTestJob("github.commits")), make(chan error, 1)
+			end.Status, end.CompletedAt = statusCompleted, timeNow()
+			r.store.Finish(&end, func(err error) { ack <- err })
+			<-ack
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { d.retain(ctx); close(done) }()
+			advance(50 * time.Minute)
+			cancel()
+			<-done
+		}
+		session()
+		advance(40 * 24 * time.Hour)
+		for range 100 {
+			session()
+			advance(23 * time.Hour)
+		}
+		jobs, err := r.store.Jobs(JobFilter{Limit: 1000})
+		if err != nil || len(jobs) > 3 {
+			t.Errorf("%d jobs left (%v)", len(jobs), err)
+		}
+	})
+}

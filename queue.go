@@ -38,8 +38,8 @@ const (
 	maxUnsavedBytes = 64 << 20
 	// deadlineCheck is the longest sleep: the timer stands still while the machine sleeps.
 	deadlineCheck = 30 * time.Second
-	// longestWait is what an API or a backoff can ask for. What waits longer for either has it from a wrong clock.
-	longestWait = time.Hour
+	// maxJitter is the longest that a schedule may have.
+	maxJitter = 24 * time.Hour
 	// clockNoise is less than what counts as a step of the wall clock.
 	clockNoise = time.Second
 	// pausedKey is the row of the config table that says whether the queue is paused.
@@ -237,14 +237,15 @@ func (q *Queue) load() error {
 			cutOff = append(cutOff, j.Seq)
 			return
 		}
-		if j.ErrorCode != "" && j.NextAttemptAt.After(q.wall.Add(longestWait)) {
+		longest := j.longestWait()
+		if longest > 0 && j.NextAttemptAt.After(q.wall.Add(longest)) {
 			j.NextAttemptAt = time.Time{}
 		}
 		if j.held() && j.NextAttemptAt.After(q.holds[j.Environment].until) {
 			q.holds[j.Environment] = environHold{j.NextAttemptAt, "the API asked to wait, before the restart"}
 		}
 		q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, nil)
-		q.items[j.Seq].relative = j.ErrorCode != ""
+		q.items[j.Seq].relative = longest > 0
 	})
 	if err != nil {
 		return err
@@ -498,12 +499,13 @@ func (q *Queue) State(environment string) QueueState {
 	return s
 }
 
-// RunningJob returns the job as it runs, nil if it does not: the store learns of a start a moment later.
+// RunningJob returns the job as it runs, nil if it does not, or was cancelled: the store learns of a start a moment
+// later.
 func (q *Queue) RunningJob(seq int64) *Job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	a := q.running[seq]
-	if a == nil {
+	if a == nil || a.cancelled {
 		return nil
 	}
 	return a.job
@@ -511,8 +513,9 @@ func (q *Queue) RunningJob(seq int64) *Job {
 
 // waitLocked adds a job that is at hand.
 func (q *Queue) waitLocked(j *Job) {
+	q.followClockLocked(timeNow())
 	q.pushLocked(keyOf(j), j.Seq, j.Priority, j.NextAttemptAt, j)
-	q.items[j.Seq].relative = j.ErrorCode != ""
+	q.items[j.Seq].relative = j.longestWait() > 0
 }
 
 // pushLocked adds a waiting job. j may be nil; then it is read when its turn comes, as it is where no memory is left
@@ -585,6 +588,18 @@ func (q *Queue) next() (*item, *attempt) {
 		q.wake.Wait()
 	}
 	return nil, nil
+}
+
+// longestWait is how long at most j can have to wait, by a backoff, an API or jitter, 0 where it waits for a date. What
+// is further ahead comes from a wrong clock.
+func (j *Job) longestWait() time.Duration {
+	switch {
+	case j.ErrorCode != "":
+		return maxHold
+	case j.Schedule != "":
+		return maxJitter
+	}
+	return 0
 }
 
 // followClockLocked moves what waits for a length of time along where the clock was set back. What waits for a date

@@ -1564,3 +1564,66 @@ func TestLineOfAJobIsWrittenOnlyAtItsLevelAndAllocatesLittle(t *testing.T) {
 		t.Errorf("%.0f allocations a line; they were 2", n)
 	}
 }
+
+// A hold that is made after the clock was set back, and before anybody has looked at it, is by the new clock.
+func TestAHoldOfAClockJustSetBackLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r *queueRig
+		n := 0
+		r = newQueueRig(t, QueueOptions{}, func(context.Context, *Job) (string, error) {
+			n++
+			if n == 1 {
+				// As if the clock had been set back by 10 minutes since the last look.
+				r.q.mu.Lock()
+				r.q.wall = r.q.wall.Add(10 * time.Minute)
+				r.q.mu.Unlock()
+				return "", &Error{Code: codeRateLimited, Message: "later", Hold: 5 * time.Minute, Fate: fateRefused}
+			}
+			return "1", nil
+		})
+		r.submit(newTestJob("github.commits"))
+		r.submit(newTestJob("github.commits"))
+		r.q.Start()
+		synctest.Wait()
+		advance(time.Second)
+		a := r.attempts()
+		if len(a) > 1 {
+			t.Errorf("asked again after %s, the API asked for 5m", a[1].at.Sub(a[0].at))
+		}
+	})
+}
+
+func TestAJobThatIsPutBackFollowsTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newQueueRig(t, QueueOptions{}, nil)
+		j := r.submit(newTestJob("github.commits"))
+		it, a := r.q.next()
+		r.q.putBack(it, a, errors.New("disk I/O error"))
+		r.q.mu.Lock()
+		r.q.items[j.Seq].notBefore += 3600_000 // as if pushed before the clock was set back by 1 h
+		r.q.wall = r.q.wall.Add(time.Hour)
+		r.q.mu.Unlock()
+		r.q.Start()
+		advance(5 * time.Minute)
+		r.wantStatus(j, statusCompleted, "")
+	})
+}
+
+func TestAWatcherOfACancelledJobIsNotToldThatItRuns(t *testing.T) {
+	r := newQueueRig(t, QueueOptions{}, nil)
+	j := r.submit(newTestJob("github.commits"))
+	it, a := r.q.next() // a worker has taken it, and has not noted that it runs
+	if err := r.q.Cancel(j.ID); err != nil {
+		t.Fatal(err)
+	}
+	r.wantStatus(j, statusCancelled, "")
+	w := &Watcher{C: make(chan *Job, watchBuffer), seq: j.Seq}
+	present, err := r.q.addWatcher(w) // as Watch does
+	if err != nil || present != nil {
+		t.Fatal(present, err)
+	}
+	r.q.work(1, it, a)
+	if len(w.C) > 0 { // of which Watch would think that it is newer than what it has read
+		t.Errorf("it is told %s", (<-w.C).Status)
+	}
+}

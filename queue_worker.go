@@ -69,7 +69,10 @@ func (q *Queue) work(worker int, it *item, a *attempt) {
 	a.job = j
 	a.cancel = cancel
 	cancelled := a.cancelled
-	q.notifyLocked(j)
+	// Of a job that was cancelled meanwhile, watchers have heard the end.
+	if !cancelled {
+		q.notifyLocked(j)
+	}
 	q.mu.Unlock()
 	if cancelled {
 		q.release(it, a, 0)
@@ -247,6 +250,7 @@ func (j *Job) held() bool {
 // others of its environment. Of several holds the longest counts.
 func (q *Queue) hold(environment string, until time.Time, reason string) {
 	q.mu.Lock()
+	q.followClockLocked(timeNow()) // by which the API's time is not reckoned
 	longer := until.After(q.holds[environment].until)
 	if longer {
 		q.holds[environment] = environHold{until, reason}
@@ -272,7 +276,10 @@ func (q *Queue) putBack(it *item, a *attempt, err error) {
 	q.releaseLocked(it)
 	delete(q.running, it.seq)
 	if !gone && !a.cancelled {
+		// By the clock of now, like every wait.
+		q.followClockLocked(timeNow())
 		q.pushLocked(it.group.groupKey, it.seq, it.priority, timeNow().Add(storageRetry), nil)
+		q.items[it.seq].relative = true
 		q.wake.Signal()
 	}
 }

@@ -159,12 +159,17 @@ func (s *rpcServer) GetJobStatus(
 	_ context.Context,
 	in *pb.GetJobStatusRequest,
 ) (*pb.JobStatus, error) {
-	j, err := s.store.Job(in.JobId, maxAnswerBytes)
+	seq, err := s.store.JobSeq(in.JobId)
 	if err != nil {
 		return nil, err
 	}
-	if j.Status == statusPending {
-		j = cmp.Or(s.queue.RunningJob(j.Seq), j)
+	// First the queue: what the store says may be from before a start, though never from before an end.
+	j := s.queue.RunningJob(seq)
+	if j == nil {
+		j, err = s.store.JobBySeq(seq, maxAnswerBytes)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return jobStatus(j, true)
 }

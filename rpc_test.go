@@ -1389,3 +1389,26 @@ func TestSubmitAllocatesLittle(t *testing.T) {
 		t.Errorf("%.0f allocations a job of a batch, behind gRPC; they were 39", n)
 	}
 }
+
+// The start of an attempt reaches the disk late, or never: nobody sees a job go back from running to pending.
+func TestAStatusDoesNotGoBack(t *testing.T) {
+	r := newQueueRig(t, QueueOptions{Workers: 2}, func(context.Context, *Job) (string, error) {
+		time.Sleep(600 * time.Microsecond) // an API that is quick
+		return "1", nil
+	})
+	s := &rpcServer{parts: parts{store: r.store, queue: r.q}}
+	r.q.Start()
+	for range 200 {
+		j := r.submit(newTestJob("github.commits"))
+		for was := ""; was != statusCompleted; {
+			now, err := s.GetJobStatus(t.Context(), &daemonpb.GetJobStatusRequest{JobId: j.ID})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if was == statusRunning && now.Status == statusPending {
+				t.Fatal("a running job was pending again")
+			}
+			was = now.Status
+		}
+	}
+}

@@ -22,7 +22,6 @@ const (
 	scheduleCheck = 30 * time.Second
 	missedAfter   = 45 * time.Second // how late a wake may be and still be in time: scheduleCheck and some seconds
 	wrongClock    = 24 * time.Hour   // what is recorded further ahead than this came from a wrong clock
-	maxJitter     = 24 * time.Hour
 
 	missedRunOnce = "run_once" // this and the next three: choices of a schedule
 	missedSkip    = "skip"
@@ -151,7 +150,7 @@ func corrected(sc Schedule, expr cronExpr, now time.Time, back time.Duration) ti
 		due = due.Add(back)
 	}
 	fresh := expr.next(now, now)
-	skipped := due.Sub(fresh) > wrongClock && due.After(expr.next(fresh, fresh))
+	skipped := due.Sub(fresh) > wrongClock && sc.anchor().Before(fresh)
 	if skipped || sc.anchor().Sub(now) > wrongClock && fresh.Before(due) {
 		return fresh
 	}

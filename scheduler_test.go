@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -810,4 +811,101 @@ func TestReplacedScheduleKeepsItsIDAndHistory(t *testing.T) {
 			t.Errorf("replacing what is not there: %+v, %v", sc, err)
 		}
 	})
+}
+
+// A clock that is set back by minutes makes no nominal time fire twice, though a long gap follows the last one.
+func TestASmallStepBackBeforeALongGapFiresNothingTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newSchedulerRig(t, nil)
+		sc := r.add("CRON_TZ=UTC */15 9 * * 6", nil) // the first day is a Saturday
+		advance(9*time.Hour + 46*time.Minute)
+		r.set(-20 * time.Minute) // 09:26 again
+		advance(time.Hour)
+		r.wantRuns(sc, "01 09:00:00", "01 09:15:00", "01 09:30:00", "01 09:45:00")
+	})
+}
+
+func TestASingleTimeSkippedByAWrongClockStillRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newSchedulerRig(t, nil)
+		sc := r.add("CRON_TZ=UTC 0 0 1 * *", withMissed(missedSkip))
+		advance(time.Hour)
+		r.down()
+		r.set(45 * 24 * time.Hour) // 15 Feb
+		r.up()
+		advance(time.Minute)
+		r.set(-45 * 24 * time.Hour)
+		advance(32 * 24 * time.Hour)
+		if len(r.jobs(sc)) != 1 {
+			t.Errorf("runs %d, next %s, now %s", len(r.jobs(sc)), timeText(r.schedule(sc).NextRunAt), timeText(r.now()))
+		}
+	})
+}
+
+// Jitter is a length of time, so that the job of a clock that was far ahead does not wait until then.
+func TestJitterFollowsAClockThatIsSetBack(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(strconv.FormatBool(restart), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newSchedulerRig(t, nil)
+				sc := r.add("CRON_TZ=UTC 0 * * * *", func(sc *Schedule) { sc.Jitter = 30 * time.Minute })
+				advance(30 * time.Minute)
+				r.set(60 * 24 * time.Hour)
+				advance(time.Minute)
+				if len(r.jobs(sc)) != 1 {
+					t.Fatal(len(r.jobs(sc)))
+				}
+				r.set(-60 * 24 * time.Hour)
+				r.q.mu.Lock()
+				r.q.wall = r.q.wall.Add(60 * 24 * time.Hour) // the queue sees the same step
+				r.q.mu.Unlock()
+				r.q.Kick()
+				if restart {
+					r.q.Stop()
+					r.down()
+					r.reopen()
+					r.q.Start()
+					r.up()
+				}
+				advance(48 * time.Hour)
+				jobs := r.jobs(sc)
+				if len(jobs) < 40 {
+					t.Errorf("%d jobs in 48 h; the first is %s until %s, now %s", len(jobs), jobs[0].Status, timeText(jobs[0].NextAttemptAt), timeText(r.now()))
+				}
+			})
+		})
+	}
+}
+
+func TestNoTimeIsCorrectedWhereOnlyDaylightSavingBeginsOrEnds(t *testing.T) {
+	for _, row := range [][2]string{
+		{"CRON_TZ=America/New_York */10 1 1 11 *", "2026-11-01T00:00:00Z"},
+		{"CRON_TZ=America/New_York */10 1 * 11 0", "2026-11-01T00:00:00Z"},
+		{"CRON_TZ=Australia/Lord_Howe */10 1 * 4 0", "2026-04-04T10:00:00Z"},
+		{"CRON_TZ=Europe/Berlin */15 2 25 10 *", "2026-10-24T20:00:00Z"},
+		{"CRON_TZ=Europe/Berlin */15 2 29 3 *", "2026-03-28T20:00:00Z"},
+		{"CRON_TZ=Africa/Cairo */15 0 * * 5", "2026-04-23T18:00:00Z"},
+	} {
+		now, err := time.Parse(time.RFC3339, row[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		expr, err := parseCron(row[0], time.UTC, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sc := Schedule{CreatedAt: now, NextRunAt: expr.next(now, now)}
+		for end := now.Add(20 * time.Hour); now.Before(end); now = now.Add(10 * time.Second) {
+			due := corrected(sc, expr, now, 0)
+			if !due.Equal(sc.NextRunAt) {
+				t.Errorf("%s: at %s without a set clock: %s becomes %s", row[0], now, sc.NextRunAt, due)
+				sc.NextRunAt = due
+				continue
+			}
+			if !due.After(now) {
+				sc.LastRunAt = due
+				sc.NextRunAt = expr.next(now, due)
+			}
+		}
+	}
 }

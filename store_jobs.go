@@ -668,8 +668,8 @@ func (s *Store) OpenJobs(each func(*Job)) error {
 	defer conn.Close()
 	// Through the driver: database/sql's Scan would double the time that a long queue takes to load.
 	err = conn.Raw(func(c any) error {
-		const query = `SELECT seq, priority, next_attempt_at, command, environment, status, coalesce(error_code, '')
-			FROM jobs WHERE status IN ('pending', 'running') ORDER BY status, seq`
+		const query = `SELECT seq, priority, next_attempt_at, command, environment, status, coalesce(error_code, ''),
+			coalesce(schedule, '') FROM jobs WHERE status IN ('pending', 'running') ORDER BY status, seq`
 		rows, err := c.(driver.QueryerContext).QueryContext(context.Background(), query, nil)
 		if err != nil {
 			return err
@@ -699,6 +699,7 @@ func eachOpenJob(rows driver.Rows, each func(*Job)) error {
 			Environment: v[4].(string),
 			Status:      v[5].(string),
 			ErrorCode:   v[6].(string),
+			Schedule:    v[7].(string),
 		}
 		if err := (stamp{&j.NextAttemptAt}).Scan(v[2]); err != nil {
 			return err

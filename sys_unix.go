@@ -69,8 +69,8 @@ func detached() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setsid: true}
 }
 
-// terminateSignals ask a process to end.
-var terminateSignals = []os.Signal{os.Interrupt, syscall.SIGTERM}
+// terminateSignals ask a process to end, the first one also where a shell has it born deaf to the other.
+var terminateSignals = []os.Signal{syscall.SIGTERM, os.Interrupt}
 
 // ignoredSignals do not end a daemon: its terminal may close.
 var ignoredSignals = []os.Signal{syscall.SIGHUP, syscall.SIGPIPE}
