@@ -34,17 +34,18 @@ demo: build ## a tour in a temporary home
 	go build -C sandbox -o ../bin/sandbox .
 	scripts/demo.sh
 
-sandbox: build ## a local Honeydew API for your own experiments
+sandbox: build ## a local Honeydew API for your own experiments; it serves this clone as acme/api
 	go build -C sandbox -o ../bin/sandbox .
+	mkdir -p bin/repos && ln -sfn ../.. bin/repos/api
 	@echo 'Now type in another terminal; the password is demo:'
 	@echo '  cd $(CURDIR)'
 	@echo '  export HONEYDEW_HOME=$${TMPDIR:-/tmp}/honeydew-try PATH=$(CURDIR)/bin:$$PATH'
 	@echo '  honeydew start && honeydew env add sandbox http://127.0.0.1:8931/graphql --use && honeydew login --username demo'
 	@echo '  honeydew organizations list'
-	@echo '  honeydew github repositories acme'
+	@echo '  honeydew github commits acme api --start-date -7d'
 	@echo '  honeydew jira issues acme --start-date -7d'
 	@echo 'At the end, here: Ctrl-C; there: honeydew stop && rm -r $$HONEYDEW_HOME'
-	bin/sandbox -repos .
+	bin/sandbox -repos bin/repos
 
 cover: ## how much of the root package the tests and the transcripts run together; by line in cover/all.html
 	rm -rf cover && mkdir -p cover/unit cover/e2e

@@ -60,8 +60,9 @@ func (c *cli) loginVerb(f *flag.FlagSet) action {
 		case *fromStdin && in.Username == "":
 			return usagef("login: --password-stdin needs --username")
 		}
-		// Before anyone types a password: is there a daemon to send it to?
-		if _, err := c.client.Ping(ctx, &daemonpb.PingRequest{}); err != nil {
+		// Before anyone types a password: is there a daemon to send it to, and the environment?
+		asked := &daemonpb.GetAuthStatusRequest{Environment: in.Environment}
+		if _, err := c.client.GetAuthStatus(ctx, asked); err != nil {
 			return err
 		}
 		if err := c.readLogin(ctx, in, *fromStdin); err != nil {

@@ -172,7 +172,7 @@ func refusedText(account *daemonpb.AuthStatus) string {
 		return ""
 	}
 	if account.Username == "" {
-		return fmt.Sprintf("%d; log in, then: honeydew job retry --status failed", failed)
+		return fmt.Sprintf("%d; log in, then: honeydew job retry --code AUTH_REQUIRED", failed)
 	}
 	return fmt.Sprintf("%d since the last login; see: honeydew job list --status failed", failed)
 }
@@ -184,7 +184,11 @@ func (c *cli) failingText(ctx context.Context) (text, next string) {
 		return "", ""
 	}
 	failing := slices.DeleteFunc(out.Schedules, func(s *daemonpb.Schedule) bool {
-		return s.LastJobStatus != statusFailed
+		if s.LastJobStatus != statusFailed {
+			return true
+		}
+		last, err := c.client.GetJobStatus(ctx, &daemonpb.GetJobStatusRequest{JobId: s.LastJobId})
+		return err == nil && last.RetriedBy != ""
 	})
 	if len(failing) == 0 {
 		return "", ""

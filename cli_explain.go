@@ -112,7 +112,14 @@ func (c *cli) explainDead() (exit int, said, hint string) {
 		said = fmt.Sprintf("%v, and would not start: %s", errNotRunning, neutral(fault.Message))
 		return exitNotRunning, said, cmp.Or(neutral(fault.Hint), "see to that first; then: honeydew start")
 	}
-	return exitNotRunning, errNotRunning.Error(), cmp.Or(lostDatabase(cfg), "start it with: honeydew start")
+	said = errNotRunning.Error()
+	hint = cmp.Or(lostDatabase(cfg), "start it with: honeydew start")
+	line := c.lastWords()
+	if line != "" && exists(c.home) {
+		said += "; the last one said: " + neutral(line)
+		hint = "see to that first; then: honeydew start"
+	}
+	return exitNotRunning, said, hint
 }
 
 // lostDatabase is what to do about a database that was there and is gone; "" where it is there, or never was.

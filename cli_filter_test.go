@@ -56,6 +56,10 @@ func (h hall) ResumeQueue(_ context.Context, in *daemonpb.ResumeQueueRequest, _ 
 	return &daemonpb.ResumeQueueResponse{}, nil
 }
 
+func (hall) GetActiveEnvironment(context.Context, *daemonpb.GetActiveEnvironmentRequest, ...grpc.CallOption) (*daemonpb.GetActiveEnvironmentResponse, error) {
+	return &daemonpb.GetActiveEnvironmentResponse{Environment: &daemonpb.Environment{Name: "here"}}, nil
+}
+
 func TestARetryByFilterLeavesOutWhatNeedsASecondThought(t *testing.T) {
 	for _, row := range []struct {
 		line, retried string

@@ -116,7 +116,7 @@ func (c *cli) jobListVerb(f *flag.FlagSet) action {
 	in := filterFlags(f)
 	limit := 50
 	number(f, "limit", 1, "at most `N` jobs (default: 50)", func(n int32) { limit = int(n) })
-	everything := f.Bool("all", false, "all of them")
+	everything := f.Bool("all", false, "all jobs, however many")
 	f.StringVar(&in.PageToken, "page-token", "", "go on where an earlier list was cut")
 	return func(ctx context.Context, _ []string) error {
 		if *everything {
@@ -193,11 +193,14 @@ func (c *cli) jobShow(ctx context.Context, args []string) error {
 	return c.document(j)
 }
 
-// statusText is a job's state, and when it is due if that is later.
+// statusText is a job's state, when it is due if that is later, and whether it was retried.
 func statusText(j *daemonpb.JobStatus) string {
 	due := shortTime(j.NextAttemptAt)
-	if strings.HasPrefix(due, "in ") {
+	switch {
+	case strings.HasPrefix(due, "in "):
 		return j.Status + ", " + due
+	case j.RetriedBy != "":
+		return j.Status + ", retried"
 	}
 	return j.Status
 }

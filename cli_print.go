@@ -183,7 +183,7 @@ func (p *printer) painted(name, text string) string {
 	case "STATUS", "LAST JOB", "status:":
 		state, _, _ := strings.Cut(text, " ")
 		switch state {
-		case statusFailed, "FAIL":
+		case statusFailed, statusFailed + ",", "FAIL":
 			colour = red
 		case statusPending + ",": // and for what, follows
 			colour = yellow

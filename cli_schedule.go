@@ -146,8 +146,25 @@ func (c *cli) scheduleAddVerb(f *flag.FlagSet) action {
 					lastSuccess)
 			}
 		}
-		return c.answer(out, "%s %s. It runs next at %s.", done, in.Name, localTime(out.NextRunAt))
+		environment := c.chosen(ctx, in.Environment)
+		return c.answer(out, "%s %s%s. It runs next at %s.", done, in.Name, environment, localTime(out.NextRunAt))
 	}
+}
+
+// chosen names the environment that a schedule got because none was named, and what it lacks; "" where one was.
+func (c *cli) chosen(ctx context.Context, named string) string {
+	if named != "" || c.json {
+		return ""
+	}
+	out, err := c.client.GetActiveEnvironment(ctx, &daemonpb.GetActiveEnvironmentRequest{})
+	env := out.GetEnvironment()
+	switch {
+	case err != nil: // the schedule is there all the same
+		return ""
+	case !env.Authenticated:
+		return " for " + env.Name + ", where nobody is logged in"
+	}
+	return " for " + env.Name
 }
 
 func (c *cli) scheduleList(ctx context.Context, _ []string) error {

@@ -308,8 +308,8 @@ func TestConfigBrokenFileIsRefused(t *testing.T) {
 		{"queue: !!null {workers: 5, wokers: 5}\n", "1: queue.wokers: unknown key (did you mean queue.workers?); allowed: workers, max_retries, retry_backoff, provider_limit, max_pending"},
 		{bomb, "1: a: unknown key" + top},
 		{"queue:\n  workers: 4\n  max_retries: *n\n", "3: not valid YAML: unknown anchor 'n' referenced"},
-		{"queue:\n\tworkers: 1\n", "2: not valid YAML: found character that cannot start any token"},
-		{"\tqueue: {}\n", "1: not valid YAML: found character that cannot start any token"},
+		{"queue:\n\tworkers: 1\n", "2: not valid YAML: found character that cannot start any token; if it is a tab, indent with blanks"},
+		{"\tqueue: {}\n", "1: not valid YAML: found character that cannot start any token; if it is a tab, indent with blanks"},
 		{strings.Repeat("#", 1<<20) + "\n", "1: the file is larger than 1048576 bytes"},
 	})
 	for _, text := range []string{

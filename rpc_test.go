@@ -714,7 +714,7 @@ func TestEnvironmentsAndLogins(t *testing.T) {
 		t.Fatal(switched, err)
 	}
 	_, err = r.RemoveEnvironment(ctx, &daemonpb.RemoveEnvironmentRequest{Name: "production"})
-	wantError(t, "removing an environment that a job needs", err, codes.FailedPrecondition, codeFailedPrecondition, "1 unfinished jobs")
+	wantError(t, "removing an environment that a job needs", err, codes.FailedPrecondition, codeFailedPrecondition, "unfinished jobs: 1")
 	other := r.submit(commits(t))
 	if _, err := r.ResumeQueue(ctx, &daemonpb.ResumeQueueRequest{}); err != nil {
 		t.Fatal(err)

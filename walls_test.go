@@ -376,7 +376,7 @@ func TestLibcIsTheOneThatSQLiteNames(t *testing.T) {
 // nothing. The figures are ratchets: lower them with the code, and raise none without a reason that is worth an auditor's
 // time.
 const (
-	mostTokens        = 85200
+	mostTokens        = 85400
 	mostLineTokens    = 6.6 // over all files
 	mostFileDensity   = 7.2 // tokens a line, in any file
 	mostWide          = 3.0 // lines over 120 columns, of 1,000
