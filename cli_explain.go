@@ -115,7 +115,7 @@ func (c *cli) explainDead() (exit int, said, hint string) {
 	said = errNotRunning.Error()
 	hint = cmp.Or(lostDatabase(cfg), "start it with: honeydew start")
 	line := c.lastWords()
-	if line != "" && exists(c.home) {
+	if line != "" {
 		said += "; the last one said: " + neutral(line)
 		hint = "see to that first; then: honeydew start"
 	}

@@ -8,7 +8,9 @@ import (
 	"context"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -159,5 +161,46 @@ func TestWhyNoAnswerCame(t *testing.T) {
 		if exit != row.exit || !strings.Contains(said, row.said) || hint == "" {
 			t.Errorf("%s: exit %d, %q, hint %q, want %d, %q", row.text, exit, said, hint, row.exit, row.said)
 		}
+	}
+}
+
+// Only the pid that the present holder of the lock has written is signalled, and never a group of processes.
+func TestAStopSignalsNoStranger(t *testing.T) {
+	for _, row := range []struct {
+		name    string
+		written time.Duration // after the lock was taken
+		sign    int
+		ends    bool
+	}{
+		{"its own pid", time.Minute, 1, true},
+		{"the pid of the daemon before it", -time.Minute, 1, false},
+		{"a group", time.Minute, -1, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			home := shortDir(t)
+			holdLock(t, lockPath(home))
+			process := exec.Command("sleep", "60")
+			process.SysProcAttr = detached()
+			if err := process.Start(); err != nil {
+				t.Fatal(err)
+			}
+			file := putFile(t, home, "daemon.pid", strconv.Itoa(row.sign*process.Process.Pid)+"\n")
+			at := time.Now().Add(row.written)
+			if err := os.Chtimes(file, at, at); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			got := testProcess(t, home, "stop", "--force").run(ctx, t)
+			cancel()
+			if err := process.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			_ = process.Wait() // the state says what ended it
+			by := process.ProcessState.Sys().(syscall.WaitStatus).Signal()
+			if (by == syscall.SIGTERM) != row.ends {
+				t.Errorf("ended by %s: %s", by, got.stderr)
+			}
+		})
 	}
 }
